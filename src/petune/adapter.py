@@ -1,0 +1,317 @@
+"""A trained adapter, and a base model with adapters attached."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from petune import methods
+from petune.backbone.base import Base
+from petune.backbone.structure import Structure
+from petune.errors import AdapterFormatError, ConfigError, nearest
+from petune.methods.method import Method, MethodConfig
+from petune.sites.output import OutputSlot
+from petune.sites.routing import Route, Stack
+from petune.sites.sites import Sites, Slot
+from petune.sites.weights import WeightSlot
+
+
+@final
+class Adapter(nn.Module):
+    """What one run of one method learned: its settings and its tensors, apart from any base.
+
+    Args:
+        method: the method it belongs to.
+        config: the method's settings.
+        slots: what was learned, by the path in the base it plugs into.
+        name: the label that routes rows to it.
+    """
+
+    def __init__(
+        self, method: Method[Any], config: MethodConfig, slots: Mapping[str, Slot], name: str = "default"
+    ) -> None:
+        super().__init__()
+        self.method = method
+        self.config = config
+        self.name = name
+        # Module names may not contain dots; paths may.
+        self._modules_by_path = nn.ModuleDict({path.replace(".", "/"): slot for path, slot in slots.items()})
+
+    @property
+    def slots(self) -> dict[str, Slot]:
+        """The slots by the path they plug into."""
+        return {key.replace("/", "."): slot for key, slot in self._modules_by_path.items()}  # type: ignore[misc]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the learned tensors (fp32 masters, not copies), by ``path.tensor``."""
+        return {
+            f"{path}.{name}": parameter.detach()
+            for path, slot in self.slots.items()
+            for name, parameter in slot.named_parameters()
+        }
+
+    @torch.no_grad()
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy ``tensors`` in; names and shapes must be exactly those of :meth:`tensors`.
+
+        Raises:
+            AdapterFormatError: a tensor is missing, unknown, of another shape, or not finite.
+        """
+        own = self.tensors()
+        problems = [f"'{n}' is missing" for n in own.keys() - tensors.keys()]
+        problems += [f"'{n}' is unknown.{nearest(n, own)}" for n in tensors.keys() - own.keys()]
+        for name in own.keys() & tensors.keys():
+            if tensors[name].shape != own[name].shape:
+                got, expected = list(tensors[name].shape), list(own[name].shape)
+                problems.append(f"'{name}' has shape {got}, expected {expected}")
+            elif not tensors[name].isfinite().all():
+                problems.append(f"'{name}' holds NaN or infinite values")
+        if problems:
+            shown = "; ".join(sorted(problems)[:5])
+            raise AdapterFormatError(
+                f"the tensors do not fit method {self.method.name} on this base ({len(problems)} problems): {shown}."
+                " Check that the settings and the base are those the adapter was trained with."
+            )
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+        self.refresh()
+
+    def set_trainable(self, trainable: bool) -> None:
+        """Let the adapter's parameters receive gradients, or not."""
+        for slot in self.slots.values():
+            if isinstance(slot, WeightSlot):
+                slot.set_trainable(trainable)
+            else:
+                slot.requires_grad_(trainable)
+
+    def refresh(self) -> None:
+        """Bring copies in a lower precision in step with the masters; call after every change of the masters."""
+        for slot in self.slots.values():
+            if isinstance(slot, WeightSlot):
+                slot.refresh()
+
+    def num_parameters(self) -> int:
+        """Return how many numbers the adapter learned."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def build_adapter(
+    method: str,
+    options: Mapping[str, Any],
+    model: nn.Module,
+    structure: Structure,
+    *,
+    name: str = "default",
+    seed: int = 42,
+) -> Adapter:
+    """Return a fresh adapter of ``method`` for ``model`` (weights may be on the meta device).
+
+    Raises:
+        ConfigError: an unknown method or setting.
+        TargetError: the settings name places that the base does not have.
+    """
+    chosen = methods.get(method)
+    config = chosen.configure(options)
+    slots = chosen.build(config, model, structure, torch.Generator().manual_seed(seed))
+    return Adapter(chosen, config, slots, name)
+
+
+def create_adapter(
+    base: Base, method: str = "lora", *, name: str = "default", seed: int = 42, **options: Any
+) -> Adapter:
+    """Return a fresh adapter of ``method`` for ``base``; ``options`` are the method's settings.
+
+    Raises:
+        ConfigError: an unknown method or setting.
+        TargetError: the settings name places that the base does not have.
+    """
+    return build_adapter(method, options, base.model, base.structure, name=name, seed=seed)
+
+
+@final
+class AdaptedModel(nn.Module):
+    """A base model with adapters attached; rows of a batch may go through different ones.
+
+    Attaching plugs slots into the sites of the base and changes none of its weights. Calls of ``model`` or
+    ``model.generate`` go through the active adapters until :meth:`route` says otherwise.
+    """
+
+    def __init__(self, base: Base, adapters: Sequence[Adapter] = ()) -> None:
+        super().__init__()
+        self.base = base
+        self.model: PreTrainedModel = base.model
+        self.adapters = nn.ModuleDict()
+        self._sites = Sites(base.model)
+        self._merged: dict[str, dict[str, Tensor]] = {}
+        self._active: Stack = ()
+        self.eval()
+        for adapter in adapters:
+            self.attach(adapter)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer."""
+        return self.base.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base lies."""
+        return self.base.device
+
+    @property
+    def active(self) -> Stack:
+        """The adapters that every row goes through unless it is routed otherwise."""
+        return self._active
+
+    def forward(self, **inputs: Any) -> Any:
+        """Run the base, adapters included; takes and returns what the transformers model does."""
+        return self.model(**inputs)
+
+    def adapter(self, name: str) -> Adapter:
+        """Return the attached adapter called ``name``.
+
+        Raises:
+            ConfigError: no such adapter is attached.
+        """
+        if name not in self.adapters:
+            attached = ", ".join(self.adapters) or "none"
+            raise ConfigError(
+                f"no adapter '{name}' is attached; attached: {attached}.{nearest(name, self.adapters)}"
+            )
+        adapter = self.adapters[name]
+        assert isinstance(adapter, Adapter)
+        return adapter
+
+    def attach(self, adapter: Adapter, *, active: bool = True) -> None:
+        """Plug ``adapter`` into the base, and let all rows go through it unless ``active`` is false.
+
+        Raises:
+            ConfigError: an adapter of that name is attached already, or the two cannot share a base.
+        """
+        if adapter.name in self.adapters:
+            raise ConfigError(
+                f"an adapter called '{adapter.name}' is attached already; detach it or choose another name"
+            )
+        others = [self.adapter(name) for name in self.adapters]
+        alone = next((a for a in (adapter, *others) if not a.method.shares_batch), None)
+        if others and alone is not None:
+            raise ConfigError(
+                f"{alone.method.title} ('{alone.name}') replaces weights of the base, so it cannot be attached"
+                " beside other adapters; detach the others first"
+            )
+        adapter.to(self.base.device)
+        for path, slot in adapter.slots.items():
+            self._sites.plug(adapter.name, path, slot)
+        self.adapters[adapter.name] = adapter
+        adapter.train(self.training)
+        if active:
+            self.activate(adapter.name)
+
+    def detach(self, name: str) -> Adapter:
+        """Unplug the adapter called ``name`` and return it; the base is as it was before, bit for bit."""
+        adapter = self.adapter(name)
+        if name in self._merged:
+            self.unmerge(name)
+        for path, slot in adapter.slots.items():
+            self._sites.unplug(name, path, slot)
+        del self.adapters[name]
+        self.activate(*(n for n in self._active if n != name))
+        return adapter
+
+    def activate(self, *names: str) -> None:
+        """Send every row through the adapters called ``names``, in order; through none without names."""
+        for name in names:
+            self.adapter(name)
+        self._active = names
+        self._sites.routing.set_default(names)
+
+    def route(self, rows: Sequence[str | None | Sequence[str]]) -> AbstractContextManager[None]:
+        """Send row i of the batch through ``rows[i]``: an adapter, several in order, or None for the bare base.
+
+        A context manager. Keep a backward pass inside it where gradient checkpointing recomputes the forward pass.
+
+        Raises:
+            ConfigError: a name is not attached, or a merged adapter would be routed around.
+        """
+        stacks = [() if r is None else (r,) if isinstance(r, str) else tuple(r) for r in rows]
+        for name in {name for stack in stacks for name in stack}:
+            self.adapter(name)
+        if self._merged:
+            raise ConfigError("rows cannot be routed while an adapter is merged; call unmerge first")
+        for name in self.adapters:
+            if not self.adapter(name).method.shares_batch and any(name not in stack for stack in stacks):
+                raise ConfigError(f"'{name}' replaces weights of the base: every row must go through it")
+        return self._sites.routing.use(Route.of(stacks))
+
+    def plugged_into(self, module: nn.Module) -> bool:
+        """Say whether an adapter changes the output of ``module``."""
+        return self._sites.in_use(module)
+
+    @torch.no_grad()
+    def merge(self, name: str) -> None:
+        """Add the adapter's change to the base's weights, so that it costs nothing to run.
+
+        The sum is made in fp32 (float64 inputs keep theirs) and rounded to the base's precision. Weights set aside
+        meanwhile cost as much memory as the merged ones; :meth:`unmerge` brings them back bit for bit.
+
+        Raises:
+            ConfigError: the method, or the place it is plugged into, cannot be merged.
+        """
+        adapter = self.adapter(name)
+        if name in self._merged:
+            raise ConfigError(f"'{name}' is merged already")
+        originals: dict[str, Tensor] = {}
+        merged: dict[str, Tensor] = {}
+        for path, slot in adapter.slots.items():
+            if isinstance(slot, WeightSlot):
+                continue  # its value stands in for the base's weight already
+            weight = self.model.get_submodule(path).get_parameter("weight")
+            merged[path] = self._merged_weight(adapter, path, slot, weight)
+            originals[path] = weight.detach()
+        for path, value in merged.items():
+            module = self.model.get_submodule(path)
+            module._parameters["weight"] = nn.Parameter(value, requires_grad=False)
+        self._merged[name] = originals
+        self.activate(*(n for n in self._active if n != name))
+
+    def _merged_weight(self, adapter: Adapter, path: str, slot: OutputSlot, weight: nn.Parameter) -> Tensor:
+        delta = slot.weight_delta()
+        if delta is None:
+            raise ConfigError(f"{adapter.method.title} changes activations, not weights, so it cannot be merged")
+        shared = [n for n, p in self.model.named_parameters(remove_duplicate=False) if p is weight]
+        if len(shared) > 1:
+            raise ConfigError(
+                f"'{path}' shares its weight with {', '.join(n for n in shared if n != f'{path}.weight')}: merging"
+                " would change both. Leave it out with exclude_modules, or use the adapter unmerged"
+            )
+        if isinstance(self.model.get_submodule(path), Conv1D):
+            delta = delta.t()
+        return (weight.to(torch.promote_types(weight.dtype, torch.float32)) + delta).to(weight.dtype)
+
+    def unmerge(self, name: str) -> None:
+        """Give the base its own weights back, bit for bit, and let the adapter act as before merging.
+
+        Raises:
+            ConfigError: the adapter is not merged.
+        """
+        self.adapter(name)
+        if name not in self._merged:
+            raise ConfigError(f"'{name}' is not merged")
+        if name != (last := next(reversed(self._merged))):
+            raise ConfigError(f"'{last}' was merged after '{name}': unmerge '{last}' first")
+        for path, weight in self._merged.pop(name).items():
+            self.model.get_submodule(path)._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
+        self.activate(*self._active, name)
+
+    def parameter_summary(self) -> str:
+        """Return the line everybody knows: trainable parameters, all parameters, and the share in percent."""
+        own = {id(p): p for a in self.adapters.values() for p in a.parameters()}
+        trainable = sum(p.numel() for p in own.values() if p.requires_grad)
+        replaced = any(not self.adapter(n).method.shares_batch for n in self.adapters)
+        total = sum(p.numel() for p in self.model.parameters())
+        total += 0 if replaced else sum(p.numel() for p in own.values())
+        return f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}"

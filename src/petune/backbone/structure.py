@@ -1,0 +1,224 @@
+"""The linears and blocks of any transformer, read off its module tree: no table of architectures.
+
+A *block* is one member of an outermost ``nn.ModuleList`` whose members compute attention; an encoder-decoder
+has two such lists. A *linear* is a leaf ``nn.Linear`` or GPT-2's ``Conv1D``, fused projections included. Its
+role follows from where it sits: below a module whose class is named for attention, elsewhere in a block, in a
+head, or none of these. Every module counts once, however often the model runs it (ALBERT repeats one block).
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+from transformers.pytorch_utils import Conv1D
+
+from petune.backbone.targets import choose, names_by_role
+from petune.errors import TargetError, nearest
+
+Role = Literal["attention", "mlp", "head", "other"]
+Kind = Literal["decoder", "encoder", "encoder-decoder"]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One linear of a base model, described by its module path and its sizes.
+
+    Attributes:
+        path: module path below the model, as ``named_modules`` spells it.
+        in_features: width of the input's last dimension.
+        out_features: width of the output's last dimension.
+        role: ``attention`` or ``mlp`` inside a block; outside, ``head`` for output embeddings and task heads,
+            else ``other``.
+        transposed: the weight is stored ``[in_features, out_features]`` (Conv1D), not the other way round.
+        block: index into :attr:`Structure.blocks`, or None outside the blocks.
+        tied: the weight is also another module's parameter (an output head that shares the embeddings).
+    """
+
+    path: str
+    in_features: int
+    out_features: int
+    role: Role
+    transposed: bool
+    block: int | None
+    tied: bool = False
+
+
+@final
+class Structure:
+    """The blocks and linears of a model, found from its module tree; works on the meta device.
+
+    Args:
+        model: any module; output embeddings and task heads are told apart where it is a ``PreTrainedModel``.
+
+    Attributes:
+        blocks: paths of the repeated transformer blocks, in order (encoder before decoder).
+        linears: every linear once, in module order.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.blocks: tuple[str, ...] = tuple(_block_paths(model))
+        self.kind: Kind = kind_of(model.config) if isinstance(model, PreTrainedModel) else "decoder"
+        self.linears: tuple[Linear, ...] = tuple(_linears(model, self.blocks))
+
+    @property
+    def num_blocks(self) -> int:
+        """How many transformer blocks there are, each counted once."""
+        return len(self.blocks)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream: the width that most linears of the blocks read or write.
+
+        Raises:
+            TargetError: the model has no linear to read it from.
+        """
+        inside = [linear for linear in self.linears if linear.block is not None] or list(self.linears)
+        widths = Counter(width for linear in inside for width in (linear.in_features, linear.out_features))
+        if not widths:
+            raise TargetError(
+                "this base model has no linear layer (nn.Linear or Conv1D); petune needs a transformer."
+            )
+        return widths.most_common(1)[0][0]
+
+    @property
+    def is_decoder_lm(self) -> bool:
+        """Whether the model reads left to right only, as a causal language model does."""
+        return self.kind == "decoder"
+
+    def names_by_role(self) -> dict[str, tuple[str, ...]]:
+        """The leaf names of each role that has linears, each once, in module order."""
+        return names_by_role({linear.path: linear.role for linear in self.linears})
+
+    def linear(self, path: str) -> Linear:
+        """Return the linear at ``path``.
+
+        Raises:
+            TargetError: there is none.
+        """
+        for linear in self.linears:
+            if linear.path == path:
+                return linear
+        raise TargetError(
+            f"this base model has no linear at {path!r}.{nearest(path, [x.path for x in self.linears])}"
+        )
+
+    def select(
+        self,
+        targets: str | Sequence[str],
+        *,
+        exclude: str | Sequence[str] = (),
+        layers: Sequence[int] | None = None,
+    ) -> tuple[Linear, ...]:
+        """Return the linears that ``targets`` means, in module order.
+
+        Args:
+            targets: a role (``attention``, ``mlp``, or ``all-linear``: every linear but the heads), a list of
+                names or roles, or one pattern; :mod:`petune.backbone.targets` has the rules.
+            exclude: linears to leave out, written the same way.
+            layers: keep only these block indices; linears outside the blocks are then left out.
+
+        Raises:
+            TargetError: a name matches nothing, a pattern cannot be used, a block index is out of range, or
+                nothing is left.
+        """
+        roles = {linear.path: linear.role for linear in self.linears}
+        chosen = choose(roles, targets, what="target modules")
+        dropped = choose(roles, exclude, what="excluded modules") if exclude else frozenset[str]()
+        wanted = None if layers is None else frozenset(layers)
+        for index in sorted(wanted or ()):
+            if not 0 <= index < self.num_blocks:
+                raise TargetError(
+                    f"layer {index} does not exist: this base model has {self.num_blocks} blocks, "
+                    f"numbered 0 to {self.num_blocks - 1}."
+                )
+        kept = tuple(
+            linear
+            for linear in self.linears
+            if linear.path in chosen - dropped and (wanted is None or linear.block in wanted)
+        )
+        if not kept:
+            raise TargetError(
+                f"no linear is left of target modules {targets!r} after exclude={exclude!r} and "
+                f"layers={layers!r}; exclude fewer modules or name more layers."
+            )
+        return kept
+
+
+def kind_of(config: PreTrainedConfig) -> Kind:
+    """Tell a left-to-right decoder from an encoder and an encoder-decoder.
+
+    Some encoders (BERT and its kin) can be configured to read left to right, and count as decoders only then.
+    """
+    if config.is_encoder_decoder:
+        return "encoder-decoder"
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return "encoder"
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return "decoder" if config.to_dict().get("is_decoder", False) else "encoder"
+    return "decoder"
+
+
+def _computes_attention(module: nn.Module) -> bool:
+    return any("Attention" in type(part).__name__ for part in module.modules())
+
+
+def _block_paths(model: nn.Module) -> Iterator[str]:
+    lists = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    stacks = [(path, members) for path, members in lists if _computes_attention(members)]
+    if not stacks:  # state-space models have no attention: their longest list is the stack
+        stacks = sorted(lists, key=lambda item: -len(item[1]))[:1]
+    taken: list[str] = []
+    for path, members in stacks:
+        if not any(path.startswith(outer + ".") for outer in taken):
+            taken.append(path)
+            yield from (f"{path}.{index}" for index in range(len(members)))
+
+
+def _linears(model: nn.Module, blocks: tuple[str, ...]) -> Iterator[Linear]:
+    modules = dict(model.named_modules())
+    block_of = {path: index for index, path in enumerate(blocks)}
+    holders = Counter(
+        id(weight) for module in modules.values() for weight in module.parameters(recurse=False)
+    )
+    for path, module in modules.items():
+        if isinstance(module, Conv1D):
+            in_features, out_features = module.nx, module.nf
+        # nn.MultiheadAttention reads its out_proj's weight and never calls it: nothing can attach there
+        elif isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear):
+            in_features, out_features = module.in_features, module.out_features
+        else:
+            continue
+        ancestors = _ancestors(path)
+        block = next((block_of[ancestor] for ancestor in ancestors if ancestor in block_of), None)
+        if block is None:
+            role: Role = "head" if _is_head(model, path, module) else "other"
+        else:
+            inside = (ancestor for ancestor in ancestors if ancestor.startswith(blocks[block] + "."))
+            names = (type(modules[ancestor]).__name__ for ancestor in inside)
+            role = "attention" if any("Attention" in name for name in names) else "mlp"
+        tied = holders[id(module.weight)] > 1
+        yield Linear(path, in_features, out_features, role, isinstance(module, Conv1D), block, tied)
+
+
+def _ancestors(path: str) -> list[str]:
+    """Every module path on the way to ``path``, itself included, outermost first."""
+    parts = path.split(".")
+    return [".".join(parts[: end + 1]) for end in range(len(parts))]
+
+
+def _is_head(model: nn.Module, path: str, module: nn.Module) -> bool:
+    """Whether a linear outside the blocks is the output embeddings, or lies outside the headless model."""
+    if not isinstance(model, PreTrainedModel):
+        return False
+    if module is model.get_output_embeddings():
+        return True
+    headless = model.base_model
+    return headless is not model and all(module is not part for part in headless.modules())

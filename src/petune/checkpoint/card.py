@@ -1,0 +1,47 @@
+"""The model card, ``README.md``, that goes with every adapter folder."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from petune.adapter import Adapter
+from petune.checkpoint.peft import LAYOUTS
+
+FILE_NAME = "README.md"
+
+
+def model_card(adapter: Adapter, base_name: str, training: Mapping[str, Any] | None) -> str:
+    """Return the Markdown of the card: what was trained, on which base, how to load it here and with HF PEFT."""
+    method = adapter.method
+    in_peft = method.name in LAYOUTS
+    front = {
+        "base_model": base_name,
+        "library_name": "peft" if in_peft else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["petune", method.name],
+    }
+    lines = ["---", yaml.safe_dump(front, sort_keys=True).strip(), "---", "", f"# {method.title} on {base_name}", ""]
+    lines.append(f"{adapter.num_parameters():,} numbers, trained with {method.title}.")
+    if method.paper is not None:
+        lines.append(f"Method: {method.paper.authors} ({method.paper.year}), [{method.paper.title}]({method.paper.url}).")
+    lines += ["", "## Use", "", "```bash", "petune generate --adapter . --prompt \"...\"", "```", ""]
+    lines += ["```python", "import petune", "", 'model = petune.load(".")', 'print(petune.generate(model, ["..."])[0].text)', "```"]
+    if in_peft:
+        lines += ["", "HF PEFT reads the folder as well: `PeftModel.from_pretrained(base, \".\")`."]
+    else:
+        lines += ["", "The folder is also a plain transformers model: `AutoModelForCausalLM.from_pretrained(\".\")`."]
+    lines += ["", "## Settings", "", "| setting | value |", "|---|---|"]
+    lines += [f"| {key} | `{value}` |" for key, value in adapter.config.model_dump(mode="json").items()]
+    if training:
+        lines += ["", "## Training", "", "| | |", "|---|---|"]
+        lines += [f"| {key} | {_cell(value)} |" for key, value in training.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_cell(v)}" for k, v in value.items())
+    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,99 @@
+"""Writing files so that a crash, a full disk or a second process never leaves half of one under its own name."""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from petune.errors import OutputFolderError, ResourceError
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn an operating-system error while writing ``path`` into one of ours, with the next step.
+
+    Raises:
+        ResourceError: the disk or quota is full.
+        OutputFolderError: the place is read-only or missing.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+            free = shutil.disk_usage(_existing(path)).free
+            raise ResourceError(
+                f"no space left while writing {path} ({free:,} bytes free); make room or choose another --output-dir"
+            ) from error
+        raise OutputFolderError(
+            f"cannot write {path}: {error.strerror or error}; choose another --output-dir or change its permissions"
+        ) from error
+
+
+def _existing(path: Path) -> Path:
+    return next(p for p in (path, *path.absolute().parents) if p.exists())
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary neighbour of ``path``, make it durable, and rename it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` in UTF-8, durably."""
+    write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder that becomes ``path`` when the block ends well, and vanishes when it does not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with explained(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            for file in sorted(temporary.rglob("*")):
+                _sync(file)
+            _sync(temporary)
+            if path.exists():
+                shutil.rmtree(path)
+            temporary.replace(path)
+            _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_files(folder: Path, write: Callable[[str], object]) -> list[str]:
+    """Let ``write`` fill a temporary folder, then move its files into ``folder`` one by one; return their names."""
+    temporary = folder / f".{os.getpid()}.partial"
+    try:
+        with explained(folder):
+            temporary.mkdir(parents=True)
+            write(str(temporary))
+            files = sorted(p for p in temporary.iterdir() if p.is_file())
+            for file in files:
+                _sync(file)
+                file.replace(folder / file.name)
+            _sync(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return [file.name for file in files]

@@ -1,0 +1,205 @@
+"""Adapter folders: saving one, and loading one onto a base, with every check before the first use."""
+
+import json
+import logging
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from petune import methods
+from petune.adapter import AdaptedModel, Adapter, build_adapter
+from petune.backbone.base import Base
+from petune.backbone.fingerprint import Fingerprint, compare
+from petune.checkpoint import card, manifest, peft
+from petune.checkpoint.durable import write_file, write_files, write_text
+from petune.errors import AdapterFormatError, BaseMismatchError, ConfigError
+
+logger = logging.getLogger("petune")
+
+# Layout of methods that PEFT does not know because they learn the base's own parameters: a plain transformers model.
+MODEL_LAYOUT = ("full",)
+
+
+def save_adapter(
+    model: AdaptedModel,
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    training: dict[str, Any] | None = None,
+) -> Path:
+    """Write the attached adapter ``name`` (the only one, if not given) as a folder that HF PEFT reads too.
+
+    Each file is complete or absent, and ``petune.json``, written last, vouches for all of them.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputFolderError, ResourceError: it cannot be written.
+    """
+    folder = Path(folder)
+    adapter = model.adapter(name if name is not None else _only(model))
+    base = model.base
+    tokenizer_files = _save_tokenizer(base, folder)
+    if adapter.method.name in MODEL_LAYOUT:
+        weight_files, tensors = _save_model(model, adapter, folder)
+    else:
+        layout = peft.LAYOUTS[adapter.method.name]
+        tensors = peft.to_tensors(layout, adapter)
+        write_file(
+            folder / peft.WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"})
+        )
+        write_text(
+            folder / peft.CONFIG_FILE,
+            peft.to_json(layout, adapter, base.structure, base.name, base.revision),
+        )
+        weight_files = [peft.WEIGHTS_FILE, peft.CONFIG_FILE]
+    write_text(folder / card.FILE_NAME, card.model_card(adapter, base.name, training))
+    content = manifest.Manifest(
+        method=adapter.method.name,
+        config=adapter.config.model_dump(mode="json"),
+        base=manifest.BaseIdentity(
+            name=base.name, revision=base.revision, fingerprint=base.fingerprint.to_dict()
+        ),
+        digest=manifest.tensors_digest(tensors),
+        files={file: manifest.file_digest(folder / file) for file in (*weight_files, *tokenizer_files)},
+        versions={package: version(package) for package in ("petune", "torch", "transformers", "safetensors")},
+        training=training,
+    )
+    write_text(folder / manifest.FILE_NAME, json.dumps(content.model_dump(mode="json"), indent=2) + "\n")
+    return folder
+
+
+def load_adapter(
+    folder: str | Path, base: Base, *, name: str = "default", allow_base_mismatch: bool = False
+) -> Adapter:
+    """Return the adapter that ``folder`` holds, checked against its manifest and against ``base``.
+
+    Reads petune's folders and HF PEFT's. A folder without ``petune.json`` says nothing of the base it was made for:
+    only names and shapes can be checked then, and a warning says so.
+
+    Raises:
+        AdapterFormatError: a file is missing, malformed, changed since it was saved, or asks for what petune lacks.
+        BaseMismatchError: the adapter was made for another base, and ``allow_base_mismatch`` is false.
+    """
+    folder = Path(folder)
+    _require_adapter(folder)
+    content = manifest.read_manifest(folder)
+    if content is not None:
+        check_base(content, base, folder, allow_base_mismatch=allow_base_mismatch)
+        method, options = content.method, content.config
+    else:
+        config = manifest.read_json(folder / peft.CONFIG_FILE)
+        method = peft.method_of(config)
+        options = peft.LAYOUTS[method].options(config)
+        logger.warning(
+            "%s has no %s: its base is unverified, only names and shapes are checked", folder, manifest.FILE_NAME
+        )
+    try:
+        adapter = build_adapter(method, options, base.model, base.structure, name=name)
+    except ConfigError as error:
+        raise AdapterFormatError(f"{folder} does not fit this base: {error}") from error
+    tensors = _read_tensors(folder, method, adapter)
+    adapter.load_tensors(tensors)
+    adapter.set_trainable(False)
+    return adapter
+
+
+def check_base(
+    content: manifest.Manifest, base: Base, folder: Path, *, allow_base_mismatch: bool = False
+) -> None:
+    """Compare the base an adapter was made for with the one at hand.
+
+    Raises:
+        BaseMismatchError: they differ, and ``allow_base_mismatch`` is false.
+    """
+    differences = compare(Fingerprint.from_dict(content.base.fingerprint), base.fingerprint)
+    if not differences:
+        return
+    message = f"{folder} was made for the base '{content.base.name}', not for '{base.name}': {'; '.join(differences)}"
+    if not allow_base_mismatch:
+        raise BaseMismatchError(f"{message}. Load that base, or pass --allow-base-mismatch to use this one anyway")
+    logger.warning("%s; used anyway, as asked", message)
+
+
+def base_of(folder: str | Path) -> tuple[str, str | None]:
+    """Return the name and revision of the base that the adapter in ``folder`` was made for.
+
+    Raises:
+        AdapterFormatError: the folder names no base.
+    """
+    folder = Path(folder)
+    _require_adapter(folder)
+    content = manifest.read_manifest(folder)
+    if content is not None:
+        return content.base.name, content.base.revision
+    config = manifest.read_json(folder / peft.CONFIG_FILE)
+    name, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not isinstance(name, str) or not name:
+        raise AdapterFormatError(f"{folder}/{peft.CONFIG_FILE} names no base model; give it with --model")
+    return name, revision if isinstance(revision, str) else None
+
+
+def _require_adapter(folder: Path) -> None:
+    if not folder.is_dir():
+        raise AdapterFormatError(f"there is no folder {folder}; give the folder that training wrote")
+    if (folder / manifest.FILE_NAME).exists() or (folder / peft.WEIGHTS_FILE).exists():
+        return
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".pkl", ".ckpt"})
+    if pickles:
+        raise AdapterFormatError(
+            f"{folder} holds only {pickles[0]}, a pickle, which can run code and is never read here; in a trusted"
+            " environment convert it once: torch.load(path, weights_only=True), then"
+            f" safetensors.torch.save_file(tensors, '{peft.WEIGHTS_FILE}')"
+        )
+    raise AdapterFormatError(
+        f"{folder} is no adapter: it has neither {manifest.FILE_NAME} nor {peft.WEIGHTS_FILE}"
+    )
+
+
+def _read_tensors(folder: Path, method: str, adapter: Adapter) -> dict[str, Tensor]:
+    if method in MODEL_LAYOUT:
+        return _read_model_tensors(folder, adapter)
+    layout = peft.LAYOUTS[method]
+    return {layout.from_file(name): t for name, t in _read_file(folder / peft.WEIGHTS_FILE).items()}
+
+
+def _read_model_tensors(folder: Path, adapter: Adapter) -> dict[str, Tensor]:
+    wanted = {name.removesuffix(".master"): name for name in adapter.tensors()}
+    found: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        found |= {wanted[name]: t for name, t in _read_file(path).items() if name in wanted}
+    return found
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError) as error:
+        raise AdapterFormatError(f"{path} is not a readable safetensors file ({error})") from error
+
+
+def _save_model(model: AdaptedModel, adapter: Adapter, folder: Path) -> tuple[list[str], dict[str, Tensor]]:
+    files = save_pretrained(model, folder)
+    return files, _read_model_tensors(folder, adapter)
+
+
+def save_pretrained(model: AdaptedModel, folder: Path) -> list[str]:
+    """Write the model with its weights as they stand as a plain transformers folder; return the file names."""
+    return write_files(folder, model.model.save_pretrained)
+
+
+def _save_tokenizer(base: Base, folder: Path) -> list[str]:
+    return write_files(folder, base.tokenizer.save_pretrained)
+
+
+def _only(model: AdaptedModel) -> str:
+    names = list(model.adapters)
+    if len(names) != 1:
+        raise ConfigError(f"name the adapter to save; attached: {', '.join(names) or 'none'}")
+    return names[0]

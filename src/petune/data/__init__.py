@@ -1,0 +1,1 @@
+"""Text to tensors: files, layouts, templates, encoding, batches and the data report."""

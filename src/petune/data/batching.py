@@ -1,0 +1,156 @@
+"""Rows to optimiser steps, steps to micro-batches, micro-batches to padded tensors."""
+
+import random
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+from petune.data.encoding import IGNORED, Encoded
+from petune.errors import ConfigError
+
+_POOL_STEPS = 50
+_MICRO_BATCH_COST = 64
+
+
+def plan_steps(
+    lengths: Sequence[int],
+    *,
+    rows_per_step: int | None,
+    tokens_per_step: int | None,
+    seed: int,
+    epoch: int,
+    group_by_length: bool,
+) -> list[list[int]]:
+    """Return the row indices of each optimiser step of one epoch; every row exactly once.
+
+    The order depends on nothing but the arguments. With ``group_by_length`` the shuffled rows are sorted by
+    length inside pools of about fifty steps, so that rows of a step are alike, and the steps are shuffled
+    afterwards.
+
+    Args:
+        lengths: tokens of each row.
+        rows_per_step: most rows of a step; None for no such limit.
+        tokens_per_step: most tokens of a step, padding not counted; a longer row is a step of its own.
+        seed: seed of the run.
+        epoch: number of the epoch; each has its own order.
+        group_by_length: put rows of like lengths together.
+
+    Raises:
+        ConfigError: neither limit is given, or one is below 1.
+    """
+    _check_limits(rows_per_step=rows_per_step, tokens_per_step=tokens_per_step)
+    if rows_per_step is None and tokens_per_step is None:
+        raise ConfigError("a step has no size: give a number of rows or a number of tokens for each step")
+    rng = random.Random(f"steps:{seed}:{epoch}")  # noqa: S311 - an order, not a secret
+    order = list(range(len(lengths)))
+    rng.shuffle(order)
+    if group_by_length and order:
+        pool = _pool_size(lengths, rows_per_step, tokens_per_step)
+        # Every other pool runs upwards, so that a step across the seam of two pools is of like lengths too.
+        order = [
+            row
+            for number, start in enumerate(range(0, len(order), pool))
+            for row in sorted(order[start : start + pool], key=lengths.__getitem__, reverse=number % 2 == 0)
+        ]
+    steps: list[list[int]] = []
+    tokens = 0
+    for row in order:
+        full = (
+            not steps
+            or (rows_per_step is not None and len(steps[-1]) >= rows_per_step)
+            or (tokens_per_step is not None and tokens + lengths[row] > tokens_per_step)
+        )
+        if full:
+            steps.append([])
+            tokens = 0
+        steps[-1].append(row)
+        tokens += lengths[row]
+    rng.shuffle(steps)
+    return steps
+
+
+def split_step(
+    rows: Sequence[int], lengths: Sequence[int], *, max_rows: int | None, max_tokens: int | None
+) -> list[list[int]]:
+    """Split one step's rows into micro-batches of like lengths, the longest first.
+
+    The split is the one with the fewest padded tokens, where each micro-batch costs 64 tokens more for being
+    one (dynamic programming over the rows sorted by length).
+
+    Args:
+        rows: row indices of the step.
+        lengths: tokens of each row of the data set.
+        max_rows: most rows of a micro-batch; None for no limit.
+        max_tokens: most tokens of a micro-batch, padding counted; a longer row is a micro-batch of its own.
+
+    Raises:
+        ConfigError: a limit is below 1.
+    """
+    _check_limits(max_rows=max_rows, max_tokens=max_tokens)
+    ordered = sorted(rows, key=lambda row: (-lengths[row], row))
+    count = len(ordered)
+    best = [0.0] + [float("inf")] * count
+    start_of = [0] * (count + 1)
+    for start in range(count):
+        longest = lengths[ordered[start]]
+        for end in range(start + 1, count + 1):
+            size = end - start
+            too_big = (max_rows is not None and size > max_rows) or (
+                max_tokens is not None and size * longest > max_tokens
+            )
+            if size > 1 and too_big:
+                break
+            cost = best[start] + size * longest + _MICRO_BATCH_COST
+            if cost < best[end]:
+                best[end], start_of[end] = cost, start
+    batches: list[list[int]] = []
+    end = count
+    while end:
+        batches.append(ordered[start_of[end] : end])
+        end = start_of[end]
+    return batches[::-1]
+
+
+def collate(
+    rows: Sequence[Encoded],
+    *,
+    pad_token_id: int,
+    side: Literal["left", "right"] = "right",
+    device: torch.device | str | None = None,
+) -> dict[str, torch.Tensor]:
+    """Pad rows to one length.
+
+    Padding is told from text by its position (attention mask 0, label -100), never by its id: where PAD is
+    EOS, the EOS that ends a row stays attended and learned.
+
+    Returns:
+        ``input_ids``, ``attention_mask`` and ``labels``, each [B, T] int64.
+    """
+    assert rows, "a batch holds at least one row"
+    width = max(len(row.input_ids) for row in rows)
+
+    def padded(ids: Sequence[int], filler: int) -> list[int]:
+        filling = [filler] * (width - len(ids))
+        return [*filling, *ids] if side == "left" else [*ids, *filling]
+
+    columns = {
+        "input_ids": [padded(row.input_ids, pad_token_id) for row in rows],
+        "attention_mask": [padded([1] * len(row.input_ids), 0) for row in rows],
+        "labels": [padded(row.labels, IGNORED) for row in rows],
+    }
+    return {name: torch.tensor(values, dtype=torch.int64, device=device) for name, values in columns.items()}
+
+
+def _pool_size(lengths: Sequence[int], rows_per_step: int | None, tokens_per_step: int | None) -> int:
+    sizes = [rows_per_step] if rows_per_step is not None else []
+    if tokens_per_step is not None:
+        mean = max(1.0, sum(lengths) / len(lengths))
+        sizes.append(max(1, int(tokens_per_step / mean)))
+    return min(sizes) * _POOL_STEPS
+
+
+def _check_limits(**limits: int | None) -> None:
+    for name, limit in limits.items():
+        if limit is not None and limit < 1:
+            raise ConfigError(f"{name} is {limit}; give a whole number of 1 or more, or leave it out")

@@ -1,0 +1,209 @@
+"""Conversations to text by the tokenizer's own chat template, and which characters of it the assistant wrote.
+
+A template that marks its assistant turns (``{% generation %}``) is believed. For others the spans are found
+by rendering the conversation up to each assistant turn (with the generation prompt) and up to its end, and
+checking that both are prefixes of the whole. Where they are not, because a template writes a turn
+differently once others follow, the turns' contents are marked with characters that occur nowhere else,
+rendered, and found again. Where that fails too the row is a problem: labels are never left out in silence.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import jinja2
+
+from petune.data.conversation import Conversation
+from petune.data.examples import Segment
+from petune.data.problems import RowProblem
+from petune.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Messages = Sequence[Mapping[str, Any]]
+Span = tuple[int, int]
+
+_GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+_OPEN, _CLOSE = "\uf8f1", "\uf8f2"
+_RENDER_ERRORS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedChat:
+    """A conversation as text."""
+
+    segments: tuple[Segment, ...]
+    prompt: str
+    target: str | None
+
+
+@final
+class ChatRenderer:
+    """Writes conversations as one tokenizer's chat template does.
+
+    Args:
+        tokenizer: its chat template and special tokens are used.
+        learn_all: every token is learned, not the assistant turns alone.
+
+    Raises:
+        DataError: the tokenizer has no chat template.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase | None", *, learn_all: bool) -> None:
+        if tokenizer is None or tokenizer.chat_template is None:
+            raise DataError(
+                "the rows are to be written as chat turns, and this model's tokenizer has no chat template; "
+                "use the chat (instruct) variant of the model, or --chat off (rows of turns then need "
+                "--template and --target)"
+            )
+        self._tokenizer = tokenizer
+        self._learn_all = learn_all
+        added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+        self._special = tuple(dict.fromkeys((*added, *tokenizer.all_special_tokens)))
+
+    def render(self, conversation: Conversation) -> RenderedChat:
+        """Return the whole conversation, and the prompt and target of its last assistant turn.
+
+        Raises:
+            RowProblem: the template refuses the conversation, or its assistant turns cannot be found again.
+        """
+        messages, tools = conversation.messages, conversation.tools
+        whole, marked = self._render(messages, tools)
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        asks = not turns or messages[-1]["role"] != "assistant"
+        spans: list[Span] = []
+        if self._learn_all:
+            spans = [(0, len(whole))]
+        elif turns:
+            spans = self._marked_spans(messages, tools, whole, marked) or self._found_spans(
+                conversation, whole, turns
+            )
+        segments = _segments(whole, spans)
+        if not asks and not whole.rstrip().endswith(self._special) and self._tokenizer.eos_token:
+            # This template ends no turn with a token, so nothing would teach the model to stop.
+            segments = (*segments, Segment(self._tokenizer.eos_token, learned=True))
+        if not turns:
+            return RenderedChat(segments, self._render(messages, tools, ask=True)[0], None)
+        last = turns[-1]
+        prompt = self._render(messages[:last], tools, ask=True)[0] if last else ""
+        return RenderedChat(segments, prompt, str(messages[last]["content"]).strip())
+
+    def _render(
+        self, messages: Messages, tools: Messages | None, *, ask: bool = False
+    ) -> tuple[str, list[Span]]:
+        """Return the text, and the spans that ``{% generation %}`` marks; ``ask`` ends it for an answer."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        try:
+            template = self._tokenizer.get_chat_template(None, tools)
+        except ValueError as error:
+            raise DataError(
+                f"the tokenizer's chat templates cannot be used: {error}; give --template"
+            ) from error
+        is_marked = _GENERATION.search(template) is not None
+        try:
+            texts, spans = render_jinja_template(
+                conversations=[list(messages)],
+                tools=None if tools is None else list(tools),
+                chat_template=template,
+                return_assistant_tokens_mask=is_marked and not ask,
+                add_generation_prompt=ask,
+                **self._tokenizer.special_tokens_map,
+            )
+        except _RENDER_ERRORS as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise RowProblem(
+                f"the chat template refuses the conversation: {reason}",
+                "change the turns, or give --template",
+            ) from error
+        return texts[0], (spans[0] if spans else [])
+
+    def _marked_spans(
+        self, messages: Messages, tools: Messages | None, whole: str, spans: list[Span]
+    ) -> list[Span]:
+        """Return the template's own spans, each with the token that ends its turn."""
+        last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+        if not spans or all(whole[start:end].rstrip().endswith(self._special) for start, end in spans):
+            return spans
+        # At the end of a conversation no next turn begins: a special token there ends the turn.
+        text, inner = self._render(messages[: last + 1], tools)
+        rest = text[inner[-1][1] :] if inner else ""
+        end_of_turn = next((token for token in self._special if rest.startswith(token)), "")
+        extended = []
+        for start, end in spans:
+            ends_itself = whole[start:end].rstrip().endswith(self._special)
+            more = len(end_of_turn) if not ends_itself and whole.startswith(end_of_turn, end) else 0
+            extended.append((start, end + more))
+        return extended
+
+    def _found_spans(self, conversation: Conversation, whole: str, turns: Sequence[int]) -> list[Span]:
+        messages, tools = conversation.messages, conversation.tools
+        contents: dict[int, Span] | None = None
+        spans: list[Span] = []
+        for turn in turns:
+            head = self._render(messages[:turn], tools, ask=True)[0] if turn else None
+            tail = self._render(messages[: turn + 1], tools)[0]
+            start = len(head) if head is not None and whole.startswith(head) else None
+            end = self._turn_end(tail) if whole.startswith(tail) else None
+            if start is None or end is None:
+                if contents is None:
+                    contents = self._content_spans(conversation, whole, turns)
+                if turn not in contents:
+                    raise RowProblem(
+                        f"the chat template writes messages[{turn}] differently once other turns follow, so "
+                        "what the assistant wrote cannot be found in the text",
+                        "end the conversation with that turn (one row for each answer), use a chat template "
+                        "with {% generation %} marks, or --train-on all",
+                    )
+                start = contents[turn][0] if start is None else start
+                end = contents[turn][1] if end is None else end
+            spans.append((start, end))
+        return spans
+
+    def _turn_end(self, tail: str) -> int:
+        """Return where the last turn ends: white space after its last special token is not its own."""
+        text = tail.rstrip()
+        return len(text) if text.endswith(self._special) else len(tail)
+
+    def _content_spans(self, conversation: Conversation, whole: str, turns: Sequence[int]) -> dict[int, Span]:
+        """Return the span of each assistant turn's content and end token; empty where not found."""
+        messages, tools = conversation.messages, conversation.tools
+        if _OPEN in whole or _CLOSE in whole:
+            return {}
+        for clean in (str, str.strip):
+            marked = [
+                {**message, "content": f"{_OPEN}{clean(message['content'])}{_CLOSE}"}
+                if message["role"] == "assistant"
+                else message
+                for message in messages
+            ]
+            try:
+                text = self._render(marked, tools)[0]
+            except RowProblem:
+                continue
+            pieces = re.split(f"[{_OPEN}{_CLOSE}]", text)
+            if "".join(pieces) == whole and len(pieces) == 2 * len(turns) + 1:
+                return self._with_turn_ends(whole, pieces, turns)
+        return {}
+
+    def _with_turn_ends(self, whole: str, pieces: Sequence[str], turns: Sequence[int]) -> dict[int, Span]:
+        spans: dict[int, Span] = {}
+        end = 0
+        for number, turn in enumerate(turns):
+            start = end + len(pieces[2 * number])
+            end = start + len(pieces[2 * number + 1])
+            token = next((token for token in self._special if whole.startswith(token, end)), "")
+            spans[turn] = (start, end + len(token))
+        return spans
+
+
+def _segments(text: str, spans: Sequence[Span]) -> tuple[Segment, ...]:
+    segments: list[Segment] = []
+    done = 0
+    for start, end in spans:
+        segments += [Segment(text[done:start], learned=False), Segment(text[start:end], learned=True)]
+        done = end
+    segments.append(Segment(text[done:], learned=False))
+    return tuple(segment for segment in segments if segment.text)

@@ -1,0 +1,119 @@
+"""What a checked row says, before a tokenizer is known: turns, a prompt with its target, or plain text."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from petune.data.conversation import Conversation
+from petune.data.layouts import TEMPLATE, Layout
+from petune.data.options import DataOptions
+from petune.data.problems import RowProblem
+from petune.data.templates import TextTemplate
+from petune.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A prompt and what is to follow it; the text of the row is one after the other."""
+
+    prompt: str
+    target: str | None
+    is_label: bool
+    """Whether the target is a class label."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text that is learned whole."""
+
+    text: str
+
+
+Content = Conversation | Pair | Text
+
+
+@final
+class RowParser:
+    """Checks the rows of one source and fills in the templates.
+
+    Args:
+        layout: what the columns mean.
+        options: the user's own templates.
+        columns: all columns of the source.
+        require_target: every row must have something to learn.
+
+    Raises:
+        DataError: a template is not valid, or the options leave open what is to be learned.
+    """
+
+    def __init__(
+        self, layout: Layout, options: DataOptions, columns: tuple[str, ...], *, require_target: bool
+    ) -> None:
+        self._layout = layout
+        self._columns = columns
+        self._require_target = require_target
+        prompt = options.template if options.template is not None else layout.template
+        target = options.target if options.target is not None else layout.target
+        _check_choice(layout, options, prompt, target, require_target=require_target)
+        self._prompt = None if prompt is None else TextTemplate(prompt, "--template")
+        self._target = None if target is None else TextTemplate(target, "--target")
+
+    def parse(self, row: Mapping[str, Any]) -> Content:
+        """Return what a row says.
+
+        Raises:
+            RowProblem: this row cannot be used.
+            DataError: a template has a slot that is no column.
+        """
+        parsed = self._layout.parse(row, self._require_target)
+        if self._prompt is None:
+            assert isinstance(parsed, Conversation)
+            return parsed
+        slots = row if isinstance(parsed, Conversation) else {**row, **parsed}
+        prompt = self._prompt.render(slots, self._columns)
+        if self._target is None:
+            return Text(prompt)
+        return Pair(prompt, self._render_target(slots), self._layout.name == "text-label")
+
+    def _render_target(self, slots: Mapping[str, Any]) -> str | None:
+        assert self._target is not None
+        if self._require_target:
+            return self._target.render(slots, self._columns)
+        try:
+            return self._target.render(slots, self._columns)
+        except (RowProblem, DataError):
+            # A row to predict may lack the columns of the target.
+            return None
+
+
+def _check_choice(
+    layout: Layout, options: DataOptions, prompt: str | None, target: str | None, *, require_target: bool
+) -> None:
+    """Refuse options that leave open, or contradict, what the text of a row is."""
+    if prompt is None:
+        if options.target is not None:
+            raise DataError(
+                f"--target was given for the layout {layout.name}, whose assistant turns are the target; "
+                "give --template too, or leave --target out"
+            )
+        if options.chat == "off":
+            raise DataError(
+                f"the layout {layout.name} is turns, and --chat off leaves no way to write them as text; "
+                "leave --chat out, or write the prompt and the target with --template and --target"
+            )
+        return
+    learns_all = layout.name == "text" or options.train_on == "all"
+    if target is None and not learns_all and require_target:
+        raise DataError(
+            "--template alone does not say what is learned; give the text to learn with --target (such as "
+            f"--target ' {{{{ {_last_column(layout)} }}}}'), or --train-on all"
+        )
+    if options.chat == "on" and target is None and require_target:
+        raise DataError(
+            "--chat on needs a prompt and a target to make turns of, and these rows are plain text; "
+            "give --template and --target, or leave --chat out"
+        )
+
+
+def _last_column(layout: Layout) -> str:
+    return "answer" if layout is TEMPLATE or not layout.columns else layout.columns[-1]

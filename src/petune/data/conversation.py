@@ -1,0 +1,125 @@
+"""Chat turns of a row: the ``messages`` and the sharegpt ``conversations`` spelling, checked and made one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from petune.data.json_parser import kind, shortened
+from petune.data.problems import RowProblem
+from petune.errors import nearest
+
+ROLES = ("system", "user", "assistant", "tool")
+_SHAREGPT_ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "model": "assistant",
+    "function": "tool",
+    "observation": "tool",
+    **{role: role for role in ROLES},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns with ``role`` and ``content``, and the tools the model may call."""
+
+    messages: tuple[Mapping[str, Any], ...]
+    tools: tuple[Mapping[str, Any], ...] | None = None
+
+
+def parse_messages(row: Mapping[str, Any], require_target: bool) -> Conversation:
+    """Read ``messages``: a list of objects with ``role`` and ``content``.
+
+    Raises:
+        RowProblem: a turn is malformed, or there is no assistant turn to learn.
+    """
+    turns = _turn_list(row["messages"], "messages")
+    messages = [
+        _turn(turn, f"messages[{i}]", "role", "content", dict.fromkeys(ROLES)) for i, turn in enumerate(turns)
+    ]
+    return _conversation(messages, row, require_target)
+
+
+def parse_sharegpt(row: Mapping[str, Any], require_target: bool) -> Conversation:
+    """Read ``conversations``: objects with ``from`` and ``value``, and an optional ``system`` column.
+
+    Raises:
+        RowProblem: a turn is malformed, or there is no assistant turn to learn.
+    """
+    messages: list[Mapping[str, Any]] = []
+    system = row.get("system")
+    if isinstance(system, str) and system:
+        messages.append({"role": "system", "content": system})
+    for i, turn in enumerate(_turn_list(row["conversations"], "conversations")):
+        place = f"conversations[{i}]"
+        if isinstance(turn, Mapping) and "from" not in turn and "role" in turn:
+            messages.append(_turn(turn, place, "role", "content", dict.fromkeys(ROLES)))
+        else:
+            messages.append(_turn(turn, place, "from", "value", _SHAREGPT_ROLES))
+    return _conversation(messages, row, require_target)
+
+
+def _turn_list(value: Any, column: str) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise RowProblem(f"'{column}' is {kind(value)}, expected a list of turns", "write a list of objects")
+    if not value:
+        raise RowProblem(f"'{column}' is an empty list", "give at least a user and an assistant turn")
+    return list(value)
+
+
+def _turn(
+    turn: Any, place: str, role_key: str, content_key: str, roles: Mapping[str, str | None]
+) -> Mapping[str, Any]:
+    if not isinstance(turn, Mapping):
+        raise RowProblem(
+            f"{place} is {kind(turn)}, expected an object", f"write '{role_key}' and '{content_key}'"
+        )
+    # Parquet and hub files write a key that a turn does not have as null.
+    given = {key: value for key, value in turn.items() if value is not None}
+    choices = ", ".join(roles)
+    if role_key not in given:
+        raise RowProblem(f"{place} has no '{role_key}'", f"give one of {choices}")
+    role = given.pop(role_key)
+    if not isinstance(role, str) or role not in roles:
+        got = f"'{shortened(role)}'" if isinstance(role, str) else kind(role)
+        raise RowProblem(
+            f"{place} has the unknown {role_key} {got}",
+            f"use one of {choices}.{nearest(str(role)[:40], roles)}",
+        )
+    name = roles[role] or role
+    content = given.pop(content_key, None)
+    if content is None and not (name == "assistant" and given.get("tool_calls")):
+        raise RowProblem(f"{place} has no '{content_key}'", "give its text")
+    return {"role": name, "content": _text(content, f"{place}['{content_key}']"), **given}
+
+
+def _text(content: Any, place: str) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        raise RowProblem(f"{place} is {kind(content)}, expected a string", "write the text of the turn")
+    texts = []
+    for part in content:
+        if not (
+            isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+        ):
+            raise RowProblem(
+                f"{place} has a part that is not text", 'keep parts {"type": "text", "text": ...} only'
+            )
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _conversation(
+    messages: list[Mapping[str, Any]], row: Mapping[str, Any], require_target: bool
+) -> Conversation:
+    if require_target and not any(message["role"] == "assistant" for message in messages):
+        raise RowProblem("no assistant turn, so nothing to learn", "add the answer as an assistant turn")
+    tools = row.get("tools")
+    if tools is None or tools == []:
+        return Conversation(tuple(messages))
+    if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
+        raise RowProblem(
+            f"'tools' is {kind(tools)}, expected a list of objects", "write one JSON schema a tool"
+        )
+    return Conversation(tuple(messages), tuple(tools))

@@ -1,0 +1,64 @@
+"""Rows rendered to text, whatever layout they came in."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final, overload
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a row's text; the tokens of a learned one carry labels."""
+
+    text: str
+    learned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row, rendered to text."""
+
+    origin: str
+    """Where it comes from: ``a.jsonl:12`` (1-based physical line), ``a.parquet:row 12``, ``id[train]:12``."""
+    segments: tuple[Segment, ...]
+    """The whole text of the row, in pieces."""
+    prompt: str
+    """What the model is given at inference (chat template with its generation prompt, where one is used)."""
+    target: str | None
+    """The reference answer, stripped; None where the row has none."""
+    choices_key: str | None
+    """For classification rows the label's text; else None."""
+    fields: Mapping[str, Any]
+    """The row as read, under the layout's column names."""
+    add_special_tokens: bool
+    """False where a chat template has already written the special tokens."""
+
+
+@final
+class ExampleSet(Sequence[Example]):
+    """The rendered rows of one source, in its order.
+
+    Args:
+        rows: the rows.
+        source: file or hub id, as given.
+        layout: name of the layout.
+    """
+
+    def __init__(self, rows: Sequence[Example], *, source: str, layout: str) -> None:
+        self._rows = tuple(rows)
+        self.source = source
+        self.layout = layout
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> "ExampleSet": ...
+    def __getitem__(self, index: int | slice) -> "Example | ExampleSet":
+        if isinstance(index, slice):
+            return ExampleSet(self._rows[index], source=self.source, layout=self.layout)
+        return self._rows[index]

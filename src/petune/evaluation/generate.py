@@ -1,0 +1,151 @@
+"""Text generated from prompts, many at once."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from transformers import GenerationConfig, StoppingCriteriaList
+
+from petune.data.batching import collate
+from petune.data.encoding import IGNORED, Encoded
+from petune.evaluation.options import GenerationOptions
+from petune.evaluation.prompts import encode_prompts
+from petune.evaluation.runner import Runner, context_length, end_token_ids, evaluating
+from petune.evaluation.stopping import StopText, decode, first_stop
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What the model wrote after one prompt."""
+
+    text: str
+    """Without special tokens, cut before a stop text."""
+    num_tokens: int
+    """Tokens generated, the one that ended the text not counted."""
+    finish_reason: FinishReason
+    """``stop`` where the model ended the text or a stop text came up, ``length`` where ``max_new_tokens`` did."""
+
+
+def generate(
+    runner: Runner,
+    prompts: Sequence[str],
+    options: GenerationOptions | None = None,
+    *,
+    add_special_tokens: bool | Sequence[bool] = True,
+    names: Sequence[str] | None = None,
+) -> list[Generation]:
+    """Generate text after each prompt; results come in the order of the prompts.
+
+    Prompts of like lengths share a batch, padded on the left. At temperature 0 a row's text does not depend on its
+    batch; sampled text does, and is the same again for the same prompts and options. The global random state is left
+    as it was.
+
+    Args:
+        runner: the model.
+        prompts: texts as the model is to see them (see :func:`petune.evaluation.prompts.chat_prompt`).
+        options: how to generate; greedy, 128 tokens by default.
+        add_special_tokens: whether the tokenizer adds its special tokens: false where a chat template wrote them. One
+            value for all prompts, or one each.
+        names: what prompts are called in errors; ``prompt 1``, ``prompt 2`` ... by default.
+
+    Raises:
+        DataError: a prompt is empty or longer than the model's context.
+    """
+    options = options or GenerationOptions()
+    special = [add_special_tokens] * len(prompts) if isinstance(add_special_tokens, bool) else add_special_tokens
+    names = names if names is not None else [f"prompt {i + 1}" for i in range(len(prompts))]
+    encoded = encode_prompts(runner, prompts, special, names)
+    results: dict[int, Generation] = {}
+    with evaluating(runner), seeded(options.seed, runner.device):
+        for rows, allowance in _batches(encoded, options, context_length(runner)):
+            generations = _generate_batch(runner, [encoded[i] for i in rows], allowance, options)
+            results.update(zip(rows, generations, strict=True))
+    return [results[i] for i in range(len(prompts))]
+
+
+def generation_config(runner: Runner, options: GenerationOptions, max_new_tokens: int) -> GenerationConfig:
+    """Return transformers' form of ``options``; nothing of it is left to the model's own sampling defaults."""
+    sampling = options.temperature > 0
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=sampling,
+        temperature=options.temperature if sampling else 1.0,
+        top_p=options.top_p if sampling else 1.0,
+        top_k=options.top_k if sampling else 0,
+        num_beams=options.num_beams,
+        repetition_penalty=options.repetition_penalty,
+        eos_token_id=stop_token_ids(runner, options.stop) or None,
+        pad_token_id=runner.tokenizer.pad_token_id,
+    )
+
+
+def stop_token_ids(runner: Runner, stop: Sequence[str]) -> list[int]:
+    """Return the ids that end a text: those of the model, and stop texts that are special tokens themselves."""
+    tokenizer = runner.tokenizer
+    special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    return sorted({*end_token_ids(runner), *(special[text] for text in stop if text in special)})
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed PyTorch for the block and give the random state back afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _batches(
+    encoded: Sequence[Sequence[int]], options: GenerationOptions, context: int | None
+) -> Iterator[tuple[list[int], int]]:
+    """Yield the rows of each batch, longest first, and how many tokens each row may add.
+
+    Rows that the context leaves fewer than ``max_new_tokens`` share a batch only with rows left as many, and under a
+    repetition penalty (which would count padding as text) only rows of one length do.
+    """
+    room = [options.max_new_tokens if context is None else min(options.max_new_tokens, context - len(ids)) for ids in encoded]
+    budget = options.batch_tokens // options.num_beams
+    batch: list[int] = []
+    for row in sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), i)):
+        if batch:
+            longest = len(encoded[batch[0]])
+            fits = (len(batch) + 1) * (longest + room[batch[0]]) <= budget
+            alike = options.repetition_penalty == 1 or len(encoded[row]) == longest
+            if not (fits and alike and room[row] == room[batch[0]]):
+                yield batch, room[batch[0]]
+                batch = []
+        batch.append(row)
+    if batch:
+        yield batch, room[batch[0]]
+
+
+def _generate_batch(
+    runner: Runner, prompts: Sequence[list[int]], max_new_tokens: int, options: GenerationOptions
+) -> list[Generation]:
+    rows = [Encoded(ids, [IGNORED] * len(ids), "") for ids in prompts]
+    batch = collate(rows, pad_token_id=runner.tokenizer.pad_token_id, side="left", device=runner.device)
+    width = batch["input_ids"].shape[1]
+    criteria = [StopText(runner.tokenizer, options.stop, width)] if options.stop else []
+    sequences = runner.model.generate(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        generation_config=generation_config(runner, options, max_new_tokens),
+        stopping_criteria=StoppingCriteriaList(criteria),
+    )
+    return [_finished(runner, row, options.stop) for row in sequences[:, width:].tolist()]
+
+
+def _finished(runner: Runner, ids: list[int], stop: Sequence[str]) -> Generation:
+    ends = stop_token_ids(runner, stop)
+    end = next((i for i, token in enumerate(ids) if token in ends), None)
+    ids = ids[:end]
+    text = decode(runner.tokenizer, ids)
+    place = first_stop(text, stop)
+    if place is not None:
+        # A row that ended before its batch was filled up with padding.
+        while ids[-1] == runner.tokenizer.pad_token_id:
+            ids.pop()
+    return Generation(text[:place], len(ids), "length" if end is None and place is None else "stop")

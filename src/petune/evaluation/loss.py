@@ -1,0 +1,57 @@
+"""The mean loss per label token."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from petune.data.encoding import IGNORED, Encoded
+from petune.errors import DataError
+from petune.evaluation.head import Query, read_log_probabilities
+from petune.evaluation.metrics import perplexity
+from petune.evaluation.runner import Runner
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLoss:
+    """Negative log-likelihood (nats) summed over label tokens, and how many there were."""
+
+    total: float
+    tokens: int
+
+    @property
+    def mean(self) -> float:
+        """Nats per label token."""
+        return self.total / self.tokens
+
+    @property
+    def token_loss(runner: Runner, rows: Sequence[Encoded], *, batch_tokens: int = 8192) -> TokenLoss:
+    """Return the loss of the labels of ``rows``, with the log-softmax in fp32.
+
+    Args:
+        runner: the model.
+        rows: token ids and labels. A label on a row's first token has nothing to be predicted from and is left out.
+        batch_tokens: most tokens of a batch, padding included.
+
+    Raises:
+        DataError: no row has a label.
+    """
+    scored = [
+        (row, [t for t in range(len(row.labels) - 1) if row.labels[t + 1] != IGNORED]) for row in rows
+    ]
+    scored = [(row, positions) for row, positions in scored if positions]
+    if not scored:
+        raise DataError(
+            f"none of the {len(rows):,} rows has a label token to compute a loss on; give rows with targets"
+        )
+    targets = [torch.tensor([row.labels[t + 1] for t in positions]) for row, positions in scored]
+
+    def read(index: int, log_probabilities: Tensor) -> Tensor:
+        target = targets[index].to(log_probabilities.device)
+        return -log_probabilities.gather(1, target[:, None]).sum()
+
+    queries = [Query(row.input_ids, positions) for row, positions in scored]
+    losses = read_log_probabilities(runner, queries, read, batch_tokens=batch_tokens)
+    return TokenLoss(math.fsum(loss.item() for loss in losses), sum(len(target) for target in targets))

@@ -1,0 +1,116 @@
+"""What a model answers to rows: a label where labels are compared, text otherwise."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from petune.data.examples import Example
+from petune.evaluation.generate import Generation, generate
+from petune.evaluation.options import EvaluationOptions, GenerationOptions
+from petune.evaluation.runner import Runner
+from petune.evaluation.scoring import Choice, check_labels, distinct_labels, score_choices
+
+_WINDOW = 512
+"""Rows predicted at a time, so that they can be written down while the rest is being made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer to one row."""
+
+    origin: str
+    """Where the row comes from, such as ``reviews.jsonl:12``."""
+    fields: Mapping[str, Any]
+    """The row as read."""
+    prediction: str
+    """The likeliest label, or the generated text without white space around it."""
+    reference: str | None
+    """The row's own target, where it has one."""
+    probabilities: Mapping[str, float] | None
+    """Each label's share among the labels; None for generated text."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row's fields with ``prediction`` and, for labels, ``probabilities`` added."""
+        added: dict[str, Any] = {"prediction": self.prediction}
+        if self.probabilities is not None:
+            added["probabilities"] = dict(self.probabilities)
+        return {**self.fields, **added}
+
+
+def predict(
+    runner: Runner,
+    examples: Sequence[Example],
+    options: EvaluationOptions | None = None,
+    *,
+    generation: GenerationOptions | None = None,
+) -> Iterator[Prediction]:
+    """Yield the answer to each row, in order, as windows of rows are done.
+
+    Labels are compared where ``options.labels`` names them, or where all rows are classification rows of at least
+    two classes; otherwise text is generated.
+
+    Args:
+        runner: the model.
+        examples: rows, with or without targets.
+        options: labels and batch size.
+        generation: how text is generated; greedy with ``options.max_new_tokens`` by default.
+
+    Raises:
+        ConfigError: the labels cannot be compared.
+        DataError: a row does not fit the model or the labels.
+    """
+    options = options or EvaluationOptions()
+    labels = options.labels or (distinct_labels(examples) if are_choices(examples) else ())
+    if options.labels or len(labels) > 1:
+        check_labels(labels, examples)
+        return _predict_labels(runner, examples, labels, options.batch_tokens)
+    return _predict_texts(runner, examples, generation or generation_of(options))
+
+
+def are_choices(examples: Sequence[Example]) -> bool:
+    """Say whether every row is a classification row with its label."""
+    return bool(examples) and all(example.choices_key is not None for example in examples)
+
+
+def generation_of(options: EvaluationOptions) -> GenerationOptions:
+    """Return how text is generated to be measured: greedily."""
+    return GenerationOptions(max_new_tokens=options.max_new_tokens, batch_tokens=options.batch_tokens)
+
+
+def answer(runner: Runner, examples: Sequence[Example], options: GenerationOptions) -> list[Generation]:
+    """Generate the answer to each row."""
+    return generate(
+        runner,
+        [example.prompt for example in examples],
+        options,
+        add_special_tokens=[example.add_special_tokens for example in examples],
+        names=[example.origin for example in examples],
+    )
+
+
+def chosen(example: Example, labels: Sequence[str], choice: Choice) -> Prediction:
+    """Return the prediction that a choice makes for ``example``."""
+    shares = dict(zip(labels, choice.probabilities, strict=True))
+    return Prediction(example.origin, example.fields, choice.label, example.target, shares)
+
+
+def written(example: Example, generation: Generation) -> Prediction:
+    """Return the prediction that a generated text makes for ``example``."""
+    return Prediction(example.origin, example.fields, generation.text.strip(), example.target, None)
+
+
+def _predict_labels(
+    runner: Runner, examples: Sequence[Example], labels: Sequence[str], batch_tokens: int
+) -> Iterator[Prediction]:
+    for start in range(0, len(examples), _WINDOW):
+        window = examples[start : start + _WINDOW]
+        choices = score_choices(runner, window, labels, batch_tokens=batch_tokens)
+        yield from (chosen(e, labels, c) for e, c in zip(window, choices, strict=True))
+
+
+def _predict_texts(
+    runner: Runner, examples: Sequence[Example], options: GenerationOptions
+) -> Iterator[Prediction]:
+    for start in range(0, len(examples), _WINDOW):
+        window = examples[start : start + _WINDOW]
+        yield from (written(e, g) for e, g in zip(window, answer(runner, window, options), strict=True))

@@ -1,0 +1,87 @@
+"""Prompts as token ids, checked against the model's context."""
+
+from collections.abc import Mapping, Sequence
+
+import jinja2
+from transformers import PreTrainedTokenizerBase
+
+from petune.errors import ConfigError, DataError
+from petune.evaluation.runner import Runner, context_length
+
+Messages = Sequence[Mapping[str, str]]
+"""Turns of a conversation, each with ``role`` and ``content``."""
+
+_SHOWN = 10
+
+
+def encode_prompts(
+    runner: Runner, prompts: Sequence[str], add_special_tokens: Sequence[bool], names: Sequence[str]
+) -> list[list[int]]:
+    """Return the token ids of each prompt, without an EOS that the tokenizer would end a whole text with.
+
+    Args:
+        runner: the model and its tokenizer.
+        prompts: texts.
+        add_special_tokens: for each, whether the tokenizer adds its special tokens (BOS).
+        names: what each prompt is called in an error.
+
+    Raises:
+        DataError: a prompt has no token, or leaves no room for an answer in the model's context.
+    """
+    encoded = [
+        _prompt_ids(runner.tokenizer, prompt, special)
+        for prompt, special in zip(prompts, add_special_tokens, strict=True)
+    ]
+    empty = [name for name, ids in zip(names, encoded, strict=True) if not ids]
+    if empty:
+        raise DataError(f"no text to go on from in {listed(empty)}; give a prompt of at least one character")
+    limit = context_length(runner)
+    long = [f"{name} ({len(ids):,})" for name, ids in zip(names, encoded, strict=True) if limit and len(ids) >= limit]
+    if long:
+        raise DataError(
+            f"{len(long):,} of {len(encoded):,} prompts fill the model's context of {limit:,} tokens and leave no room "
+            f"for an answer: {listed(long)}; shorten them, or use a model with a longer context"
+        )
+    return encoded
+
+
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
+    """Return the text that asks for the next assistant turn, as the tokenizer's chat template writes it.
+
+    Raises:
+        ConfigError: the tokenizer has no chat template.
+        DataError: there are no messages, or the template refuses them.
+    """
+    if tokenizer.chat_template is None:
+        raise ConfigError(
+            "the tokenizer has no chat template, so messages cannot be written as text; give a plain prompt, or use an "
+            "instruction-tuned model"
+        )
+    if not messages:
+        raise DataError("the conversation has no messages; give at least one user turn")
+    turns = [dict(turn) for turn in messages]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except jinja2.TemplateError as error:
+        raise DataError(
+            f"the chat template refuses the conversation: {error}; roles were {', '.join(t.get('role', 'none') for t in turns)}"
+        ) from error
+    assert isinstance(text, str), "one conversation makes one text"
+    return text
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first ten names and how many more there are."""
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, add_special_tokens: bool) -> list[int]:
+    batch = tokenizer(
+        prompt, add_special_tokens=add_special_tokens, return_special_tokens_mask=True, verbose=False
+    )
+    ids, added = list(batch["input_ids"]), list(batch["special_tokens_mask"])
+    while ids and added[-1] and ids[-1] == tokenizer.eos_token_id:
+        ids.pop()
+        added.pop()
+    return ids

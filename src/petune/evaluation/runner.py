@@ -1,0 +1,60 @@
+"""What evaluation needs of a model, and the state it runs in."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Runner(Protocol):
+    """A model with its tokenizer: a base with or without adapters attached."""
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The causal language model, on :attr:`device`."""
+        ...
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer, with a pad token."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs must lie."""
+        ...
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Every module that takes part in a forward pass, those of adapters included."""
+        ...
+
+
+@contextmanager
+def evaluating(runner: Runner) -> Iterator[None]:
+    """Run the block in evaluation mode and without autograd, then give each module its own mode back."""
+    training = [module for module in runner.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def context_length(runner: Runner) -> int | None:
+    """Return the longest sequence the model was made for, in tokens, or None where its config sets no limit."""
+    limit = getattr(runner.model.config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def end_token_ids(runner: Runner) -> list[int]:
+    """Return the ids that end an answer: the tokenizer's EOS, and those of the model (end of a chat turn)."""
+    config = runner.model.generation_config
+    declared = config.eos_token_id if config is not None else None
+    ids = declared if isinstance(declared, list) else [declared]
+    return sorted({token for token in (*ids, runner.tokenizer.eos_token_id) if token is not None})

@@ -1,0 +1,196 @@
+"""The log-probability of each label word as the answer to a prompt.
+
+A label is tokenised together with its prompt, as in training, and its score is
+
+    log p(label, end | prompt) = sum_t log p(token_t | prompt, tokens before t) + log p(end | prompt, label)
+
+where the end is any token that ends an answer: without it a label that is the start of another would always win.
+Where every label of a row is one token after the same prompt tokens, none can be the start of another: then
+log p(token | prompt) is the score, and one forward pass serves all labels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from petune.data.encoding import IGNORED, encode
+from petune.data.examples import Example, ExampleSet, Segment
+from petune.errors import ConfigError, DataError, nearest
+from petune.evaluation.head import Query, read_log_probabilities
+from petune.evaluation.prompts import listed
+from petune.evaluation.runner import Runner, context_length, end_token_ids
+
+_NO_LIMIT = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The scores of one row's labels."""
+
+    label: str
+    """The likeliest; of equal ones the first."""
+    log_probabilities: tuple[float, ...]
+    """For each label, in nats; see the module for what is summed."""
+
+    @property
+    def probabilities(self) -> tuple[float, ...]:
+        """Shares of the labels among themselves; they add up to 1."""
+        return tuple(torch.tensor(self.log_probabilities, dtype=torch.float64).softmax(0).tolist())
+
+
+def distinct_labels(examples: Sequence[Example]) -> tuple[str, ...]:
+    """Return the distinct labels of classification rows, sorted."""
+    return tuple(sorted({example.choices_key for example in examples if example.choices_key is not None}))
+
+
+def check_labels(labels: Sequence[str], examples: Sequence[Example]) -> None:
+    """Check that ``labels`` can be compared, and cover the labels of the rows.
+
+    Raises:
+        ConfigError: fewer than two labels, an empty one, or one given twice.
+        DataError: a row has a label that is not among them.
+    """
+    if len(labels) < 2:
+        got = f"'{labels[0]}' alone" if labels else "none"
+        raise ConfigError(f"choosing needs at least two labels, got {got}; name them all with --labels")
+    for label in labels:
+        if not label.strip() or label != label.strip():
+            raise ConfigError(f"label {label!r} is empty or has white space around it; give the bare word")
+        if labels.count(label) > 1:
+            raise ConfigError(f"label '{label}' is given twice; give each label once")
+    strange = [e for e in examples if e.choices_key is not None and e.choices_key not in labels]
+    if strange:
+        key = str(strange[0].choices_key)
+        raise DataError(
+            f"{len(strange):,} rows have a label that is not compared, the first '{key}' at {strange[0].origin}; "
+            f"labels: {', '.join(labels)}.{nearest(key, labels)} Add it to --labels, or mend the rows"
+        )
+
+
+def score_choices(
+    runner: Runner, examples: Sequence[Example], labels: Sequence[str], *, batch_tokens: int = 8192
+) -> list[Choice]:
+    """Score every label as the answer to every row's prompt; results come in the order of the rows.
+
+    Args:
+        runner: the model.
+        examples: rows; their own targets are not looked at, but for the white space that comes before an answer.
+        labels: label words, without white space around them.
+        batch_tokens: most tokens of a batch, padding included.
+
+    Raises:
+        ConfigError: the labels cannot be compared.
+        DataError: a row with its label is longer than the model's context, or a label has no token.
+    """
+    check_labels(labels, examples)
+    if not examples:
+        return []
+    rows = _encode(runner, examples, labels)
+    ends = torch.tensor(end_token_ids(runner), dtype=torch.int64)
+    queries: list[Query] = []
+    reads: list[tuple[int, int | None]] = []
+    for i, continuations in enumerate(rows):
+        if _share_one_pass(continuations):
+            prompt = continuations[0].prompt
+            queries.append(Query(prompt, [len(prompt) - 1]))
+            reads.append((i, None))
+            continue
+        for c, continuation in enumerate(continuations):
+            ids = [*continuation.prompt, *continuation.answer]
+            first, after = len(continuation.prompt) - 1, len(ids) - (0 if len(ends) else 1)
+            queries.append(Query(ids, range(first, after)))
+            reads.append((i, c))
+
+    def read(index: int, log_probabilities: Tensor) -> Tensor:
+        row, label = reads[index]
+        if label is None:
+            tokens = torch.tensor([c.answer[0] for c in rows[row]], device=log_probabilities.device)
+            return log_probabilities[0, tokens]
+        answer = torch.tensor(rows[row][label].answer, device=log_probabilities.device)
+        score = log_probabilities[: len(answer)].gather(1, answer[:, None]).sum()
+        if len(ends):
+            score = score + log_probabilities[len(answer), ends.to(score.device)].logsumexp(0)
+        return score[None]
+
+    scores: list[list[float]] = [[] for _ in examples]
+    for (row, _), values in zip(
+        reads, read_log_probabilities(runner, queries, read, batch_tokens=batch_tokens), strict=True
+    ):
+        scores[row].extend(values.tolist())
+    return [Choice(labels[max(range(len(labels)), key=row.__getitem__)], tuple(row)) for row in scores]
+
+
+@dataclass(frozen=True, slots=True)
+class _Continuation:
+    prompt: list[int]
+    answer: list[int]
+
+
+def _share_one_pass(continuations: Sequence[_Continuation]) -> bool:
+    return all(len(c.answer) == 1 and c.prompt == continuations[0].prompt for c in continuations)
+
+
+def _encode(runner: Runner, examples: Sequence[Example], labels: Sequence[str]) -> list[list[_Continuation]]:
+    """Tokenise every row with every label, as training does."""
+    answered = [
+        replace(
+            example,
+            segments=(Segment(example.prompt, learned=False), Segment(answer_lead(example) + label, learned=True)),
+        )
+        for example in examples
+        for label in labels
+    ]
+    encoded = encode(
+        ExampleSet(answered, source="the labels", layout="choices"),
+        runner.tokenizer,
+        max_length=_NO_LIMIT,
+        eos=False,
+    ).rows
+    if len(encoded) != len(answered):
+        raise DataError(f"one of the labels {', '.join(labels)} has no token in this model's vocabulary; rename it")
+    continuations = []
+    for row in encoded:
+        first = next(t for t, label in enumerate(row.labels) if label != IGNORED)
+        last = max(t for t, label in enumerate(row.labels) if label != IGNORED)
+        continuations.append(_Continuation(row.input_ids[:first], row.input_ids[first : last + 1]))
+    _check_lengths(runner, examples, continuations, len(labels))
+    return [continuations[i : i + len(labels)] for i in range(0, len(continuations), len(labels))]
+
+
+def _check_lengths(
+    runner: Runner, examples: Sequence[Example], continuations: Sequence[_Continuation], num_labels: int
+) -> None:
+    limit = context_length(runner)
+    bare = [examples[i // num_labels].origin for i, c in enumerate(continuations) if not c.prompt]
+    if bare:
+        raise DataError(
+            f"no token comes before the label in {listed(list(dict.fromkeys(bare)))}; give each row a prompt"
+        )
+    long = [
+        examples[i // num_labels].origin
+        for i, c in enumerate(continuations)
+        if limit is not None and len(c.prompt) + len(c.answer) > limit
+    ]
+    if long:
+        rows = list(dict.fromkeys(long))
+        raise DataError(
+            f"{len(rows):,} of {len(examples):,} rows with their labels are longer than the model's context of {limit:,} "
+            f"tokens: {listed(rows)}; shorten them, or use a model with a longer context"
+        )
+
+
+def answer_lead(example: Example) -> str:
+    """Return the white space between the prompt and an answer.
+
+    It is what comes before the row's own target; in a row without one, a space where the prompt ends with a
+    character that is none, and nothing after a chat template's generation prompt.
+    """
+    text = "".join(segment.text for segment in example.segments)
+    if example.target and text.startswith(example.prompt):
+        rest = text[len(example.prompt) :]
+        return rest[: len(rest) - len(rest.lstrip())]
+    if not example.add_special_tokens or not example.prompt or example.prompt[-1].isspace():
+        return ""
+    return " "

@@ -1,0 +1,1 @@
+"""The hot maths: each function has a plain formula beside its test."""

@@ -1,0 +1,34 @@
+"""The registry of methods: one line each. A method's module is imported when it is first asked for."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from petune.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from petune.methods.method import Method
+
+REGISTRY = {
+    "full": "petune.methods.full:FullFineTuning",
+    "lora": "petune.methods.lora:LoRA",
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all methods, sorted."""
+    return tuple(sorted(REGISTRY))
+
+
+def get(name: str) -> "Method[Any]":
+    """Return the method called ``name``.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    if name not in REGISTRY:
+        raise ConfigError(
+            f"unknown method '{name}'; the methods are {', '.join(names())}.{nearest(name, REGISTRY)}"
+        )
+    module, _, attribute = REGISTRY[name].partition(":")
+    method: Method[Any] = getattr(import_module(module), attribute)()
+    return method

@@ -1,0 +1,90 @@
+"""The output head, run at label positions only.
+
+Shapes: B rows, T positions, N label positions, d hidden width, V vocabulary. In a causal model position t predicts
+token t + 1.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from petune.kernels.loss_head import label_cross_entropy
+
+IGNORED = -100
+Forward = Callable[..., Any]
+
+
+@final
+class LabelLoss:
+    """The language-modelling loss of ``model``, summed over label positions.
+
+    A hook hands the head only the hidden states at label positions. Where the head is a plain linear whose result is the
+    model's logits, the loss and its gradient come from the chunked kernel; where the model reworks the logits (a soft
+    cap, a scale) or an adapter sits on the head, the model's own logits at those positions are used. Which of the two
+    holds is measured on the first batch, not looked up.
+
+    Args:
+        model: a causal language model.
+        head_is_changed: says whether an adapter is plugged into a module.
+    """
+
+    def __init__(self, model: PreTrainedModel, head_is_changed: Callable[[nn.Module], bool]) -> None:
+        head = model.get_output_embeddings()
+        assert head is not None, "a causal language model has an output head"
+        self._model = model
+        self._head: nn.Module = head
+        self._head_is_changed = head_is_changed
+        self._logits_are_head_output: bool | None = None
+
+    def __call__(self, inputs: Mapping[str, Tensor], labels: Tensor, forward: Forward | None = None) -> Tensor:
+        """Return the summed negative log-likelihood (fp32 scalar) of ``labels`` [B, T]; -100 is not counted.
+
+        Args:
+            inputs: what the model takes: ``input_ids`` and ``attention_mask`` [B, T], perhaps more.
+            labels: the tokens to predict, aligned with ``input_ids``.
+            forward: what to call in the model's place (a wrapper around it).
+        """
+        keep = labels[:, 1:] != IGNORED
+        targets = labels[:, 1:][keep]
+        run = forward or self._model
+        if self._fused():
+            hidden, logits, raw = self._run(run, inputs, keep, only_first=True)
+            if self._logits_are_head_output is None:
+                self._logits_are_head_output = torch.equal(logits, raw.to(logits.dtype))
+            if self._logits_are_head_output:
+                weight, bias = self._head.weight, getattr(self._head, "bias", None)
+                assert isinstance(weight, Tensor)
+                return label_cross_entropy(hidden, weight, targets, bias)
+        _, logits, _ = self._run(run, inputs, keep, only_first=False)
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        return nn.functional.cross_entropy(logits.to(wide), targets, reduction="sum")
+
+    def _fused(self) -> bool:
+        plain = type(self._head) is nn.Linear and not self._head_is_changed(self._head)
+        return plain and self._logits_are_head_output is not False
+
+    def _run(
+        self, run: Forward, inputs: Mapping[str, Tensor], keep: Tensor, *, only_first: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the hidden states [N, d] at ``keep``, the model's logits and the head's own output, for them or the first."""
+        seen: list[Tensor] = []
+
+        def select(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+            hidden = arguments[0][:, :-1][keep]
+            seen.append(hidden)
+            return (hidden[:1] if only_first else hidden, *arguments[1:])
+
+        def record(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+            seen.append(output.detach())
+
+        hooks = (self._head.register_forward_pre_hook(select), self._head.register_forward_hook(record))
+        try:
+            logits: Tensor = run(**inputs, use_cache=False).logits
+        finally:
+            for hook in hooks:
+                hook.remove()
+        hidden, raw = seen
+        return hidden, logits, raw

@@ -1,0 +1,84 @@
+"""Which adapters each row of a batch goes through: decided once, read by every site.
+
+Shapes: R rows named by the caller, N leading entries of a tensor that a site sees. N is a multiple of R wherever
+the model repeats rows (beam search) or flattens positions into rows (``[R * T, d]``): in both, the entries of one
+row stay together, so one index serves.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+Stack = tuple[str, ...]
+"""The adapters one row goes through, in order; empty for the untouched base."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rows that share a stack. ``rows`` is their index [G], or None for every row of the batch."""
+
+    stack: Stack
+    rows: Tensor | None
+
+    def index(self, num_rows: int, num_entries: int, device: torch.device) -> Tensor | None:
+        """Return the index [G * N/R] of this group's entries among ``num_entries``, or None for all of them."""
+        if self.rows is None:
+            return None
+        assert num_entries % num_rows == 0, f"{num_entries} entries cannot belong to {num_rows} rows"
+        repeat = num_entries // num_rows
+        rows = self.rows.to(device)
+        if repeat == 1:
+            return rows
+        return (rows[:, None] * repeat + torch.arange(repeat, device=device)).flatten()
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The grouping of one batch; built once per batch, not once per layer."""
+
+    groups: tuple[Group, ...]
+    num_rows: int = 0
+
+    @staticmethod
+    def everywhere(stack: Stack) -> "Route":
+        """Every row of any batch goes through ``stack``."""
+        return Route((Group(stack, None),))
+
+    @staticmethod
+    def of(rows: Sequence[Stack]) -> "Route":
+        """Row i goes through ``rows[i]``."""
+        members: dict[Stack, list[int]] = {}
+        for i, stack in enumerate(rows):
+            members.setdefault(stack, []).append(i)
+        if len(members) == 1:
+            return Route.everywhere(rows[0])
+        return Route(tuple(Group(s, torch.tensor(i)) for s, i in members.items()), len(rows))
+
+
+@dataclass(slots=True)
+class Routing:
+    """The route in force for one model. Sites read it at every call, so nothing stays behind after an error."""
+
+    _active: Route = field(default_factory=lambda: Route.everywhere(()))
+
+    @property
+    def route(self) -> Route:
+        """The grouping that the sites apply now."""
+        return self._active
+
+    def set_default(self, stack: Stack) -> None:
+        """Send every row through ``stack`` until told otherwise."""
+        self._active = Route.everywhere(stack)
+
+    @contextmanager
+    def use(self, route: Route) -> Iterator[None]:
+        """Apply ``route`` inside the block, a backward pass in it included; the former one returns afterwards."""
+        before = self._active
+        self._active = route
+        try:
+            yield
+        finally:
+            self._active = before

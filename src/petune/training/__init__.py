@@ -1,0 +1,1 @@
+"""How adapters learn: one loop for every method."""

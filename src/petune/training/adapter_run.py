@@ -1,0 +1,140 @@
+"""One adapter in training: its rows, its optimiser, and how far it has come."""
+
+from dataclasses import dataclass, field
+from typing import Any, final
+
+from petune.adapter import Adapter
+from petune.data.batching import plan_steps
+from petune.data.encoding import Encoded
+from petune.training import checkpoints
+from petune.training.optimizer import (
+    load_optimizer_tensors,
+    make_optimizer,
+    make_schedule,
+    optimizer_tensors,
+)
+from petune.training.options import TrainingOptions
+
+
+@final
+class Schedule:
+    """Which rows make up which step; a function of the rows' lengths, the options and the seed alone.
+
+    Args:
+        lengths: tokens of each row.
+        options: step size, epochs, seed.
+    """
+
+    def __init__(self, lengths: list[int], options: TrainingOptions) -> None:
+        self.lengths = lengths
+        self._options = options
+        self._epochs: dict[int, list[list[int]]] = {}
+        self.total_steps = self._count()
+
+    def rows(self, step: int) -> tuple[int, list[int]]:
+        """Return the epoch of ``step`` (counted from 0) and the indices of its rows."""
+        epoch, first = 0, 0
+        while step >= first + len(self._epoch(epoch)):
+            first += len(self._epoch(epoch))
+            epoch += 1
+        return epoch, self._epoch(epoch)[step - first]
+
+    def epoch_at(self, steps_done: int) -> float:
+        """Return how many epochs ``steps_done`` steps are."""
+        epoch, left = 0, steps_done
+        while left >= len(self._epoch(epoch)):
+            left -= len(self._epoch(epoch))
+            epoch += 1
+        return epoch + left / len(self._epoch(epoch))
+
+    def ends_epoch(self, steps_done: int) -> bool:
+        """Say whether an epoch, or the run, ends with step number ``steps_done``."""
+        return steps_done == self.total_steps or self.epoch_at(steps_done).is_integer()
+
+    def _count(self) -> int:
+        if self._options.max_steps is not None:
+            return self._options.max_steps
+        whole = int(self._options.num_train_epochs)
+        rest = self._options.num_train_epochs - whole
+        steps = sum(len(self._epoch(epoch)) for epoch in range(whole))
+        return max(1, steps + round(rest * len(self._epoch(whole))))
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        if epoch not in self._epochs:
+            options = self._options
+            rows = options.per_device_train_batch_size * options.gradient_accumulation_steps
+            self._epochs[epoch] = plan_steps(
+                self.lengths,
+                rows_per_step=rows if options.tokens_per_step is None else None,
+                tokens_per_step=options.tokens_per_step,
+                seed=options.seed,
+                epoch=epoch,
+                group_by_length=options.group_by_length,
+            )
+        return self._epochs[epoch]
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run has come; the JSON part of a checkpoint."""
+
+    step: int = 0
+    best_value: float | None = None
+    best_step: int | None = None
+    evaluations_without_improvement: int = 0
+    losses_since_log: list[float] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@final
+class AdapterRun:
+    """One adapter in training.
+
+    Args:
+        adapter: attached already.
+        rows: its encoded training rows.
+        options: how to train it.
+    """
+
+    def __init__(self, adapter: Adapter, rows: list[Encoded], options: TrainingOptions) -> None:
+        self.adapter = adapter
+        self.rows = rows
+        self.options = options
+        self.schedule = Schedule([len(row.input_ids) for row in rows], options)
+        self.optimizer = make_optimizer(adapter, options)
+        self.rate = make_schedule(self.optimizer, options, self.schedule.total_steps)
+        self.progress = Progress()
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.schedule.total_steps
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done."""
+        return self.schedule.epoch_at(self.progress.step)
+
+    def checkpoint(self) -> checkpoints.Checkpoint:
+        """Return the state to save."""
+        progress = {name: getattr(self.progress, name) for name in Progress.__dataclass_fields__}
+        return checkpoints.Checkpoint(
+            masters=self.adapter.tensors(),
+            optimizer=optimizer_tensors(self.optimizer),
+            random=checkpoints.random_state(),
+            state={"progress": progress, "rate": self.rate.state_dict()},
+        )
+
+    def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Go back to a saved state.
+
+        Raises:
+            AdapterFormatError: the tensors are not of this adapter.
+        """
+        self.adapter.load_tensors(checkpoint.masters)
+        load_optimizer_tensors(self.optimizer, checkpoint.optimizer)
+        self.rate.load_state_dict(checkpoint.state["rate"])
+        for group, rate in zip(self.optimizer.param_groups, self.rate.get_last_lr(), strict=True):
+            group["lr"] = rate
+        self.progress = Progress(**checkpoint.state["progress"])
+        checkpoints.set_random_state(checkpoint.random)

@@ -1,0 +1,225 @@
+"""The training loop: one for every method, over a list of adapters on one base."""
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import final
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from petune.adapter import AdaptedModel
+from petune.data.batching import collate, split_step
+from petune.data.encoding import IGNORED, Encoded
+from petune.errors import DivergedError, Interrupted
+from petune.sites.head import LabelLoss
+from petune.training import checkpoints
+from petune.training.adapter_run import AdapterRun
+from petune.training.events import Evaluated, Listeners, Plan, Step
+from petune.training.options import TrainingOptions
+from petune.training.signals import StopSignals
+
+Evaluate = Callable[[AdapterRun], dict[str, float]]
+"""Measures an adapter on its validation rows: metric name to value, ``loss`` among them."""
+
+HIGHER_IS_WORSE = ("loss", "perplexity")
+
+
+@final
+class Loop:
+    """Steps, evaluations and checkpoints of the adapters in ``runs``.
+
+    Args:
+        model: the base with the adapters attached.
+        runs: the adapters to train.
+        options: the options of the whole loop.
+        accelerator: devices and trackers.
+        output: folder of the checkpoints.
+        listeners: who follows.
+        evaluate: how to measure; None where there are no validation rows.
+    """
+
+    def __init__(
+        self,
+        model: AdaptedModel,
+        runs: Sequence[AdapterRun],
+        options: TrainingOptions,
+        accelerator: Accelerator,
+        output: Path,
+        listeners: Listeners,
+        evaluate: Evaluate | None,
+    ) -> None:
+        self._model = model
+        self._runs = runs
+        self._options = options
+        self._accelerator = accelerator
+        self._output = output
+        self._listeners = listeners
+        self._evaluate = evaluate
+        self._forward = accelerator.prepare_model(model)
+        self._label_loss = LabelLoss(model.model, model.plugged_into)
+        # fp16 gradients underflow without a scale; bf16 and fp32 need none.
+        self._scaler = torch.amp.GradScaler(model.device.type, enabled=model.base.dtype == torch.float16)
+
+    def run(self) -> None:
+        """Train every adapter to its end.
+
+        Raises:
+            DivergedError: a loss or gradient is not finite; nothing was updated with it.
+            Interrupted: a signal asked to stop; a checkpoint was written first.
+        """
+        self._listeners.started(
+            Plan(
+                max(run.total_steps for run in self._runs),
+                max(run.progress.step for run in self._runs),
+                self._model.parameter_summary(),
+            )
+        )
+        try:
+            with StopSignals() as signals:
+                unfinished = [run for run in self._runs if run.progress.step < run.total_steps]
+                while unfinished:
+                    unfinished = [run for run in unfinished if self._advance(run)]
+                    if signals.received is not None and unfinished:
+                        self._stop(signals.received)
+        finally:
+            self._listeners.ended()
+        if self._options.load_best_model_at_end:
+            for run in self._runs:
+                self._take_best(run)
+
+    def _advance(self, run: AdapterRun) -> bool:
+        """Do one step of ``run`` with what is due after it; say whether more steps come."""
+        self._listeners.stepped(self._step(run))
+        done = run.progress.step
+        goes_on = done < run.total_steps
+        if self._evaluate is not None and self._due(run, self._options.eval_steps):
+            goes_on = self._judge(run, self._evaluate(run)) and goes_on
+            self._save(run)
+        elif self._due(run, self._options.save_steps) or not goes_on:
+            self._save(run)
+        return goes_on
+
+    def _due(self, run: AdapterRun, every: int | None) -> bool:
+        done = run.progress.step
+        if every is None:
+            return run.schedule.ends_epoch(done)
+        return done % every == 0 or done == run.total_steps
+
+    def _step(self, run: AdapterRun) -> Step:
+        began = time.perf_counter()
+        epoch, indices = run.schedule.rows(run.progress.step)
+        rows = [run.rows[i] for i in indices]
+        labels = sum(_num_labels(row) for row in rows)
+        batches = split_step(
+            indices,
+            run.schedule.lengths,
+            max_rows=self._options.per_device_train_batch_size if self._options.tokens_per_step is None else None,
+            max_tokens=self._options.max_tokens_per_batch,
+        )
+        self._model.train()
+        loss = 0.0
+        for batch in batches:
+            loss += self._accumulate(run, [run.rows[i] for i in batch], labels)
+        norm = self._update(run, rows)
+        run.progress.step += 1
+        seconds = time.perf_counter() - began
+        tokens = sum(len(row.input_ids) for row in rows)
+        return Step(
+            step=run.progress.step,
+            epoch=run.epoch,
+            loss=loss,
+            learning_rate=self._rate_used,
+            grad_norm=norm,
+            tokens=tokens,
+            tokens_per_second=tokens / seconds,
+            memory=peak_memory(self._model.device),
+        )
+
+    def _accumulate(self, run: AdapterRun, rows: list[Encoded], labels: int) -> float:
+        """Add the gradient of ``rows``' share of the step's mean loss; return that share."""
+        pad = self._model.tokenizer.pad_token_id
+        assert isinstance(pad, int)
+        batch = collate(rows, pad_token_id=pad, device=self._model.device)
+        targets = batch.pop("labels")
+        with self._model.route([run.adapter.name] * len(rows)):
+            loss = self._label_loss(batch, targets, self._forward) / labels
+            value = loss.item()
+            if not math.isfinite(value):
+                raise DivergedError(self._report(run, f"the loss is {value}", rows))
+            self._accelerator.backward(self._scaler.scale(loss))
+        return value
+
+    def _update(self, run: AdapterRun, rows: list[Encoded]) -> float:
+        """Clip and step; return the gradient norm. Nothing is changed where the norm is not finite."""
+        parameters = [p for p in run.adapter.parameters() if p.grad is not None]
+        self._scaler.unscale_(run.optimizer)
+        limit = self._options.max_grad_norm or math.inf
+        norm = float(nn.utils.clip_grad_norm_(parameters, limit))
+        if not math.isfinite(norm) and not self._scaler.is_enabled():
+            raise DivergedError(self._report(run, f"the gradient's norm is {norm}", rows))
+        self._rate_used = run.rate.get_last_lr()[0]
+        self._scaler.step(run.optimizer)  # leaves out a step whose fp16 gradients overflowed, and lowers the scale
+        self._scaler.update()
+        run.rate.step()
+        run.optimizer.zero_grad(set_to_none=True)
+        run.adapter.refresh()
+        return norm
+
+    def _report(self, run: AdapterRun, what: str, rows: list[Encoded]) -> str:
+        names = ", ".join(row.origin for row in rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+        steps = checkpoints.steps_in(self._output)
+        last = f"the last checkpoint is {self._output / f'checkpoint-{steps[-1]}'}" if steps else "no checkpoint yet"
+        return (
+            f"{what} at step {run.progress.step + 1}, in rows {names}; learning rate {run.rate.get_last_lr()[0]:.3g};"
+            f" the step was not taken, {last}. Lower --learning-rate, look at these rows, or try --dtype float32"
+        )
+
+    def _judge(self, run: AdapterRun, metrics: dict[str, float]) -> bool:
+        """Note an evaluation; say whether to go on."""
+        progress, key = run.progress, self._options.metric_for_best_model
+        value = -metrics[key] if key in HIGHER_IS_WORSE else metrics[key]
+        better = progress.best_value is None or value > progress.best_value
+        if better:
+            progress.best_value, progress.best_step = value, progress.step
+            progress.evaluations_without_improvement = 0
+        else:
+            progress.evaluations_without_improvement += 1
+        self._listeners.evaluated(Evaluated(progress.step, run.epoch, metrics, better))
+        patience = self._options.early_stopping_patience
+        return patience is None or progress.evaluations_without_improvement < patience
+
+    def _save(self, run: AdapterRun) -> Path:
+        folder = checkpoints.save(self._output, run.progress.step, run.checkpoint())
+        self._listeners.saved(folder, run.progress.step)
+        checkpoints.rotate(self._output, self._options.save_total_limit, run.progress.best_step)
+        return folder
+
+    def _take_best(self, run: AdapterRun) -> None:
+        best = run.progress.best_step
+        if best is not None and best != run.progress.step:
+            run.adapter.load_tensors(checkpoints.load(self._output / f"checkpoint-{best}").masters)
+
+    def _stop(self, signal_number: int) -> None:
+        folders = [self._save(run) for run in self._runs]
+        raise Interrupted(
+            f"stopped by a signal at step {self._runs[0].progress.step} of {self._runs[0].total_steps}; saved {folders[0]}."
+            f" Go on with: petune train --resume --output-dir {self._output}",
+            signal_number,
+        )
+
+
+def _num_labels(row: Encoded) -> int:
+    return sum(label != IGNORED for label in row.labels[1:])
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes held so far: on CUDA by tensors, on CPU by the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

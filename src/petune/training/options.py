@@ -1,0 +1,110 @@
+"""How long, how fast and how carefully to train. Names and defaults follow transformers' TrainingArguments."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
+
+class TrainingOptions(BaseModel):
+    """Everything about the optimisation that is not the method's own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak learning rate of AdamW (default: the method's own)."""
+
+    num_train_epochs: float = Field(default=3.0, gt=0)
+    """Passes over the training rows."""
+
+    max_steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps; given, it overrides num_train_epochs."""
+
+    per_device_train_batch_size: int = Field(default=16, ge=1)
+    """Rows of one optimiser step, before accumulation."""
+
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    """Batches whose gradients add up to one optimiser step."""
+
+    tokens_per_step: int | None = Field(default=None, ge=1)
+    """Token budget of one optimiser step; given, it replaces the number of rows."""
+
+    max_tokens_per_batch: int = Field(default=8192, ge=1)
+    """Most tokens, padding counted, that go through the model at once; larger steps are split (same gradients)."""
+
+    group_by_length: bool = True
+    """Put rows of like lengths into the same step, so that little is padded."""
+
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    """Course of the learning rate after the warm-up."""
+
+    warmup_ratio: float = Field(default=0.03, ge=0, le=1)
+    """Share of all steps over which the rate rises from zero."""
+
+    warmup_steps: int | None = Field(default=None, ge=0)
+    """Steps over which the rate rises from zero; given, it overrides warmup_ratio."""
+
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's decoupled weight decay."""
+
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """AdamW's decay rate of the first moment."""
+
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
+    """AdamW's decay rate of the second moment."""
+
+    adam_epsilon: float = Field(default=1e-8, gt=0)
+    """AdamW's epsilon."""
+
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Gradients are scaled down to this norm; 0 turns clipping off."""
+
+    module_learning_rates: dict[str, float] | None = None
+    """Rates of their own for parameters whose path matches a shell pattern, such as `*.lora_B: 4e-3`."""
+
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    seed: int = Field(default=42, ge=0, lt=2**32)
+    """Seed of the adapter's start, the order of the rows and dropout."""
+
+    eval_steps: int | None = Field(default=None, ge=1)
+    """Steps between evaluations on the validation rows (default: once an epoch)."""
+
+    metrics: tuple[str, ...] = ()
+    """Metrics measured at each evaluation besides the loss, such as accuracy."""
+
+    metric_for_best_model: str = "loss"
+    """Metric that decides which checkpoint is best and when to stop early."""
+
+    early_stopping_patience: int | None = Field(default=None, ge=1)
+    """Stop after this many evaluations without improvement."""
+
+    load_best_model_at_end: bool = True
+    """Where there are validation rows, keep the adapter of the best evaluation rather than the last."""
+
+    logging_steps: int = Field(default=10, ge=1)
+    """Steps between lines of metrics.jsonl and of the trackers."""
+
+    save_steps: int | None = Field(default=None, ge=1)
+    """Steps between checkpoints (default: at each evaluation, or once an epoch)."""
+
+    save_total_limit: int = Field(default=2, ge=1)
+    """Checkpoints kept; the best one is kept besides."""
+
+    report_to: tuple[Tracker, ...] = ()
+    """Trackers to report to."""
+
+    run_name: str | None = None
+    """Name of the run in the trackers (default: the name of the output folder)."""
+
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> Self:
+        known = ("loss", *self.metrics)
+        if self.metric_for_best_model not in known and self.metric_for_best_model != "perplexity":
+            raise ValueError(
+                f"metric_for_best_model is '{self.metric_for_best_model}', which is not measured; measured are"
+                f" {', '.join(known)}: add it to metrics"
+            )
+        return self

@@ -1,0 +1,140 @@
+"""A recipe: everything one training run needs, as one flat set of keys.
+
+The keys of the run (model, data, optimisation) and those of the chosen method stand side by side, in YAML, on the
+command line and in Python alike.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, final
+
+import yaml
+from pydantic import Field, ValidationError
+
+from petune import methods
+from petune.data.options import DataOptions
+from petune.errors import ConfigError, nearest
+from petune.methods.config import MethodConfig, explain
+from petune.training.options import TrainingOptions
+
+# Keys that may change when a run goes on: where it runs and what it reports, not what it computes.
+FREE_ON_RESUME = frozenset(
+    {"output_dir", "report_to", "run_name", "device", "save_total_limit", "save_steps", "max_tokens_per_batch"}
+)
+
+
+class RunOptions(DataOptions, TrainingOptions):
+    """The keys of a recipe that do not depend on the method."""
+
+    model: str = "demo"
+    """Base model: a hub id, a local folder, a .gguf file, or `demo` (SmolLM2-135M-Instruct, fetched once)."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+
+    dtype: str = "auto"
+    """Precision of the base: bfloat16, float16, float32, or auto (bfloat16 where the machine computes it fast)."""
+
+    device: str = "auto"
+    """Where to run: cpu, cuda, or auto."""
+
+    method: str = "lora"
+    """How to tune: a name that `petune methods` lists."""
+
+    output_dir: str = Field(default="outputs/petune", min_length=1)
+    """Folder for the adapter, the checkpoints and the records of the run."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A checked recipe: the run's options and the method's settings."""
+
+    run: RunOptions
+    method: MethodConfig
+
+    @classmethod
+    def parse(cls, keys: Mapping[str, Any]) -> Self:
+        """Return the recipe that ``keys`` describe.
+
+        Raises:
+            ConfigError: an unknown key (the nearest one is offered), or a value out of range.
+        """
+        known = RunOptions.model_fields
+        run = _validate({key: value for key, value in keys.items() if key in known})
+        method = methods.get(run.method)
+        options = {key: value for key, value in keys.items() if key not in known}
+        accepted = set(method.config_class.model_fields) | _aliases(method.config_class)
+        for key in options:
+            if key not in accepted:
+                raise ConfigError(
+                    f"unknown key '{key}' for method {run.method}.{nearest(key, [*known, *sorted(accepted)])}"
+                    f" Its own keys are {', '.join(method.config_class.model_fields)};"
+                    " the others are listed by petune train --help"
+                )
+        return cls(run, method.configure(options))
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Self:
+        """Return the recipe in the YAML file ``path``, with ``overrides`` in place of its keys.
+
+        Raises:
+            ConfigError: the file is missing, not YAML, not a mapping, or holds a bad key.
+        """
+        return cls.parse({**read_yaml(Path(path)), **(overrides or {})})
+
+    def keys(self) -> dict[str, Any]:
+        """Return all keys and values, as YAML and JSON can hold them."""
+        return {**self.run.model_dump(mode="json"), **self.method.model_dump(mode="json")}
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML that :meth:`read` takes."""
+        return yaml.safe_dump(self.keys(), sort_keys=False, allow_unicode=True)
+
+    def differences(self, other: "Recipe") -> list[str]:
+        """Return, in words, the keys in which ``other`` would compute something else."""
+        ours, theirs = self.keys(), other.keys()
+        return [
+            f"{key} is {theirs.get(key)!r}, was {ours.get(key)!r}"
+            for key in sorted(ours.keys() | theirs.keys())
+            if key not in FREE_ON_RESUME and ours.get(key) != theirs.get(key)
+        ]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or not a mapping of names.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        here = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        raise ConfigError(
+            f"cannot read the recipe {path}: {error.strerror}.{nearest(path.name, here)}"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        where = " ".join(str(error).split())
+        raise ConfigError(f"the recipe {path} is not YAML: {where}") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"the recipe {path} must be a mapping of keys to values, such as 'method: lora'")
+    return content
+
+
+def _validate(keys: Mapping[str, Any]) -> RunOptions:
+    try:
+        return RunOptions.model_validate(dict(keys))
+    except ValidationError as error:
+        raise ConfigError(explain(error, RunOptions)) from error
+
+
+def _aliases(config: type[MethodConfig]) -> set[str]:
+    found: set[str] = set()
+    for field in config.model_fields.values():
+        alias = field.validation_alias
+        if alias is not None and not isinstance(alias, str):
+            found |= {str(choice) for choice in getattr(alias, "choices", ())}
+    return found

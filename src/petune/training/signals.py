@@ -1,0 +1,37 @@
+"""Ctrl-C and SIGTERM as a wish to stop, noticed between optimiser steps."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Self, final
+
+
+@final
+class StopSignals:
+    """Inside the block, the first SIGINT or SIGTERM is noted in ``received`` instead of ending the process.
+
+    A second SIGINT raises KeyboardInterrupt at once, for somebody who does not want to wait for the save. Outside the
+    main thread Python delivers no signals, and nothing is changed there.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._former: dict[int, signal.Handlers | int | None] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._former[number] = signal.getsignal(number)  # type: ignore[assignment]
+                signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
