@@ -7,22 +7,55 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from petune.adapter import AdaptedModel as AdaptedModel
-    from petune.adapter import Adapter as Adapter
-    from petune.adapter import create_adapter as create_adapter
-    from petune.api import evaluate as evaluate
-    from petune.api import generate as generate
-    from petune.api import inspect_data as inspect_data
-    from petune.api import load as load
-    from petune.api import merge as merge
-    from petune.api import methods as methods
-    from petune.api import predict as predict
-    from petune.backbone.base import Base as Base
-    from petune.backbone.base import load_base as load_base
-    from petune.checkpoint.folder import save_adapter as save_adapter
-    from petune.errors import PetuneError as PetuneError
-    from petune.training.recipe import Recipe as Recipe
-    from petune.training.run import TrainingResult as TrainingResult
-    from petune.training.run import train as train
+    from petune.adapter import AdaptedModel, Adapter, create_adapter
+    from petune.api import evaluate, generate, inspect_data, list_methods, load, merge, predict
+    from petune.backbone.base import Base, load_base
+    from petune.checkpoint.folder import save_adapter
+    from petune.errors import PetuneError
+    from petune.training.recipe import Recipe
+    from petune.training.run import TrainingResult, train
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AdaptedModel",
+    "Adapter",
+    "Base",
+    "PetuneError",
+    "Recipe",
+    "TrainingResult",
+    "create_adapter",
+    "evaluate",
+    "generate",
+    "inspect_data",
+    "list_methods",
+    "load",
+    "load_base",
+    "merge",
+    "predict",
+    "save_adapter",
+    "train",
+]
+
+_HOME = {
+    "AdaptedModel": "adapter",
+    "Adapter": "adapter",
+    "Base": "backbone.base",
+    "PetuneError": "errors",
+    "Recipe": "training.recipe",
+    "TrainingResult": "training.run",
+    "create_adapter": "adapter",
+    "load_base": "backbone.base",
+    "save_adapter": "checkpoint.folder",
+    "train": "training.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'petune' has no attribute '{name}'")
+    return getattr(import_module(f"petune.{_HOME.get(name, 'api')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -13,7 +14,8 @@ from petune import methods
 from petune.backbone.base import Base
 from petune.backbone.structure import Structure
 from petune.errors import AdapterFormatError, ConfigError, nearest
-from petune.methods.method import Method, MethodConfig
+from petune.methods.config import MethodConfig
+from petune.methods.method import Method
 from petune.sites.output import OutputSlot
 from petune.sites.routing import Route, Stack
 from petune.sites.sites import Sites, Slot
@@ -38,6 +40,8 @@ class Adapter(nn.Module):
         self.method = method
         self.config = config
         self.name = name
+        self.data_format: dict[str, Any] = {}
+        """How rows became text when it was trained; rows it answers later are written the same way."""
         # Module names may not contain dots; paths may.
         self._modules_by_path = nn.ModuleDict({path.replace(".", "/"): slot for path, slot in slots.items()})
 
@@ -68,6 +72,8 @@ class Adapter(nn.Module):
             if tensors[name].shape != own[name].shape:
                 got, expected = list(tensors[name].shape), list(own[name].shape)
                 problems.append(f"'{name}' has shape {got}, expected {expected}")
+            elif not tensors[name].is_floating_point():
+                problems.append(f"'{name}' is of type {tensors[name].dtype}, expected floating-point numbers")
             elif not tensors[name].isfinite().all():
                 problems.append(f"'{name}' holds NaN or infinite values")
         if problems:
@@ -132,6 +138,14 @@ def create_adapter(
     return build_adapter(method, options, base.model, base.structure, name=name, seed=seed)
 
 
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """What unmerging brings back: the base's weights by path, and whether rows went through the adapter."""
+
+    originals: dict[str, Tensor]
+    was_active: bool
+
+
 @final
 class AdaptedModel(nn.Module):
     """A base model with adapters attached; rows of a batch may go through different ones.
@@ -144,9 +158,10 @@ class AdaptedModel(nn.Module):
         super().__init__()
         self.base = base
         self.model: PreTrainedModel = base.model
-        self.adapters = nn.ModuleDict()
+        self.adapters: dict[str, Adapter] = {}
+        self._registered = nn.ModuleList()  # a ModuleDict would forbid names such as "v1.2" and "keys"
         self._sites = Sites(base.model)
-        self._merged: dict[str, dict[str, Tensor]] = {}
+        self._merged: dict[str, _Merged] = {}
         self._active: Stack = ()
         self.eval()
         for adapter in adapters:
@@ -182,9 +197,7 @@ class AdaptedModel(nn.Module):
             raise ConfigError(
                 f"no adapter '{name}' is attached; attached: {attached}.{nearest(name, self.adapters)}"
             )
-        adapter = self.adapters[name]
-        assert isinstance(adapter, Adapter)
-        return adapter
+        return self.adapters[name]
 
     def attach(self, adapter: Adapter, *, active: bool = True) -> None:
         """Plug ``adapter`` into the base, and let all rows go through it unless ``active`` is false.
@@ -196,17 +209,23 @@ class AdaptedModel(nn.Module):
             raise ConfigError(
                 f"an adapter called '{adapter.name}' is attached already; detach it or choose another name"
             )
-        others = [self.adapter(name) for name in self.adapters]
-        alone = next((a for a in (adapter, *others) if not a.method.shares_batch), None)
-        if others and alone is not None:
+        alone = next((a for a in (adapter, *self.adapters.values()) if not a.method.shares_batch), None)
+        if self.adapters and alone is not None:
             raise ConfigError(
                 f"{alone.method.title} ('{alone.name}') replaces weights of the base, so it cannot be attached"
                 " beside other adapters; detach the others first"
+            )
+        places = {path for path, _ in (*self.model.named_modules(), *self.model.named_parameters())}
+        strange = next((path for path in adapter.slots if path not in places), None)
+        if strange is not None:
+            raise ConfigError(
+                f"'{adapter.name}' was made for another base: this one has no '{strange}'.{nearest(strange, places)}"
             )
         adapter.to(self.base.device)
         for path, slot in adapter.slots.items():
             self._sites.plug(adapter.name, path, slot)
         self.adapters[adapter.name] = adapter
+        self._registered = nn.ModuleList(self.adapters.values())
         adapter.train(self.training)
         if active:
             self.activate(adapter.name)
@@ -219,13 +238,20 @@ class AdaptedModel(nn.Module):
         for path, slot in adapter.slots.items():
             self._sites.unplug(name, path, slot)
         del self.adapters[name]
+        self._registered = nn.ModuleList(self.adapters.values())
         self.activate(*(n for n in self._active if n != name))
         return adapter
 
     def activate(self, *names: str) -> None:
-        """Send every row through the adapters called ``names``, in order; through none without names."""
+        """Send every row through the adapters called ``names``, in order; through none without names.
+
+        Raises:
+            ConfigError: no such adapter is attached, or it is merged and so acts already.
+        """
         for name in names:
             self.adapter(name)
+            if name in self._merged:
+                raise ConfigError(f"'{name}' is merged, so every row goes through it already; call unmerge first")
         self._active = names
         self._sites.routing.set_default(names)
 
@@ -242,8 +268,8 @@ class AdaptedModel(nn.Module):
             self.adapter(name)
         if self._merged:
             raise ConfigError("rows cannot be routed while an adapter is merged; call unmerge first")
-        for name in self.adapters:
-            if not self.adapter(name).method.shares_batch and any(name not in stack for stack in stacks):
+        for name, adapter in self.adapters.items():
+            if not adapter.method.shares_batch and any(name not in stack for stack in stacks):
                 raise ConfigError(f"'{name}' replaces weights of the base: every row must go through it")
         return self._sites.routing.use(Route.of(stacks))
 
@@ -275,13 +301,15 @@ class AdaptedModel(nn.Module):
         for path, value in merged.items():
             module = self.model.get_submodule(path)
             module._parameters["weight"] = nn.Parameter(value, requires_grad=False)
-        self._merged[name] = originals
+        self._merged[name] = _Merged(originals, name in self._active)
         self.activate(*(n for n in self._active if n != name))
 
     def _merged_weight(self, adapter: Adapter, path: str, slot: OutputSlot, weight: nn.Parameter) -> Tensor:
         delta = slot.weight_delta()
         if delta is None:
-            raise ConfigError(f"{adapter.method.title} changes activations, not weights, so it cannot be merged")
+            raise ConfigError(
+                f"{adapter.method.title} changes activations, not weights, so it cannot be merged"
+            )
         shared = [n for n, p in self.model.named_parameters(remove_duplicate=False) if p is weight]
         if len(shared) > 1:
             raise ConfigError(
@@ -303,15 +331,17 @@ class AdaptedModel(nn.Module):
             raise ConfigError(f"'{name}' is not merged")
         if name != (last := next(reversed(self._merged))):
             raise ConfigError(f"'{last}' was merged after '{name}': unmerge '{last}' first")
-        for path, weight in self._merged.pop(name).items():
+        merged = self._merged.pop(name)
+        for path, weight in merged.originals.items():
             self.model.get_submodule(path)._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
-        self.activate(*self._active, name)
+        if merged.was_active:
+            self.activate(*self._active, name)
 
     def parameter_summary(self) -> str:
         """Return the line everybody knows: trainable parameters, all parameters, and the share in percent."""
         own = {id(p): p for a in self.adapters.values() for p in a.parameters()}
         trainable = sum(p.numel() for p in own.values() if p.requires_grad)
-        replaced = any(not self.adapter(n).method.shares_batch for n in self.adapters)
+        replaced = any(not a.method.shares_batch for a in self.adapters.values())
         total = sum(p.numel() for p in self.model.parameters())
         total += 0 if replaced else sum(p.numel() for p in own.values())
         return f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}"

@@ -58,19 +58,15 @@ def load(source: Source, *, dtype: torch.dtype, device: torch.device, trust_remo
         config = load_config(source, trust_remote_code=trust_remote_code)
         # the commit the configuration came from, so that all files are of one version
         commit = config._commit_hash if source.folder is None else None
-        options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-        if commit:
-            options["revision"] = commit
-        with explained(f"the tokenizer of {source.name}"):
-            tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
-        set_pad_token(tokenizer, source.name)
+        tokenizer = tokenizer_of(source, revision=commit, trust_remote_code=trust_remote_code)
         model, report = AutoModelForCausalLM.from_pretrained(
             source.location,
             config=config,
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
-            **options,
+            revision=commit or "main",
+            trust_remote_code=trust_remote_code,
         )
         _check_complete(source, report)
         return Loaded(model.to(device), tokenizer, _files(source, commit), commit)
@@ -86,13 +82,28 @@ def load_config(source: Source, *, trust_remote_code: bool = False) -> PreTraine
         source.location, revision=source.revision or "main", trust_remote_code=trust_remote_code
     )
     kind = kind_of(config)
-    if kind != "decoder" and not (trust_remote_code and "auto_map" in config.to_dict()):
+    if kind != "decoder":
         raise BaseModelError(
             f"{source.name} is an {kind} ({config.model_type}); petune trains decoders (causal language "
-            "models), "
-            "such as demo"
+            "models), such as demo"
         )
     return config
+
+
+def tokenizer_of(
+    source: Source, *, revision: str | None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer and see that it can pad.
+
+    Raises:
+        BaseModelError: it cannot be had, or cannot pad.
+    """
+    with explained(f"the tokenizer of {source.name}"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source.location, revision=revision or "main", trust_remote_code=trust_remote_code
+        )
+    set_pad_token(tokenizer, source.name)
+    return tokenizer
 
 
 def set_pad_token(tokenizer: PreTrainedTokenizerBase, name: str) -> None:

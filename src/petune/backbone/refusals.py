@@ -113,19 +113,17 @@ def _from_hub(name: str, revision: str | None, causes: list[BaseException]) -> B
             "HF_TOKEN if it "
             f"is private, or use {_INSTEAD}"
         )
+    if not met(LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, HfHubHTTPError):
+        return None
     if constants.HF_HUB_OFFLINE:
         return BaseModelError(
             f"{name} is not in the cache {constants.HF_HUB_CACHE} and HF_HUB_OFFLINE is set; unset it to "
-            "download, or "
-            f"use {_INSTEAD}"
+            f"download, or use {_INSTEAD}"
         )
-    if met(LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) or met(HfHubHTTPError):
-        return BaseModelError(
-            f"{name} is not in the cache {constants.HF_HUB_CACHE} and the hub cannot be reached; check the "
-            "network, set "
-            f"HF_HOME to a folder that has it, or use {_INSTEAD}"
-        )
-    return None
+    return BaseModelError(
+        f"{name} is not in the cache {constants.HF_HUB_CACHE} and the hub cannot be reached; check the "
+        f"network, set HF_HOME to a folder that has it, or use {_INSTEAD}"
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

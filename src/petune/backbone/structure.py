@@ -14,6 +14,7 @@ from typing import Literal, final
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -160,7 +161,8 @@ def kind_of(config: PreTrainedConfig) -> Kind:
     if config.is_encoder_decoder:
         return "encoder-decoder"
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return "encoder"
+        # a type that transformers does not know comes with its own code, loaded as a causal language model
+        return "encoder" if config.model_type in CONFIG_MAPPING_NAMES else "decoder"
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         return "decoder" if config.to_dict().get("is_decoder", False) else "encoder"
     return "decoder"

@@ -21,16 +21,35 @@ def model_card(adapter: Adapter, base_name: str, training: Mapping[str, Any] | N
         "pipeline_tag": "text-generation",
         "tags": ["petune", method.name],
     }
-    lines = ["---", yaml.safe_dump(front, sort_keys=True).strip(), "---", "", f"# {method.title} on {base_name}", ""]
+    lines = [
+        "---",
+        yaml.safe_dump(front, sort_keys=True).strip(),
+        "---",
+        "",
+        f"# {method.title} on {base_name}",
+        "",
+    ]
     lines.append(f"{adapter.num_parameters():,} numbers, trained with {method.title}.")
     if method.paper is not None:
-        lines.append(f"Method: {method.paper.authors} ({method.paper.year}), [{method.paper.title}]({method.paper.url}).")
-    lines += ["", "## Use", "", "```bash", "petune generate --adapter . --prompt \"...\"", "```", ""]
-    lines += ["```python", "import petune", "", 'model = petune.load(".")', 'print(petune.generate(model, ["..."])[0].text)', "```"]
+        lines.append(
+            f"Method: {method.paper.authors} ({method.paper.year}), [{method.paper.title}]({method.paper.url})."
+        )
+    lines += ["", "## Use", "", "```bash", 'petune generate --adapter . --prompt "..."', "```", ""]
+    lines += [
+        "```python",
+        "import petune",
+        "",
+        'model = petune.load(".")',
+        'print(petune.generate(model, ["..."])[0].text)',
+        "```",
+    ]
     if in_peft:
-        lines += ["", "HF PEFT reads the folder as well: `PeftModel.from_pretrained(base, \".\")`."]
+        lines += ["", 'HF PEFT reads the folder as well: `PeftModel.from_pretrained(base, ".")`.']
     else:
-        lines += ["", "The folder is also a plain transformers model: `AutoModelForCausalLM.from_pretrained(\".\")`."]
+        lines += [
+            "",
+            'The folder is also a plain transformers model: `AutoModelForCausalLM.from_pretrained(".")`.',
+        ]
     lines += ["", "## Settings", "", "| setting | value |", "|---|---|"]
     lines += [f"| {key} | `{value}` |" for key, value in adapter.config.model_dump(mode="json").items()]
     if training:

@@ -2,10 +2,13 @@
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from petune.errors import OutputFolderError, ResourceError
 
@@ -20,15 +23,25 @@ def explained(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+    except (OSError, SafetensorError) as error:
+        number, reason = _number_and_reason(error)
+        if number is None:
+            raise
+        if number in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(_existing(path)).free
             raise ResourceError(
                 f"no space left while writing {path} ({free:,} bytes free); make room or choose another --output-dir"
             ) from error
         raise OutputFolderError(
-            f"cannot write {path}: {error.strerror or error}; choose another --output-dir or change its permissions"
+            f"cannot write {path}: {reason}; choose another --output-dir or change its permissions"
         ) from error
+
+
+def _number_and_reason(error: OSError | SafetensorError) -> tuple[int | None, str]:
+    if isinstance(error, OSError):
+        return error.errno or errno.EIO, error.strerror or str(error)
+    number = re.search(r"\(os error (\d+)\)", str(error))  # safetensors wraps the system's error in text
+    return (int(number[1]) if number else None), str(error)
 
 
 def _existing(path: Path) -> Path:

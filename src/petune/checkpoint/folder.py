@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from petune import methods
+from petune import __version__
 from petune.adapter import AdaptedModel, Adapter, build_adapter
 from petune.backbone.base import Base
 from petune.backbone.fingerprint import Fingerprint, compare
@@ -67,7 +68,11 @@ def save_adapter(
         ),
         digest=manifest.tensors_digest(tensors),
         files={file: manifest.file_digest(folder / file) for file in (*weight_files, *tokenizer_files)},
-        versions={package: version(package) for package in ("petune", "torch", "transformers", "safetensors")},
+        versions={
+            "petune": __version__,
+            **{package: version(package) for package in ("torch", "transformers", "safetensors")},
+        },
+        data_format=adapter.data_format,
         training=training,
     )
     write_text(folder / manifest.FILE_NAME, json.dumps(content.model_dump(mode="json"), indent=2) + "\n")
@@ -95,16 +100,20 @@ def load_adapter(
     else:
         config = manifest.read_json(folder / peft.CONFIG_FILE)
         method = peft.method_of(config)
-        options = peft.LAYOUTS[method].options(config)
+        options = peft.LAYOUTS[method].options(config, base.structure)
         logger.warning(
-            "%s has no %s: its base is unverified, only names and shapes are checked", folder, manifest.FILE_NAME
+            "%s has no %s: its base is unverified, only names and shapes are checked",
+            folder,
+            manifest.FILE_NAME,
         )
     try:
         adapter = build_adapter(method, options, base.model, base.structure, name=name)
     except ConfigError as error:
         raise AdapterFormatError(f"{folder} does not fit this base: {error}") from error
-    tensors = _read_tensors(folder, method, adapter)
+    files = content.files if content is not None else ()
+    tensors = _read_tensors(folder, method, adapter, files)
     adapter.load_tensors(tensors)
+    adapter.data_format = content.data_format if content is not None else {}
     adapter.set_trainable(False)
     return adapter
 
@@ -122,7 +131,9 @@ def check_base(
         return
     message = f"{folder} was made for the base '{content.base.name}', not for '{base.name}': {'; '.join(differences)}"
     if not allow_base_mismatch:
-        raise BaseMismatchError(f"{message}. Load that base, or pass --allow-base-mismatch to use this one anyway")
+        raise BaseMismatchError(
+            f"{message}. Load that base, or pass --allow-base-mismatch to use this one anyway"
+        )
     logger.warning("%s; used anyway, as asked", message)
 
 
@@ -161,18 +172,20 @@ def _require_adapter(folder: Path) -> None:
     )
 
 
-def _read_tensors(folder: Path, method: str, adapter: Adapter) -> dict[str, Tensor]:
+def _read_tensors(folder: Path, method: str, adapter: Adapter, files: Iterable[str]) -> dict[str, Tensor]:
     if method in MODEL_LAYOUT:
-        return _read_model_tensors(folder, adapter)
+        return _read_model_tensors(folder, adapter, files)
     layout = peft.LAYOUTS[method]
     return {layout.from_file(name): t for name, t in _read_file(folder / peft.WEIGHTS_FILE).items()}
 
 
-def _read_model_tensors(folder: Path, adapter: Adapter) -> dict[str, Tensor]:
+def _read_model_tensors(folder: Path, adapter: Adapter, files: Iterable[str]) -> dict[str, Tensor]:
     wanted = {name.removesuffix(".master"): name for name in adapter.tensors()}
     found: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        found |= {wanted[name]: t for name, t in _read_file(path).items() if name in wanted}
+    for name in files:
+        if name.endswith(".safetensors"):
+            read = _read_file(folder / name)
+            found |= {wanted[tensor]: value for tensor, value in read.items() if tensor in wanted}
     return found
 
 
@@ -186,7 +199,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 def _save_model(model: AdaptedModel, adapter: Adapter, folder: Path) -> tuple[list[str], dict[str, Tensor]]:
     files = save_pretrained(model, folder)
-    return files, _read_model_tensors(folder, adapter)
+    return files, _read_model_tensors(folder, adapter, files)
 
 
 def save_pretrained(model: AdaptedModel, folder: Path) -> list[str]:

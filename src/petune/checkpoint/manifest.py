@@ -62,6 +62,9 @@ class Manifest(BaseModel):
     versions: dict[str, str]
     """Versions of petune and the libraries that wrote the folder."""
 
+    data_format: dict[str, Any] = Field(default_factory=dict)
+    """How rows became text: layout, columns, templates; evaluation and prediction use the same."""
+
     training: dict[str, Any] | None = None
     """Summary of the training run: data, steps, rate, losses, time."""
 
@@ -125,7 +128,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         file = folder / name
         if Path(name).name != name or file.is_symlink():
             raise AdapterFormatError(f"{path} lists '{name}', which is not a plain file of this folder")
-        if not file.exists():
+        if not file.is_file():
             raise AdapterFormatError(f"{folder} lost its file {name}; restore it from a copy")
         actual = file_digest(file)
         if actual != expected:

@@ -44,8 +44,8 @@ class Layout(ABC):
         """Return the method's fields of ``adapter_config.json``."""
 
     @abstractmethod
-    def options(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return our settings for PEFT's ``config``.
+    def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
+        """Return our settings for PEFT's ``config`` on a base of this ``structure``.
 
         Raises:
             AdapterFormatError: the config asks for something petune's method does not do.
@@ -113,7 +113,9 @@ class LoRALayout(Layout):
             "target_modules": _shortest_names(paths, structure),
             "exclude_modules": None,
             "layers_to_transform": None,
-            "fan_in_fan_out": any(linear.transposed for linear in structure.linears if linear.path in adapter.slots),
+            "fan_in_fan_out": any(
+                linear.transposed for linear in structure.linears if linear.path in adapter.slots
+            ),
             "bias": "none",
             "modules_to_save": None,
             "rank_pattern": {},
@@ -122,7 +124,7 @@ class LoRALayout(Layout):
             "init_lora_weights": True,
         }
 
-    def options(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
         """Return our LoRA settings."""
         for field, value in config.items():
             if field in DESCRIPTIVE or field in self._OURS:
@@ -130,16 +132,18 @@ class LoRALayout(Layout):
             if field not in self._NEUTRAL:
                 raise AdapterFormatError(f"{CONFIG_FILE}: field '{field}' is not known to this petune")
             if not self._NEUTRAL[field](value):
-                raise AdapterFormatError(f"{CONFIG_FILE}: {field}={value!r} is not supported by petune's LoRA")
+                raise AdapterFormatError(
+                    f"{CONFIG_FILE}: {field}={value!r} is not supported by petune's LoRA"
+                )
         options = {field: config[field] for field in self._OURS if config.get(field) is not None}
         if "target_modules" not in options:
             raise AdapterFormatError(f"{CONFIG_FILE}: 'target_modules' is missing")
-        for field in ("target_modules", "exclude_modules", "layers_to_transform"):
+        if isinstance(options.get("layers_to_transform"), int):
+            options["layers_to_transform"] = (options["layers_to_transform"],)
+        for field in ("target_modules", "exclude_modules"):  # PEFT lets names in a list match nothing
             if isinstance(options.get(field), list):
-                options[field] = tuple(options[field])
-        for field in ("exclude_modules", "layers_to_transform"):  # PEFT takes a single name or index as well
-            if isinstance(options.get(field), str | int):
-                options[field] = (options[field],)
+                names = tuple(name for name in options[field] if _matches(name, structure))
+                options[field] = names if names or field == "exclude_modules" else tuple(options[field])
         return options
 
     def to_file(self, name: str) -> str:
@@ -149,8 +153,14 @@ class LoRALayout(Layout):
     def from_file(self, name: str) -> str:
         """Return ``<module>.lora_A``."""
         if not name.startswith(PREFIX) or not name.endswith((".lora_A.weight", ".lora_B.weight")):
-            raise AdapterFormatError(f"{WEIGHTS_FILE}: tensor '{name}' is not of plain LoRA, which petune reads")
+            raise AdapterFormatError(
+                f"{WEIGHTS_FILE}: tensor '{name}' is not of plain LoRA, which petune reads"
+            )
         return name.removeprefix(PREFIX).removesuffix(".weight")
+
+
+def _matches(name: object, structure: Structure) -> bool:
+    return any(f".{linear.path}".endswith(f".{name}") for linear in structure.linears)
 
 
 def _shortest_names(paths: list[str], structure: Structure) -> list[str]:

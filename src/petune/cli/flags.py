@@ -12,12 +12,16 @@ from pydantic.fields import FieldInfo
 from petune.errors import ConfigError
 
 
-def flags_of(*models: type[BaseModel], leave_out: Iterable[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def flags_of(
+    *models: type[BaseModel], leave_out: Iterable[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that adds a flag for each field of ``models`` to a typer command.
 
     The command takes the flags that were given as ``**given: str | bool``; :func:`values` turns them into settings.
     """
-    fields = {name: field for model in models for name, field in model.model_fields.items() if name not in leave_out}
+    fields = {
+        name: field for model in models for name, field in model.model_fields.items() if name not in leave_out
+    }
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
@@ -96,7 +100,9 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         option = typer.Option(f"{flag}/--no-{flag[2:]}", help=_help(field), show_default=False)
         annotation = bool | None
     else:
-        option = typer.Option(*spellings, help=_help(field), metavar=_metavar(field.annotation), show_default=False)
+        option = typer.Option(
+            *spellings, help=_help(field), metavar=_metavar(field.annotation), show_default=False
+        )
         annotation = str | None
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, option]

@@ -11,6 +11,7 @@ from petune.errors import ConfigError
 
 _POOL_STEPS = 50
 _MICRO_BATCH_COST = 64
+_MICRO_BATCH_ROWS = 512
 
 
 def plan_steps(
@@ -81,13 +82,14 @@ def split_step(
     Args:
         rows: row indices of the step.
         lengths: tokens of each row of the data set.
-        max_rows: most rows of a micro-batch; None for no limit.
+        max_rows: most rows of a micro-batch; None for 512.
         max_tokens: most tokens of a micro-batch, padding counted; a longer row is a micro-batch of its own.
 
     Raises:
         ConfigError: a limit is below 1.
     """
     _check_limits(max_rows=max_rows, max_tokens=max_tokens)
+    max_rows = _MICRO_BATCH_ROWS if max_rows is None else max_rows
     ordered = sorted(rows, key=lambda row: (-lengths[row], row))
     count = len(ordered)
     best = [0.0] + [float("inf")] * count
@@ -96,9 +98,7 @@ def split_step(
         longest = lengths[ordered[start]]
         for end in range(start + 1, count + 1):
             size = end - start
-            too_big = (max_rows is not None and size > max_rows) or (
-                max_tokens is not None and size * longest > max_tokens
-            )
+            too_big = size > max_rows or (max_tokens is not None and size * longest > max_tokens)
             if size > 1 and too_big:
                 break
             cost = best[start] + size * longest + _MICRO_BATCH_COST

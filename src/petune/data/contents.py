@@ -32,6 +32,16 @@ class Text:
 Content = Conversation | Pair | Text
 
 
+def has_something_to_learn(content: Content) -> bool:
+    """Return whether the part of a row that is learned is more than white space."""
+    if isinstance(content, Text):
+        return bool(content.text.strip())
+    if isinstance(content, Pair):
+        return bool((content.target or "").strip())
+    turns = (message for message in content.messages if message["role"] == "assistant")
+    return any(message["content"].strip() or message.get("tool_calls") for message in turns)
+
+
 @final
 class RowParser:
     """Checks the rows of one source and fills in the templates.

@@ -26,7 +26,7 @@ DEFAULT_CAP = 4096
 
 _CHUNK = 1000
 _EMPTY = "nothing to learn (the text, completion or assistant turns are empty)"
-_NO_LABEL = "no token of the learned part"
+_NO_LABEL = "nothing to learn (the learned part is no token, or the row's first one alone)"
 _CUT_AWAY = "the learned part lies beyond the maximum length"
 _TOO_LONG = "longer than the maximum length"
 
@@ -106,7 +106,7 @@ def encode(
             dropped[f"{_TOO_LONG} of {max_length:,} tokens"] += 1
         elif overlong == "truncate":
             row = Encoded(row.input_ids[:max_length], row.labels[:max_length], row.origin)
-            if any(label != IGNORED for label in row.labels):
+            if _label_count(row.labels):
                 cut += 1
                 kept.append(row)
             else:
@@ -132,13 +132,18 @@ def _encode_all(
         for example, (ids, learned, straddles) in zip(chunk, _tokenise(chunk, tokenizer), strict=True):
             if eos and example.add_special_tokens:
                 _end_with_eos(ids, learned, example.segments[-1].learned, tokenizer.eos_token_id)
-            if not any(learned):
-                dropped[_NO_LABEL] += 1
-                continue
             labels = [
                 token if is_learned else IGNORED for token, is_learned in zip(ids, learned, strict=True)
             ]
-            yield Encoded(ids, labels, example.origin), straddles
+            if _label_count(labels):
+                yield Encoded(ids, labels, example.origin), straddles
+            else:
+                dropped[_NO_LABEL] += 1
+
+
+def _label_count(labels: Sequence[int]) -> int:
+    """Count the labels the loss sees: nothing comes before the first token that it could be told from."""
+    return sum(label != IGNORED for label in labels[1:])
 
 
 def _end_with_eos(ids: list[int], learned: list[bool], last_learned: bool, eos_token_id: int | None) -> None:
@@ -269,7 +274,7 @@ def _report(
         max_length=max_length,
         lengths=length_quantiles(lengths),
         total_tokens=sum(lengths),
-        label_tokens=sum(label != IGNORED for row in kept for label in row.labels),
+        label_tokens=sum(_label_count(row.labels) for row in kept),
         example=marked_text(kept[0], tokenizer),
         example_origin=kept[0].origin,
         notes=tuple(notes),

@@ -15,7 +15,7 @@ class StrictParser:
     """Parses JSON objects; the problems it finds name a reason and a fix."""
 
     def __init__(self) -> None:
-        self._finding: RowProblem | None = None
+        self._findings: list[RowProblem] = []
         self._decoder = json.JSONDecoder(
             object_pairs_hook=self._object, parse_constant=self._constant, parse_float=self._float
         )
@@ -31,7 +31,7 @@ class StrictParser:
             RowProblem: nothing is known of where the value ends for another reason (nesting, a number
                 without end).
         """
-        self._finding = None
+        self._findings.clear()
         try:
             value, end = self._decoder.raw_decode(text, position)
         except RecursionError:
@@ -40,8 +40,8 @@ class StrictParser:
             raise
         except ValueError as error:
             raise RowProblem(f"a number cannot be read: {error}", "write it as a string") from None
-        if self._finding is not None:
-            return self._finding, end
+        if self._findings:
+            return self._findings[0], end
         if not isinstance(value, dict):
             return RowProblem(
                 f"expected a JSON object, got {kind(value)}", 'write {"column": value, ...}'
@@ -61,7 +61,7 @@ class StrictParser:
         return row
 
     def _constant(self, name: str) -> None:
-        self._finding = RowProblem(f"{name} is not a JSON value", "write a number, null or a string")
+        self._findings.append(RowProblem(f"{name} is not a JSON value", "write a number, null or a string"))
 
     def _float(self, digits: str) -> float:
         number = float(digits)

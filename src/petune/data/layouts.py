@@ -157,13 +157,16 @@ def _parse_prompt_completion(row: Mapping[str, Any], require_target: bool) -> Sl
 
 
 def _parse_text_label(row: Mapping[str, Any], require_target: bool) -> Slots:
+    text = _string(row, "text")
     label = row.get("label")
     if label is None and not require_target:
-        return {"text": _string(row, "text"), "label": None}
+        return {"text": text, "label": None}
+    if "label" not in row:
+        raise RowProblem("no column 'label'", "give each row its label")
     if not isinstance(label, str | int | float) or label == "":
         got = "empty" if label == "" else kind(label)
         raise RowProblem(f"'label' is {got}, expected a string or a number", "give each row its label")
-    return {"text": _string(row, "text"), "label": str(label)}
+    return {"text": text, "label": str(label)}
 
 
 def _parse_tokens_tags(row: Mapping[str, Any], require_target: bool) -> Slots:

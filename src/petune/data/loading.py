@@ -8,7 +8,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from petune.data.contents import Content, RowParser
+from petune.data.contents import Content, RowParser, has_something_to_learn
 from petune.data.examples import Example, ExampleSet
 from petune.data.layouts import Layout, choose_layout, map_columns
 from petune.data.options import DataOptions
@@ -167,6 +167,12 @@ def _check(
                 contents.append(parser.parse(row))
             except RowProblem as problem:
                 problems.add(rows.source, rows.numbers[index], rows.origin(index), problem)
+        if require_target and contents and not any(map(has_something_to_learn, contents)):
+            raise DataError(
+                f"{source}: not one of {len(contents):,} rows has anything to learn: its text, completion "
+                f"or assistant "
+                "turns are empty; fill them in, or say with --columns or --target where the text to learn is"
+            )
     except DataError as error:
         problems.add_error(source, error)
         return None

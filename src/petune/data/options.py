@@ -17,6 +17,10 @@ LayoutName = Literal[
 ]
 
 
+FORMAT_FIELDS = ("layout", "columns", "template", "target", "chat")
+"""The options that say how a row becomes text, whatever file it is in."""
+
+
 class DataOptions(BaseModel):
     """Where the rows come from, how they become text, and which part of each is learned."""
 

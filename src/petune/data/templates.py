@@ -14,6 +14,8 @@ LONGEST_OUTPUT = 2**20
 """Characters one row may become."""
 
 _MOST_STEPS = 100_000
+# Each makes a huge text of one small call.
+_PADDING = frozenset({"center", "expandtabs", "format", "format_map", "ljust", "rjust", "zfill"})
 _UNKNOWN = re.compile(r"'(?P<name>[^']+)' is undefined")
 # What an expression on a row's values can raise besides Jinja's own errors.
 _RENDER_ERRORS = (
@@ -37,9 +39,16 @@ class _Environment(ImmutableSandboxedEnvironment):
         super().__init__(undefined=jinja2.StrictUndefined, finalize=_not_null, keep_trailing_newline=True)
         self.steps_left = _MOST_STEPS
         self.globals["range"] = self._range
-        # Padding to any width is one cheap call that makes a huge text.
-        for name in ("center", "format"):
+        for name in _PADDING & self.filters.keys():
             del self.filters[name]
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Refuse the methods that pad to any width, besides what the sandbox refuses."""
+        return attr not in _PADDING and super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> Any:
+        """Leave ``str.format`` to :meth:`is_safe_attribute`; Jinja would allow a wrapped one."""
+        return None
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Multiply, raise or format only where the result stays small."""

@@ -2,17 +2,16 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, replace
 from typing import Any
 
 from petune.data.encoding import Encoded, encode, resolve_max_length
 from petune.data.examples import Example, ExampleSet
-from petune.errors import ConfigError, DataError
-from petune.evaluation.loss import token_loss
-from petune.evaluation.metrics import Metric, compare, resolve_metric
+from petune.errors import ConfigError, DataError, nearest
+from petune.evaluation.loss import TokenLoss, token_loss
+from petune.evaluation.metrics import Metric, Need, compute, resolve_metric
 from petune.evaluation.options import EvaluationOptions
-from petune.evaluation.predict import Prediction, answer, are_choices, chosen, generation_of, written
+from petune.evaluation.predict import Prediction, are_choices, chosen, predict_texts
 from petune.evaluation.prompts import listed
 from petune.evaluation.runner import Runner, context_length
 from petune.evaluation.scoring import distinct_labels, score_choices
@@ -22,7 +21,7 @@ from petune.evaluation.scoring import distinct_labels, score_choices
 class Evaluation:
     """The result of measuring a model."""
 
-    metrics: Mapping[str, float]
+    metrics: dict[str, float]
     """Values by the metric's name, in the order asked for."""
     predictions: tuple[Prediction, ...]
     """One for each row, where a metric needed them; of labels where labels were compared, else of text."""
@@ -55,13 +54,13 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model on rows, and leave it as it was.
 
-    Without metrics in ``options``, classification rows get loss, accuracy and F1, other rows loss and perplexity.
+    Without metrics in ``options``, classification rows get loss, accuracy and F1, others loss and perplexity.
 
     Args:
         runner: the model.
         examples: rows with targets (plain text will do for loss and perplexity).
         options: which metrics, which labels, how large a batch.
-        rows: the rows encoded already, for the loss; encoded here where missing.
+        rows: the same rows as token ids, for the loss; encoded here where missing.
 
     Raises:
         ConfigError: a metric is unknown, two have one name, or the labels cannot be compared.
@@ -71,20 +70,95 @@ def evaluate(
     options = options or EvaluationOptions()
     if not examples:
         raise DataError(f"{examples.source}: no rows to measure; give a file with at least one row")
-    is_classification = are_choices(examples)
-    metrics = [resolve_metric(name) for name in options.metrics or default_metrics(examples)]
-    needs = {_concrete(metric, is_classification or bool(options.labels)) for metric in metrics}
-    _check_data(examples, metrics, needs)
+    metrics = _metrics(
+        options.metrics or default_metrics(examples), are_choices(examples) or bool(options.labels)
+    )
+    needs = {metric.needs for metric in metrics}
+    labels = (options.labels or distinct_labels(examples)) if "choices" in needs else ()
+    _check_data(examples, metrics, labels)
 
-    loss = None
+    loss: TokenLoss | None = None
     if "tokens" in needs:
-        loss = token_loss(runner, rows if rows is not None else _encode(runner, examples), batch_tokens=options.batch_tokens)
-    labels: tuple[str, ...] = ()
-    predictions: dict[str, list[Prediction]] = {}
+        rows = rows if rows is not None else _encode(runner, examples)
+        loss = token_loss(runner, rows, batch_tokens=options.batch_tokens)
+    predictions: dict[Need, list[Prediction]] = {}
     if "choices" in needs:
-        labels = options.labels or distinct_labels(examples)
         choices = score_choices(runner, examples, labels, batch_tokens=options.batch_tokens)
         predictions["choices"] = [chosen(e, labels, c) for e, c in zip(examples, choices, strict=True)]
     if "text" in needs:
-        texts = answer(runner, examples, generation_of(options))
-        predictions["text"] = [written(e, g) for e, g in zip(examples, texts, strict=True)]
+        predictions["text"] = list(predict_texts(runner, examples, options.generation))
+    return Evaluation(
+        metrics=_values(metrics, loss, predictions),
+        predictions=tuple(next(iter(predictions.values()), ())),
+        labels=labels,
+        num_rows=len(examples),
+        num_label_tokens=loss.tokens if loss is not None else 0,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def default_metrics(examples: Sequence[Example]) -> tuple[str, ...]:
+    """Return the metrics that fit the rows: of classification, or of text."""
+    return ("loss", "accuracy", "f1") if are_choices(examples) else ("loss", "perplexity")
+
+
+def _metrics(names: Sequence[str], compares_labels: bool) -> list[Metric]:
+    """Return the metrics of these names, each with the one thing that it needs of these rows."""
+    metrics = [resolve_metric(name) for name in names]
+    for metric in metrics:
+        if sum(other.name == metric.name for other in metrics) > 1:
+            raise ConfigError(
+                f"two metrics are called '{metric.name}'; ask for each once, or rename your own"
+            )
+    own: Need = "choices" if compares_labels else "text"
+    return [replace(metric, needs=own) if metric.needs == "predictions" else metric for metric in metrics]
+
+
+def _check_data(examples: ExampleSet, metrics: Sequence[Metric], labels: Sequence[str]) -> None:
+    """Check that every row has what the metrics compare with, before anything slow happens."""
+    missing = [example.origin for example in examples if example.target is None]
+    for metric in metrics:
+        if metric.needs == "choices" and not labels:
+            raise DataError(
+                f"metric '{metric.name}' compares label words, but the rows of {examples.source} (layout "
+                f"{examples.layout}) have no labels; give rows with 'text' and 'label', or the words with "
+                "--labels"
+            )
+        if metric.needs != "tokens" and missing:
+            raise DataError(
+                f"metric '{metric.name}' compares with a target, but {len(missing):,} of {len(examples):,} "
+                f"rows have none: {listed(missing)}; add the targets, or ask for loss and perplexity only"
+            )
+    strange = [example for example in examples if labels and example.target not in labels]
+    if strange:
+        target = str(strange[0].target)
+        raise DataError(
+            f"{len(strange):,} of {len(examples):,} rows have a target that is none of the labels "
+            f"{', '.join(labels)}; the first is '{target}' at {strange[0].origin}.{nearest(target, labels)} "
+            "Name it with --labels, or mend the rows"
+        )
+
+
+def _values(
+    metrics: Sequence[Metric], loss: TokenLoss | None, predictions: Mapping[Need, Sequence[Prediction]]
+) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for metric in metrics:
+        if metric.needs == "tokens":
+            assert loss is not None
+            found = compute(metric, loss.mean)
+        else:
+            rows = predictions[metric.needs]
+            found = compute(metric, [row.prediction for row in rows], [str(row.reference) for row in rows])
+        twice = next((name for name in found if name in values), None)
+        if twice is not None:
+            raise ConfigError(
+                f"'{metric.name}' returned '{twice}', which another metric is called; rename it"
+            )
+        values.update(found)
+    return values
+
+
+def _encode(runner: Runner, examples: ExampleSet) -> list[Encoded]:
+    longest = resolve_max_length(None, runner.tokenizer, model_limit=context_length(runner.model))
+    return encode(examples, runner.tokenizer, max_length=longest).rows

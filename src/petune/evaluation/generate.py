@@ -27,7 +27,7 @@ class Generation:
     num_tokens: int
     """Tokens generated, the one that ended the text not counted."""
     finish_reason: FinishReason
-    """``stop`` where the model ended the text or a stop text came up, ``length`` where ``max_new_tokens`` did."""
+    """``stop`` where the model or a stop text ended it, ``length`` where ``max_new_tokens`` did."""
 
 
 def generate(
@@ -40,35 +40,37 @@ def generate(
 ) -> list[Generation]:
     """Generate text after each prompt; results come in the order of the prompts.
 
-    Prompts of like lengths share a batch, padded on the left. At temperature 0 a row's text does not depend on its
-    batch; sampled text does, and is the same again for the same prompts and options. The global random state is left
-    as it was.
+    Prompts of like lengths share a batch, padded on the left. At temperature 0 a row's text does not depend
+    on its batch; sampled text does, and is the same again for the same prompts and options. The global random
+    state is left as it was.
 
     Args:
         runner: the model.
         prompts: texts as the model is to see them (see :func:`petune.evaluation.prompts.chat_prompt`).
         options: how to generate; greedy, 128 tokens by default.
-        add_special_tokens: whether the tokenizer adds its special tokens: false where a chat template wrote them. One
-            value for all prompts, or one each.
+        add_special_tokens: whether the tokenizer adds its special tokens: false where a chat template wrote
+            them. One value for all prompts, or one each.
         names: what prompts are called in errors; ``prompt 1``, ``prompt 2`` ... by default.
 
     Raises:
         DataError: a prompt is empty or longer than the model's context.
     """
     options = options or GenerationOptions()
-    special = [add_special_tokens] * len(prompts) if isinstance(add_special_tokens, bool) else add_special_tokens
+    special = (
+        [add_special_tokens] * len(prompts) if isinstance(add_special_tokens, bool) else add_special_tokens
+    )
     names = names if names is not None else [f"prompt {i + 1}" for i in range(len(prompts))]
     encoded = encode_prompts(runner, prompts, special, names)
     results: dict[int, Generation] = {}
     with evaluating(runner), seeded(options.seed, runner.device):
-        for rows, allowance in _batches(encoded, options, context_length(runner)):
+        for rows, allowance in _batches(encoded, options, context_length(runner.model)):
             generations = _generate_batch(runner, [encoded[i] for i in rows], allowance, options)
             results.update(zip(rows, generations, strict=True))
     return [results[i] for i in range(len(prompts))]
 
 
 def generation_config(runner: Runner, options: GenerationOptions, max_new_tokens: int) -> GenerationConfig:
-    """Return transformers' form of ``options``; nothing of it is left to the model's own sampling defaults."""
+    """Return transformers' form of ``options``; the model's own sampling defaults have no say."""
     sampling = options.temperature > 0
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -84,7 +86,7 @@ def generation_config(runner: Runner, options: GenerationOptions, max_new_tokens
 
 
 def stop_token_ids(runner: Runner, stop: Sequence[str]) -> list[int]:
-    """Return the ids that end a text: those of the model, and stop texts that are special tokens themselves."""
+    """Return the ids that end a text: the model's, and stop texts that are special tokens themselves."""
     tokenizer = runner.tokenizer
     special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
     return sorted({*end_token_ids(runner), *(special[text] for text in stop if text in special)})
@@ -103,10 +105,13 @@ def _batches(
 ) -> Iterator[tuple[list[int], int]]:
     """Yield the rows of each batch, longest first, and how many tokens each row may add.
 
-    Rows that the context leaves fewer than ``max_new_tokens`` share a batch only with rows left as many, and under a
-    repetition penalty (which would count padding as text) only rows of one length do.
+    Rows that the context leaves fewer than ``max_new_tokens`` share a batch only with rows left as many, and
+    under a repetition penalty (which would count padding as text) only rows of one length do.
     """
-    room = [options.max_new_tokens if context is None else min(options.max_new_tokens, context - len(ids)) for ids in encoded]
+    room = [
+        options.max_new_tokens if context is None else min(options.max_new_tokens, context - len(ids))
+        for ids in encoded
+    ]
     budget = options.batch_tokens // options.num_beams
     batch: list[int] = []
     for row in sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), i)):

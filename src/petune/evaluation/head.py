@@ -1,13 +1,14 @@
 """Next-token log-probabilities at chosen positions of many sequences.
 
-Only the hidden states at those positions go through the output head: the logits of a prompt, by far the largest
-tensor of a forward pass, never exist. The model's own forward pass computes them, so that whatever it does with
-logits (scaling, soft caps) is done here too.
+Only the hidden states at those positions go through the output head: the logits of a prompt, by far the
+largest tensor of a forward pass, never exist. The model's own forward pass computes them, so that whatever it
+does with logits (scaling, soft caps) is done here too.
 
-Rows are padded on the right. Under a causal mask no token sees the padding and positions count from zero as they do
-for a row alone, so a row's result depends on its batch in the rounding of sums only.
+Rows are padded on the right. Under a causal mask no token sees the padding and positions count from zero as
+they do for a row alone, so a row's result depends on its batch in the rounding of sums only.
 
-Shapes: B rows of a batch, T tokens of its longest row, K scored positions of a row, d hidden size, V vocabulary.
+Shapes: B rows of a batch, T tokens of its longest row, K scored positions of a row, d hidden size, V
+    vocabulary.
 """
 
 import inspect
@@ -77,7 +78,8 @@ def read_log_probabilities(
 def _batches(queries: Sequence[Query], vocabulary: int, batch_tokens: int) -> list[list[int]]:
     """Group queries of like cost; a cost counts tokens, or logits where these are what fills the memory."""
     costs = [
-        max(q.positions[-1] + 1, -(-len(q.positions) * vocabulary * batch_tokens // _MAX_LOGITS)) for q in queries
+        max(q.positions[-1] + 1, -(-len(q.positions) * vocabulary * batch_tokens // _MAX_LOGITS))
+        for q in queries
     ]
     return split_step(range(len(queries)), costs, max_rows=None, max_tokens=batch_tokens)
 
@@ -92,7 +94,8 @@ def _logits(runner: Runner, head: nn.Module, queries: Sequence[Query]) -> Tensor
     batch = collate(rows, pad_token_id=runner.tokenizer.pad_token_id, device=runner.device)
     most = max(len(q.positions) for q in queries)
     positions = torch.tensor(
-        [[*q.positions, *[q.positions[-1]] * (most - len(q.positions))] for q in queries], device=runner.device
+        [[*q.positions, *[q.positions[-1]] * (most - len(q.positions))] for q in queries],
+        device=runner.device,
     )
     with _head_at(head, positions, num_tokens=max(lengths)):
         output = runner.model(
@@ -106,7 +109,8 @@ def _logits(runner: Runner, head: nn.Module, queries: Sequence[Query]) -> Tensor
 def _head_at(head: nn.Module, positions: Tensor, num_tokens: int) -> Iterator[None]:
     """Let the output head see the hidden states at ``positions`` [B, K] only.
 
-    Positions count the ``num_tokens`` given tokens. Virtual tokens that an adapter put before them lie further left.
+    Positions count the ``num_tokens`` given tokens. Virtual tokens that an adapter put before them lie
+    further left.
     """
 
     def select(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -27,20 +27,24 @@ class TokenLoss:
         return self.total / self.tokens
 
     @property
-    def token_loss(runner: Runner, rows: Sequence[Encoded], *, batch_tokens: int = 8192) -> TokenLoss:
+    def perplexity(self) -> float:
+        """The exponential of the mean; infinite where it is too large for a float."""
+        return perplexity(self.mean)
+
+
+def token_loss(runner: Runner, rows: Sequence[Encoded], *, batch_tokens: int = 8192) -> TokenLoss:
     """Return the loss of the labels of ``rows``, with the log-softmax in fp32.
 
     Args:
         runner: the model.
-        rows: token ids and labels. A label on a row's first token has nothing to be predicted from and is left out.
+        rows: token ids and labels. A label on a row's first token has nothing to be predicted from and is
+            left out.
         batch_tokens: most tokens of a batch, padding included.
 
     Raises:
         DataError: no row has a label.
     """
-    scored = [
-        (row, [t for t in range(len(row.labels) - 1) if row.labels[t + 1] != IGNORED]) for row in rows
-    ]
+    scored = [(row, [t for t in range(len(row.labels) - 1) if row.labels[t + 1] != IGNORED]) for row in rows]
     scored = [(row, positions) for row, positions in scored if positions]
     if not scored:
         raise DataError(

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from petune.errors import ConfigError, DataError, nearest
+from petune.errors import ConfigError, nearest
 from petune.evaluation.user_metric import load_user_metric
 
 Need = Literal["tokens", "choices", "text", "predictions"]
-"""What a metric is computed from; ``predictions`` are choices for classification rows, else generated text."""
+"""What a metric is computed from; ``predictions``: choices where labels are compared, else text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,12 @@ def rouge_l(predictions: Sequence[str], references: Sequence[str]) -> float:
     return float(sum(scores) / len(scores))
 
 
-_CJK = "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-"""Han, kana and bopomofo: scripts written without spaces between words."""
+_CJK = (
+    "\u2e80-\u2fdf\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han
+    "\u3040-\u30ff\u31f0-\u31ff"  # kana
+    "\u3100-\u312f\u31a0-\u31bf"  # bopomofo
+)
+"""Characters of scripts written without spaces between words, as ranges of a character class."""
 _CJK_CHARACTER = re.compile(f"[{_CJK}]")
 _TOKEN = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 
@@ -113,9 +117,13 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("loss", "tokens", "mean negative log-likelihood of a label token, in nats", float),
         Metric("perplexity", "tokens", "e to the power of the loss", perplexity),
-        Metric("accuracy", "choices", "share of rows whose likeliest label is the right one, 0 to 1", accuracy),
+        Metric(
+            "accuracy", "choices", "share of rows whose likeliest label is the right one, 0 to 1", accuracy
+        ),
         Metric("f1", "choices", "F1 averaged over labels with equal weight (macro), 0 to 1", f1),
-        Metric("f1_weighted", "choices", "F1 averaged over labels by their number of rows, 0 to 1", f1_weighted),
+        Metric(
+            "f1_weighted", "choices", "F1 averaged over labels by their number of rows, 0 to 1", f1_weighted
+        ),
         Metric("exact_match", "text", "share of generated texts equal to the target, 0 to 1", exact_match),
         Metric("bleu", "text", "corpus BLEU of generated texts, 0 to 100", bleu),
         Metric("rouge_l", "text", "mean ROUGE-L F-measure of generated texts, 0 to 1", rouge_l),
@@ -125,7 +133,7 @@ METRICS: dict[str, Metric] = {
 
 
 def resolve_metric(name: str) -> Metric:
-    """Return the metric called ``name``, or the user's own where it reads ``file.py`` or ``file.py:function``.
+    """Return the metric called ``name``, or the user's own for ``file.py`` or ``file.py:function``.
 
     Raises:
         ConfigError: no such metric, or the user's file cannot be used.
@@ -148,14 +156,11 @@ def _user_metric(path: Path, function: str) -> Metric:
     return Metric(name, "predictions", f"from {path}", load_user_metric(path, function, name))
 
 
-def compare(metric: Metric, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Return the values of a metric that compares predictions with references, by name.
+def compute(metric: Metric, *arguments: float | Sequence[str]) -> dict[str, float]:
+    """Return the values of ``metric`` by name; ``arguments``: the mean loss, or predictions and references.
 
     Raises:
-        DataError: there are no rows.
         ConfigError: the user's own function failed.
     """
-    if not references:
-        raise DataError(f"metric '{metric.name}' has no rows to compare; give rows with targets")
-    value = metric.function(predictions, references)
+    value = metric.function(*arguments)
     return dict(value) if isinstance(value, Mapping) else {metric.name: value}

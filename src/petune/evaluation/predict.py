@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from petune.data.examples import Example
-from petune.evaluation.generate import Generation, generate
+from petune.evaluation.generate import generate
 from petune.evaluation.options import EvaluationOptions, GenerationOptions
 from petune.evaluation.runner import Runner
 from petune.evaluation.scoring import Choice, check_labels, distinct_labels, score_choices
@@ -44,48 +44,33 @@ def predict(
     *,
     generation: GenerationOptions | None = None,
 ) -> Iterator[Prediction]:
-    """Yield the answer to each row, in order, as windows of rows are done.
+    """Yield the answer to each row, in order, a few hundred rows at a time.
 
-    Labels are compared where ``options.labels`` names them, or where all rows are classification rows of at least
-    two classes; otherwise text is generated.
+    Labels are compared where ``options.labels`` names them, or where all rows are classification rows of at
+    least two classes; otherwise text is generated.
 
     Args:
         runner: the model.
         examples: rows, with or without targets.
         options: labels and batch size.
-        generation: how text is generated; greedy with ``options.max_new_tokens`` by default.
+        generation: how text is generated; by default greedily, as ``options`` says.
 
     Raises:
         ConfigError: the labels cannot be compared.
-        DataError: a row does not fit the model or the labels.
+        DataError: a row does not fit the model.
     """
     options = options or EvaluationOptions()
-    labels = options.labels or (distinct_labels(examples) if are_choices(examples) else ())
-    if options.labels or len(labels) > 1:
-        check_labels(labels, examples)
+    found = distinct_labels(examples) if are_choices(examples) else ()
+    if options.labels or len(found) > 1:
+        labels = options.labels or found
+        check_labels(labels)
         return _predict_labels(runner, examples, labels, options.batch_tokens)
-    return _predict_texts(runner, examples, generation or generation_of(options))
+    return predict_texts(runner, examples, generation or options.generation)
 
 
 def are_choices(examples: Sequence[Example]) -> bool:
     """Say whether every row is a classification row with its label."""
     return bool(examples) and all(example.choices_key is not None for example in examples)
-
-
-def generation_of(options: EvaluationOptions) -> GenerationOptions:
-    """Return how text is generated to be measured: greedily."""
-    return GenerationOptions(max_new_tokens=options.max_new_tokens, batch_tokens=options.batch_tokens)
-
-
-def answer(runner: Runner, examples: Sequence[Example], options: GenerationOptions) -> list[Generation]:
-    """Generate the answer to each row."""
-    return generate(
-        runner,
-        [example.prompt for example in examples],
-        options,
-        add_special_tokens=[example.add_special_tokens for example in examples],
-        names=[example.origin for example in examples],
-    )
 
 
 def chosen(example: Example, labels: Sequence[str], choice: Choice) -> Prediction:
@@ -94,9 +79,21 @@ def chosen(example: Example, labels: Sequence[str], choice: Choice) -> Predictio
     return Prediction(example.origin, example.fields, choice.label, example.target, shares)
 
 
-def written(example: Example, generation: Generation) -> Prediction:
-    """Return the prediction that a generated text makes for ``example``."""
-    return Prediction(example.origin, example.fields, generation.text.strip(), example.target, None)
+def predict_texts(
+    runner: Runner, examples: Sequence[Example], options: GenerationOptions
+) -> Iterator[Prediction]:
+    """Yield the text generated for each row, in order, as windows of rows are done."""
+    for start in range(0, len(examples), _WINDOW):
+        window = examples[start : start + _WINDOW]
+        generations = generate(
+            runner,
+            [example.prompt for example in window],
+            options,
+            add_special_tokens=[example.add_special_tokens for example in window],
+            names=[example.origin for example in window],
+        )
+        for e, generation in zip(window, generations, strict=True):
+            yield Prediction(e.origin, e.fields, generation.text.strip(), e.target, None)
 
 
 def _predict_labels(
@@ -106,11 +103,3 @@ def _predict_labels(
         window = examples[start : start + _WINDOW]
         choices = score_choices(runner, window, labels, batch_tokens=batch_tokens)
         yield from (chosen(e, labels, c) for e, c in zip(window, choices, strict=True))
-
-
-def _predict_texts(
-    runner: Runner, examples: Sequence[Example], options: GenerationOptions
-) -> Iterator[Prediction]:
-    for start in range(0, len(examples), _WINDOW):
-        window = examples[start : start + _WINDOW]
-        yield from (written(e, g) for e, g in zip(window, answer(runner, window, options), strict=True))

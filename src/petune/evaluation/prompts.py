@@ -35,12 +35,16 @@ def encode_prompts(
     empty = [name for name, ids in zip(names, encoded, strict=True) if not ids]
     if empty:
         raise DataError(f"no text to go on from in {listed(empty)}; give a prompt of at least one character")
-    limit = context_length(runner)
-    long = [f"{name} ({len(ids):,})" for name, ids in zip(names, encoded, strict=True) if limit and len(ids) >= limit]
+    limit = context_length(runner.model)
+    long = [
+        f"{name} ({len(ids):,})"
+        for name, ids in zip(names, encoded, strict=True)
+        if limit and len(ids) >= limit
+    ]
     if long:
         raise DataError(
-            f"{len(long):,} of {len(encoded):,} prompts fill the model's context of {limit:,} tokens and leave no room "
-            f"for an answer: {listed(long)}; shorten them, or use a model with a longer context"
+            f"{len(long):,} of {len(encoded):,} prompts fill the model's context of {limit:,} tokens and "
+            f"leave no room for an answer: {listed(long)}; shorten them, or use a model with a longer context"
         )
     return encoded
 
@@ -54,8 +58,8 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
     """
     if tokenizer.chat_template is None:
         raise ConfigError(
-            "the tokenizer has no chat template, so messages cannot be written as text; give a plain prompt, or use an "
-            "instruction-tuned model"
+            "the tokenizer has no chat template, so messages cannot be written as text; give a plain "
+            "prompt, or use an instruction-tuned model"
         )
     if not messages:
         raise DataError("the conversation has no messages; give at least one user turn")
@@ -63,9 +67,7 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
     try:
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     except jinja2.TemplateError as error:
-        raise DataError(
-            f"the chat template refuses the conversation: {error}; roles were {', '.join(t.get('role', 'none') for t in turns)}"
-        ) from error
+        raise DataError(f"the chat template refuses the conversation: {error}; change its turns") from error
     assert isinstance(text, str), "one conversation makes one text"
     return text
 

@@ -46,9 +46,9 @@ def evaluating(runner: Runner) -> Iterator[None]:
             module.training = True
 
 
-def context_length(runner: Runner) -> int | None:
-    """Return the longest sequence the model was made for, in tokens, or None where its config sets no limit."""
-    limit = getattr(runner.model.config.get_text_config(), "max_position_embeddings", None)
+def context_length(model: PreTrainedModel) -> int | None:
+    """Return the longest sequence the model was made for, in tokens; None where it has no limit."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
 
 

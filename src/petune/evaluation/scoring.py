@@ -4,9 +4,9 @@ A label is tokenised together with its prompt, as in training, and its score is
 
     log p(label, end | prompt) = sum_t log p(token_t | prompt, tokens before t) + log p(end | prompt, label)
 
-where the end is any token that ends an answer: without it a label that is the start of another would always win.
-Where every label of a row is one token after the same prompt tokens, none can be the start of another: then
-log p(token | prompt) is the score, and one forward pass serves all labels.
+where the end is any token that ends an answer: without it a label that is the start of another would always
+win. Where every label of a row is one token after the same prompt tokens, none can be the start of another:
+then log p(token | prompt) is the score, and one forward pass serves all labels.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from petune.data.encoding import IGNORED, encode
 from petune.data.examples import Example, ExampleSet, Segment
-from petune.errors import ConfigError, DataError, nearest
+from petune.errors import ConfigError, DataError
 from petune.evaluation.head import Query, read_log_probabilities
 from petune.evaluation.prompts import listed
 from petune.evaluation.runner import Runner, context_length, end_token_ids
@@ -45,28 +45,20 @@ def distinct_labels(examples: Sequence[Example]) -> tuple[str, ...]:
     return tuple(sorted({example.choices_key for example in examples if example.choices_key is not None}))
 
 
-def check_labels(labels: Sequence[str], examples: Sequence[Example]) -> None:
-    """Check that ``labels`` can be compared, and cover the labels of the rows.
+def check_labels(labels: Sequence[str]) -> None:
+    """Check that ``labels`` can be compared.
 
     Raises:
         ConfigError: fewer than two labels, an empty one, or one given twice.
-        DataError: a row has a label that is not among them.
     """
     if len(labels) < 2:
         got = f"'{labels[0]}' alone" if labels else "none"
         raise ConfigError(f"choosing needs at least two labels, got {got}; name them all with --labels")
     for label in labels:
-        if not label.strip() or label != label.strip():
+        if not label or label != label.strip():
             raise ConfigError(f"label {label!r} is empty or has white space around it; give the bare word")
         if labels.count(label) > 1:
             raise ConfigError(f"label '{label}' is given twice; give each label once")
-    strange = [e for e in examples if e.choices_key is not None and e.choices_key not in labels]
-    if strange:
-        key = str(strange[0].choices_key)
-        raise DataError(
-            f"{len(strange):,} rows have a label that is not compared, the first '{key}' at {strange[0].origin}; "
-            f"labels: {', '.join(labels)}.{nearest(key, labels)} Add it to --labels, or mend the rows"
-        )
 
 
 def score_choices(
@@ -76,7 +68,8 @@ def score_choices(
 
     Args:
         runner: the model.
-        examples: rows; their own targets are not looked at, but for the white space that comes before an answer.
+        examples: rows; their own targets are not looked at, but for the white space that comes before an
+            answer.
         labels: label words, without white space around them.
         batch_tokens: most tokens of a batch, padding included.
 
@@ -84,7 +77,7 @@ def score_choices(
         ConfigError: the labels cannot be compared.
         DataError: a row with its label is longer than the model's context, or a label has no token.
     """
-    check_labels(labels, examples)
+    check_labels(labels)
     if not examples:
         return []
     rows = _encode(runner, examples, labels)
@@ -137,7 +130,10 @@ def _encode(runner: Runner, examples: Sequence[Example], labels: Sequence[str]) 
     answered = [
         replace(
             example,
-            segments=(Segment(example.prompt, learned=False), Segment(answer_lead(example) + label, learned=True)),
+            segments=(
+                Segment(example.prompt, learned=False),
+                Segment(answer_lead(example) + label, learned=True),
+            ),
         )
         for example in examples
         for label in labels
@@ -149,7 +145,9 @@ def _encode(runner: Runner, examples: Sequence[Example], labels: Sequence[str]) 
         eos=False,
     ).rows
     if len(encoded) != len(answered):
-        raise DataError(f"one of the labels {', '.join(labels)} has no token in this model's vocabulary; rename it")
+        raise DataError(
+            f"one of the labels {', '.join(labels)} has no token in this model's vocabulary; rename it"
+        )
     continuations = []
     for row in encoded:
         first = next(t for t, label in enumerate(row.labels) if label != IGNORED)
@@ -162,7 +160,7 @@ def _encode(runner: Runner, examples: Sequence[Example], labels: Sequence[str]) 
 def _check_lengths(
     runner: Runner, examples: Sequence[Example], continuations: Sequence[_Continuation], num_labels: int
 ) -> None:
-    limit = context_length(runner)
+    limit = context_length(runner.model)
     bare = [examples[i // num_labels].origin for i, c in enumerate(continuations) if not c.prompt]
     if bare:
         raise DataError(
@@ -176,8 +174,8 @@ def _check_lengths(
     if long:
         rows = list(dict.fromkeys(long))
         raise DataError(
-            f"{len(rows):,} of {len(examples):,} rows with their labels are longer than the model's context of {limit:,} "
-            f"tokens: {listed(rows)}; shorten them, or use a model with a longer context"
+            f"{len(rows):,} of {len(examples):,} rows with their labels are longer than the model's context "
+            f"of {limit:,} tokens: {listed(rows)}; shorten them, or use a model with a longer context"
         )
 
 

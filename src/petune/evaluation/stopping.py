@@ -24,7 +24,7 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 @final
 class StopText(StoppingCriteria):  # type: ignore[misc]
-    """Ends a row once one of the ``stop`` texts occurs in what was generated after ``prompt_length`` tokens."""
+    """Ends a row once a ``stop`` text occurs in what was generated after ``prompt_length`` tokens."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], prompt_length: int) -> None:
         self._tokenizer = tokenizer
@@ -32,6 +32,7 @@ class StopText(StoppingCriteria):  # type: ignore[misc]
         self._prompt_length = prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """Say of each row [B] whether it ends."""
         rows = input_ids[:, self._prompt_length :].tolist()
         ended = [first_stop(decode(self._tokenizer, row), self._stop) is not None for row in rows]
         return torch.tensor(ended, device=input_ids.device)
@@ -45,4 +46,5 @@ class Cancelled(StoppingCriteria):  # type: ignore[misc]
         self._event = event
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """Say of each row [B] whether it ends."""
         return torch.full((len(input_ids),), self._event.is_set(), device=input_ids.device)

@@ -25,7 +25,7 @@ def stream(
     *,
     add_special_tokens: bool = True,
 ) -> Iterator[str]:
-    """Yield the answer to ``prompt`` in pieces, as :func:`petune.evaluation.generate.generate` would give it whole.
+    """Yield the answer to ``prompt`` in pieces, as ``generate`` would give it whole.
 
     Closing the iterator ends the generation.
 
@@ -42,7 +42,8 @@ def stream(
     options = options or GenerationOptions()
     if options.num_beams != 1:
         raise ConfigError(
-            f"num_beams is {options.num_beams}, but a beam search knows its text only at the end; stream with num_beams=1"
+            f"num_beams is {options.num_beams}, but a beam search knows its text only at the end; stream "
+            "with num_beams=1"
         )
     is_text = isinstance(prompt, str)
     text = prompt if isinstance(prompt, str) else chat_prompt(runner.tokenizer, prompt)
@@ -91,7 +92,7 @@ class TextAssembler:
 
 @final
 class _TokenQueue(BaseStreamer):  # type: ignore[misc]
-    """Passes generated tokens, then None or the error that ended them, from the generating thread to the reader."""
+    """Passes generated tokens, then None or the error that ended them, to the reader's thread."""
 
     def __init__(self) -> None:
         self.items: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
@@ -127,11 +128,18 @@ def _pieces(runner: Runner, ids: list[int], options: GenerationOptions) -> Itera
 
 
 def _generate(
-    runner: Runner, ids: list[int], options: GenerationOptions, tokens: _TokenQueue, cancelled: threading.Event
+    runner: Runner,
+    ids: list[int],
+    options: GenerationOptions,
+    tokens: _TokenQueue,
+    cancelled: threading.Event,
 ) -> None:
     """Generate in a thread of its own; whatever ends it reaches the reader through ``tokens``."""
-    criteria = [Cancelled(cancelled), *([StopText(runner.tokenizer, options.stop, len(ids))] if options.stop else [])]
-    context = context_length(runner)
+    criteria = [
+        Cancelled(cancelled),
+        *([StopText(runner.tokenizer, options.stop, len(ids))] if options.stop else []),
+    ]
+    context = context_length(runner.model)
     room = options.max_new_tokens if context is None else min(options.max_new_tokens, context - len(ids))
     outcome: BaseException | None = None
     try:

@@ -1,7 +1,7 @@
 """A metric from the user's own Python file.
 
-The file is code that runs with the user's rights, so its path comes from the user alone: nothing in an adapter or in
-data can name one.
+The file is code that runs with the user's rights, so its path comes from the user alone: nothing in an
+adapter or in data can name one.
 """
 
 import importlib.util
@@ -20,8 +20,8 @@ Compare = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
 def load_user_metric(path: Path, function: str, name: str) -> Compare:
     """Return a checked form of ``function`` in the Python file at ``path``.
 
-    The function is called with ``predictions`` and ``references``, two lists of strings of one length, and returns
-    a number or a dict of numbers.
+    The function is called with ``predictions`` and ``references``, two lists of strings of one length, and
+    returns a number or a dict of numbers.
 
     Args:
         path: the user's file.
@@ -29,8 +29,8 @@ def load_user_metric(path: Path, function: str, name: str) -> Compare:
         name: what its value is called where it returns one number.
 
     Raises:
-        ConfigError: the file is missing, fails, or has no such function. The returned function raises it where the
-            user's fails or returns something else than numbers.
+        ConfigError: the file is missing, fails, or has no such function. The returned function raises it
+            where the user's fails or returns something else than numbers.
     """
     module = _load(path)
     called = getattr(module, function, None)
@@ -54,7 +54,9 @@ def load_user_metric(path: Path, function: str, name: str) -> Compare:
 
 def _load(path: Path) -> ModuleType:
     if not path.is_file():
-        raise ConfigError(f"no file {path} for the metric; give the path of a Python file, as path/to/file.py:function")
+        raise ConfigError(
+            f"no file {path} for the metric; give the path of a Python file, as path/to/file.py:function"
+        )
     module_name = f"petune_user_metric_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None, "a path that ends in .py has a loader"
@@ -80,8 +82,8 @@ def _failure(path: Path, error: Exception) -> ConfigError:
         place = f"{path}:{own[-1]}" if own else str(path)
     reason = " ".join(str(error).split())
     return ConfigError(
-        f"{place}: {type(error).__name__}: {reason}; a metric is called with predictions and references, two lists "
-        "of strings"
+        f"{place}: {type(error).__name__}: {reason}; a metric is called with predictions and references, "
+        "two lists of strings"
     )
 
 
@@ -102,6 +104,6 @@ def _number(path: Path, function: str, value: object) -> float:
         except (TypeError, ValueError):
             pass
     raise ConfigError(
-        f"{path}:{function} returned {type(value).__name__} where a number was expected; return a number or a dict of "
-        "numbers"
+        f"{path}:{function} returned {type(value).__name__} where a number was expected; return a number or "
+        "a dict of numbers"
     )

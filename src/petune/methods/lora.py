@@ -51,8 +51,8 @@ class LoRAConfig(MethodConfig):
     target_modules: str | tuple[str, ...] = "all-linear"
     """Linears to adapt: a role (attention, mlp, all-linear), names (q_proj, v_proj), or a pattern over module paths."""
 
-    exclude_modules: tuple[str, ...] = ()
-    """Names of modules to leave out."""
+    exclude_modules: str | tuple[str, ...] = ()
+    """Linears to leave out, written the same way."""
 
     layers_to_transform: tuple[int, ...] | None = None
     """Indices of the blocks to adapt; all blocks if not given."""

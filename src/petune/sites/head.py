@@ -39,7 +39,9 @@ class LabelLoss:
         self._head_is_changed = head_is_changed
         self._logits_are_head_output: bool | None = None
 
-    def __call__(self, inputs: Mapping[str, Tensor], labels: Tensor, forward: Forward | None = None) -> Tensor:
+    def __call__(
+        self, inputs: Mapping[str, Tensor], labels: Tensor, forward: Forward | None = None
+    ) -> Tensor:
         """Return the summed negative log-likelihood (fp32 scalar) of ``labels`` [B, T]; -100 is not counted.
 
         Args:
@@ -52,9 +54,9 @@ class LabelLoss:
         run = forward or self._model
         if self._fused():
             hidden, logits, raw = self._run(run, inputs, keep, only_first=True)
-            if self._logits_are_head_output is None:
+            if self._logits_are_head_output is None and len(targets):
                 self._logits_are_head_output = torch.equal(logits, raw.to(logits.dtype))
-            if self._logits_are_head_output:
+            if self._logits_are_head_output is not False:
                 weight, bias = self._head.weight, getattr(self._head, "bias", None)
                 assert isinstance(weight, Tensor)
                 return label_cross_entropy(hidden, weight, targets, bias)

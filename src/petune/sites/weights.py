@@ -31,7 +31,8 @@ class WeightSlot(nn.Module):
         if dtype == self.master.dtype:
             return self.master
         copy = nn.Parameter(self.master.detach().to(dtype))
-        copy.register_post_accumulate_grad_hook(self._take_gradient)
+        copy.register_post_accumulate_grad_hook(self._take_gradient)  # type: ignore[no-untyped-call]
+        copy.requires_grad_(self.master.requires_grad)
         self._compute.append(copy)
         return copy
 

@@ -81,7 +81,7 @@ class Loop:
         )
         try:
             with StopSignals() as signals:
-                unfinished = [run for run in self._runs if run.progress.step < run.total_steps]
+                unfinished = [run for run in self._runs if self._goes_on(run)]
                 while unfinished:
                     unfinished = [run for run in unfinished if self._advance(run)]
                     if signals.received is not None and unfinished:
@@ -95,14 +95,17 @@ class Loop:
     def _advance(self, run: AdapterRun) -> bool:
         """Do one step of ``run`` with what is due after it; say whether more steps come."""
         self._listeners.stepped(self._step(run))
-        done = run.progress.step
-        goes_on = done < run.total_steps
         if self._evaluate is not None and self._due(run, self._options.eval_steps):
-            goes_on = self._judge(run, self._evaluate(run)) and goes_on
+            self._judge(run, self._evaluate(run))
             self._save(run)
-        elif self._due(run, self._options.save_steps) or not goes_on:
+        elif self._due(run, self._options.save_steps):
             self._save(run)
-        return goes_on
+        return self._goes_on(run)
+
+    def _goes_on(self, run: AdapterRun) -> bool:
+        patience = self._options.early_stopping_patience
+        waits = patience is None or run.progress.evaluations_without_improvement < patience
+        return waits and run.progress.step < run.total_steps
 
     def _due(self, run: AdapterRun, every: int | None) -> bool:
         done = run.progress.step
@@ -118,7 +121,9 @@ class Loop:
         batches = split_step(
             indices,
             run.schedule.lengths,
-            max_rows=self._options.per_device_train_batch_size if self._options.tokens_per_step is None else None,
+            max_rows=self._options.per_device_train_batch_size
+            if self._options.tokens_per_step is None
+            else None,
             max_tokens=self._options.max_tokens_per_batch,
         )
         self._model.train()
@@ -162,8 +167,10 @@ class Loop:
         norm = float(nn.utils.clip_grad_norm_(parameters, limit))
         if not math.isfinite(norm) and not self._scaler.is_enabled():
             raise DivergedError(self._report(run, f"the gradient's norm is {norm}", rows))
-        self._rate_used = run.rate.get_last_lr()[0]
-        self._scaler.step(run.optimizer)  # leaves out a step whose fp16 gradients overflowed, and lowers the scale
+        self._rate_used = float(run.rate.get_last_lr()[0])
+        self._scaler.step(
+            run.optimizer
+        )  # leaves out a step whose fp16 gradients overflowed, and lowers the scale
         self._scaler.update()
         run.rate.step()
         run.optimizer.zero_grad(set_to_none=True)
@@ -171,16 +178,22 @@ class Loop:
         return norm
 
     def _report(self, run: AdapterRun, what: str, rows: list[Encoded]) -> str:
-        names = ", ".join(row.origin for row in rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+        names = ", ".join(row.origin for row in rows[:8]) + (
+            f" and {len(rows) - 8} more" if len(rows) > 8 else ""
+        )
         steps = checkpoints.steps_in(self._output)
-        last = f"the last checkpoint is {self._output / f'checkpoint-{steps[-1]}'}" if steps else "no checkpoint yet"
+        last = (
+            f"the last checkpoint is {self._output / f'checkpoint-{steps[-1]}'}"
+            if steps
+            else "no checkpoint yet"
+        )
         return (
             f"{what} at step {run.progress.step + 1}, in rows {names}; learning rate {run.rate.get_last_lr()[0]:.3g};"
             f" the step was not taken, {last}. Lower --learning-rate, look at these rows, or try --dtype float32"
         )
 
-    def _judge(self, run: AdapterRun, metrics: dict[str, float]) -> bool:
-        """Note an evaluation; say whether to go on."""
+    def _judge(self, run: AdapterRun, metrics: dict[str, float]) -> None:
+        """Note an evaluation, and whether it is the best so far."""
         progress, key = run.progress, self._options.metric_for_best_model
         value = -metrics[key] if key in HIGHER_IS_WORSE else metrics[key]
         better = progress.best_value is None or value > progress.best_value
@@ -190,8 +203,6 @@ class Loop:
         else:
             progress.evaluations_without_improvement += 1
         self._listeners.evaluated(Evaluated(progress.step, run.epoch, metrics, better))
-        patience = self._options.early_stopping_patience
-        return patience is None or progress.evaluations_without_improvement < patience
 
     def _save(self, run: AdapterRun) -> Path:
         folder = checkpoints.save(self._output, run.progress.step, run.checkpoint())
@@ -205,7 +216,12 @@ class Loop:
             run.adapter.load_tensors(checkpoints.load(self._output / f"checkpoint-{best}").masters)
 
     def _stop(self, signal_number: int) -> None:
-        folders = [self._save(run) for run in self._runs]
+        newest = checkpoints.steps_in(self._output)[-1:]
+        # What was saved right after the last step is not written again over itself: a second signal could hit then.
+        folders = [
+            self._output / f"checkpoint-{run.progress.step}" if newest == [run.progress.step] else self._save(run)
+            for run in self._runs
+        ]
         raise Interrupted(
             f"stopped by a signal at step {self._runs[0].progress.step} of {self._runs[0].total_steps}; saved {folders[0]}."
             f" Go on with: petune train --resume --output-dir {self._output}",

@@ -44,6 +44,12 @@ def prepare(folder: Path, *, resume: bool, overwrite: bool) -> None:
             f"{folder} holds a run already ({', '.join(sorted(run)[:3])}, ...): go on with --resume, replace it with"
             " --overwrite, or give another --output-dir"
         )
+    foreign = [name for name in run if name.startswith("checkpoint-") and not _is_checkpoint(folder / name)]
+    if foreign and overwrite and not resume:
+        raise OutputFolderError(
+            f"{folder} holds {foreign[0]}, which is no checkpoint of petune, so --overwrite leaves it alone;"
+            " move it away, or give another --output-dir"
+        )
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".{os.getpid()}.partial"
@@ -68,9 +74,12 @@ def _names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 
 
+def _is_checkpoint(path: Path) -> bool:
+    return not path.is_symlink() and checkpoints.DIGESTS in _names(path)
+
+
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        if checkpoints.DIGESTS in _names(path):
-            shutil.rmtree(path)
+    if _is_checkpoint(path):
+        shutil.rmtree(path)
     else:
         path.unlink()

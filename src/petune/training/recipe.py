@@ -21,7 +21,15 @@ from petune.training.options import TrainingOptions
 
 # Keys that may change when a run goes on: where it runs and what it reports, not what it computes.
 FREE_ON_RESUME = frozenset(
-    {"output_dir", "report_to", "run_name", "device", "save_total_limit", "save_steps", "max_tokens_per_batch"}
+    {
+        "output_dir",
+        "report_to",
+        "run_name",
+        "device",
+        "save_total_limit",
+        "save_steps",
+        "max_tokens_per_batch",
+    }
 )
 
 

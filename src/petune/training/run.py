@@ -10,7 +10,12 @@ from typing import Any, final
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import is_mlflow_available, is_tensorboard_available, is_trackio_available, is_wandb_available
+from accelerate.utils import (
+    is_mlflow_available,
+    is_tensorboard_available,
+    is_trackio_available,
+    is_wandb_available,
+)
 
 from petune.adapter import AdaptedModel, create_adapter
 from petune.backbone.base import Base, load_base
@@ -19,11 +24,14 @@ from petune.checkpoint.folder import save_adapter
 from petune.data.encoding import EncodedSet, encode, resolve_max_length
 from petune.data.examples import ExampleSet
 from petune.data.loading import CheckedData, check_files, render_examples
+from petune.data.options import FORMAT_FIELDS, DataOptions
 from petune.data.report import DataReport
 from petune.errors import CheckpointError, ConfigError, MissingExtraError
 from petune.evaluation.evaluate import evaluate
 from petune.evaluation.options import EvaluationOptions
+from petune.evaluation.predict import are_choices
 from petune.evaluation.runner import context_length
+from petune.evaluation.scoring import distinct_labels
 from petune.training import checkpoints, output, records
 from petune.training.adapter_run import AdapterRun
 from petune.training.events import Listener, Listeners
@@ -147,6 +155,7 @@ def train(
 class _Data:
     """Encoded training rows; encoded and rendered validation rows, where there are any."""
 
+    examples: ExampleSet
     rows: EncodedSet
     eval_rows: EncodedSet | None
     eval_examples: ExampleSet | None
@@ -184,16 +193,14 @@ def _checkpoint_to_resume(folder: Path, recipe: Recipe) -> checkpoints.Checkpoin
 def _encode(checked: CheckedData, recipe: Recipe, base: Base) -> _Data:
     options = recipe.run
     assert checked.train is not None
-    length = resolve_max_length(
-        options.max_length, base.tokenizer, model_limit=context_length(base.model)
-    )
+    length = resolve_max_length(options.max_length, base.tokenizer, model_limit=context_length(base.model))
     examples = render_examples(checked.train, options, base.tokenizer)
     rows = encode(examples, base.tokenizer, max_length=length, overlong=options.overlong)
     if checked.eval is None:
-        return _Data(rows, None, None)
+        return _Data(examples, rows, None, None)
     eval_examples = render_examples(checked.eval, options, base.tokenizer)
     eval_rows = encode(eval_examples, base.tokenizer, max_length=length, overlong=options.overlong)
-    return _Data(rows, eval_rows, eval_examples)
+    return _Data(examples, rows, eval_rows, eval_examples)
 
 
 def _start(
@@ -202,12 +209,21 @@ def _start(
     options = recipe.run
     torch.manual_seed(options.seed)
     adapter = create_adapter(base, options.method, seed=options.seed, **recipe.method.model_dump())
+    adapter.data_format = data_format(options, data.examples)
     adapter.set_trainable(True)
     model = AdaptedModel(base, [adapter])
     run = AdapterRun(adapter, data.rows.rows, options)
     if checkpoint is not None:
         run.restore(checkpoint)
     return run, model
+
+
+def data_format(options: DataOptions, examples: ExampleSet) -> dict[str, Any]:
+    """Return how the rows became text, for the adapter to remember, and the label words of classification rows."""
+    form: dict[str, Any] = {name: getattr(options, name) for name in FORMAT_FIELDS}
+    if are_choices(examples):
+        form["labels"] = list(distinct_labels(examples))
+    return form
 
 
 def _record_start(recipe: Recipe, folder: Path, data: _Data) -> None:
@@ -248,13 +264,14 @@ def _optimise(
 def _evaluation(model: AdaptedModel, data: _Data, recipe: Recipe) -> Evaluate | None:
     if data.eval_rows is None or data.eval_examples is None:
         return None
-    examples, rows, options = data.eval_examples, data.eval_rows, recipe.run
+    examples, rows, options = data.eval_examples, data.eval_rows.rows, recipe.run
     wanted = EvaluationOptions(
-        metrics=("loss", *(m for m in options.metrics if m != "loss")), batch_tokens=options.max_tokens_per_batch
+        metrics=("loss", *(m for m in options.metrics if m != "loss")),
+        batch_tokens=options.max_tokens_per_batch,
     )
 
     def measure(run: AdapterRun) -> dict[str, float]:
-        return evaluate(model, examples, rows, wanted).metrics
+        return dict(evaluate(model, examples, wanted, rows=rows).metrics)
 
     return measure
 

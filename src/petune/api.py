@@ -1,0 +1,239 @@
+"""What petune does, as functions that return objects: the command line prints what these return."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, final
+
+from pydantic import BaseModel, ValidationError
+
+from petune import methods as registry
+from petune.adapter import AdaptedModel, build_adapter
+from petune.backbone.base import Base, load_base, meta_model
+from petune.backbone.structure import Structure
+from petune.backbone.tokenizer import load_tokenizer
+from petune.checkpoint.folder import base_of, load_adapter
+from petune.checkpoint.merged import save_merged
+from petune.data import inspect as data_inspection
+from petune.data.examples import ExampleSet
+from petune.data.loading import load_examples
+from petune.data.options import DataOptions
+from petune.data.report import DataReport
+from petune.errors import ConfigError
+from petune.evaluation import evaluate as evaluation
+from petune.evaluation import generate as generation
+from petune.evaluation import predict as prediction
+from petune.evaluation.evaluate import Evaluation
+from petune.evaluation.generate import Generation
+from petune.evaluation.options import EvaluationOptions, GenerationOptions
+from petune.evaluation.predict import Prediction
+from petune.evaluation.prompts import chat_prompt
+from petune.methods.config import explain
+from petune.methods.method import Paper
+
+Path_ = str | os.PathLike[str]
+OptionsT = TypeVar("OptionsT", bound=BaseModel)
+
+
+def load(
+    adapter: Path_ | None = None,
+    *,
+    base: Base | Path_ | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    allow_base_mismatch: bool = False,
+    trust_remote_code: bool = False,
+) -> AdaptedModel:
+    """Return a base model with the adapter of a folder attached, ready to use.
+
+    Args:
+        adapter: an adapter folder, petune's or HF PEFT's; None for the bare base.
+        base: a loaded base, or where to get one; by default the one that the adapter names.
+        dtype: precision of the base: bfloat16, float16, float32 or auto.
+        device: cpu, cuda or auto.
+        revision: branch, tag or commit of the base, where it is a hub id.
+        allow_base_mismatch: use the adapter even on a base it was not made for.
+        trust_remote_code: let the base's repository run its own code.
+
+    Raises:
+        PetuneError: the base cannot be had, or the adapter is damaged or belongs to another base.
+    """
+    if adapter is None and base is None:
+        raise ConfigError("nothing to load: give an adapter folder, a base model, or both")
+    if base is None:
+        assert adapter is not None
+        base, revision = base_of(Path(adapter))
+    if not isinstance(base, Base):
+        base = load_base(
+            base, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code
+        )
+    model = AdaptedModel(base)
+    if adapter is not None:
+        model.attach(load_adapter(Path(adapter), base, allow_base_mismatch=allow_base_mismatch))
+    return model
+
+
+def generate(
+    model: AdaptedModel,
+    prompts: Sequence[str] | Sequence[Sequence[Mapping[str, str]]],
+    **options: Any,
+) -> list[Generation]:
+    """Continue each prompt.
+
+    Args:
+        model: a base with or without an adapter.
+        prompts: texts, used as they are; or conversations (lists of messages), written with the chat template.
+        options: settings of generation: max_new_tokens, temperature, top_p, stop, seed, ...
+
+    Raises:
+        ConfigError: an unknown or impossible setting.
+        DataError: a prompt is empty or too long for the model.
+    """
+    settings = _options(GenerationOptions, options)
+    texts = [p if isinstance(p, str) else chat_prompt(model.tokenizer, p) for p in prompts]
+    plain = [isinstance(p, str) for p in prompts]
+    return generation.generate(model, texts, settings, add_special_tokens=plain)
+
+
+def evaluate(model: AdaptedModel, data: Path_, *, metrics: Sequence[str] = (), **options: Any) -> Evaluation:
+    """Measure a model on data.
+
+    Args:
+        model: a base with or without an adapter.
+        data: rows with targets: a file or a hub data set id.
+        metrics: names of metrics, or ``file.py:function``; by default those that fit the data.
+        options: settings of reading (template, columns, ...; by default as the adapter was trained) and of
+            evaluation (labels, max_new_tokens, batch_tokens).
+
+    Raises:
+        PetuneError: the data, a metric or a setting cannot be used.
+    """
+    reading, rest = _split(model, {**options, "data": os.fspath(data)})
+    settings = _options(EvaluationOptions, {**rest, "metrics": tuple(metrics)})
+    return evaluation.evaluate(model, _examples(model, reading), settings)
+
+
+def predict(model: AdaptedModel, data: Path_, **options: Any) -> list[Prediction]:
+    """Answer every row of ``data``; rows need no target.
+
+    Args:
+        model: a base with or without an adapter.
+        data: a file or a hub data set id.
+        options: settings of reading (as in :func:`evaluate`), ``labels`` to choose among, or settings of generation.
+
+    Raises:
+        PetuneError: the data or a setting cannot be used.
+    """
+    reading, rest = _split(model, {**options, "data": os.fspath(data)})
+    labels = rest.pop("labels", ())
+    generation_options = _options(GenerationOptions, rest)
+    settings = _options(
+        EvaluationOptions, {"labels": labels, "batch_tokens": generation_options.batch_tokens}
+    )
+    examples = _examples(model, reading, require_target=False)
+    return list(prediction.predict(model, examples, settings, generation=generation_options))
+
+
+def merge(
+    adapter: Path_,
+    output_dir: Path_,
+    *,
+    base: Base | Path_ | None = None,
+    dtype: str = "auto",
+    overwrite: bool = False,
+    allow_base_mismatch: bool = False,
+    trust_remote_code: bool = False,
+) -> Path:
+    """Merge an adapter into its base and write a plain transformers folder; the adapter's folder is not changed.
+
+    Sums are made in fp32 and rounded to ``dtype``. In fp32 the merged model's logits equal the adapter's to 1e-4.
+
+    Raises:
+        PetuneError: the adapter cannot be merged, or the output folder cannot be used.
+    """
+    model = load(
+        adapter,
+        base=base,
+        dtype=dtype,
+        allow_base_mismatch=allow_base_mismatch,
+        trust_remote_code=trust_remote_code,
+    )
+    return save_merged(model, Path(output_dir), overwrite=overwrite)
+
+
+def inspect_data(data: Path_, *, model: Path_ = "demo", **options: Any) -> DataReport:
+    """Read, check and encode ``data`` as a training run on ``model`` would, and report on it.
+
+    Args:
+        data: a file or a hub data set id.
+        model: the base whose tokenizer reads it; its weights are not loaded.
+        options: settings of reading: template, columns, max_length, ...
+
+    Raises:
+        PetuneError: as a training run would.
+    """
+    seed, revision = options.pop("seed", 42), options.pop("revision", None)
+    trust = options.pop("trust_remote_code", False)
+    settings = _options(DataOptions, {**options, "data": os.fspath(data)})
+    tokenizer, limit = load_tokenizer(model, revision=revision, trust_remote_code=trust)
+    return data_inspection.inspect_data(settings, tokenizer, seed=seed, model_limit=limit)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MethodInfo:
+    """One method, and what it would train on a given base."""
+
+    name: str
+    title: str
+    paper: Paper | None
+    sites: tuple[str, ...]
+    learning_rate: float
+    """Default peak learning rate."""
+    trainable: int | None
+    """Parameters it trains with its default settings on the base asked about; None without a base."""
+    total: int | None
+    """Parameters of that base."""
+
+
+def list_methods(model: Path_ | None = None, **options: Any) -> list[MethodInfo]:
+    """Return every method; with a base, how many parameters each trains there (its weights are not loaded).
+
+    Raises:
+        BaseModelError: the base's configuration cannot be had.
+    """
+    skeleton = None if model is None else meta_model(model, **options)
+    total = None if skeleton is None else sum(p.numel() for p in skeleton.parameters())
+    found = []
+    for name in registry.names():
+        method = registry.get(name)
+        trainable = None
+        if skeleton is not None:
+            trainable = build_adapter(name, {}, skeleton, Structure(skeleton)).num_parameters()
+        found.append(
+            MethodInfo(name, method.title, method.paper, method.sites, method.learning_rate, trainable, total)
+        )
+    return found
+
+
+def _options(kind: type[OptionsT], options: Mapping[str, Any]) -> OptionsT:
+    try:
+        return kind.model_validate(dict(options))
+    except ValidationError as error:
+        raise ConfigError(explain(error, kind)) from error
+
+
+def _split(model: AdaptedModel, options: Mapping[str, Any]) -> tuple[DataOptions, dict[str, Any]]:
+    """Return the settings of reading, the adapter's own where none are given, and the other settings."""
+    adapters = [model.adapter(name) for name in model.active]
+    trained = dict(adapters[-1].data_format) if adapters else {}
+    merged = {**trained, **options}
+    reading = {k: v for k, v in merged.items() if k in DataOptions.model_fields}
+    rest = {k: v for k, v in merged.items() if k not in DataOptions.model_fields}
+    return _options(DataOptions, reading), rest
+
+
+def _examples(model: AdaptedModel, options: DataOptions, *, require_target: bool = True) -> ExampleSet:
+    return load_examples(options, model.tokenizer, require_target=require_target)

@@ -1,0 +1,26 @@
+"""A base model's tokenizer alone, for work that needs no weights."""
+
+import os
+
+from transformers import PreTrainedTokenizerBase
+
+from petune.backbone.loading import load_config, quiet, tokenizer_of
+from petune.backbone.refusals import explained
+from petune.backbone.sources import resolve
+
+
+def load_tokenizer(
+    model: str | os.PathLike[str], *, revision: str | None = None, trust_remote_code: bool = False
+) -> tuple[PreTrainedTokenizerBase, int | None]:
+    """Return the tokenizer of a base model, and how many positions the model has (None: no limit known).
+
+    Raises:
+        BaseModelError: it cannot be had.
+    """
+    with quiet():
+        source = resolve(model, revision=revision)
+        with explained(source.name, hub=source.folder is None, revision=source.revision):
+            config = load_config(source, trust_remote_code=trust_remote_code)
+            tokenizer = tokenizer_of(source, revision=source.revision, trust_remote_code=trust_remote_code)
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return tokenizer, limit if isinstance(limit, int) else None

@@ -1,0 +1,39 @@
+"""A model with its adapter merged in, as a plain transformers folder."""
+
+from pathlib import Path
+
+from petune.adapter import AdaptedModel
+from petune.checkpoint.durable import explained, write_files
+from petune.errors import ConfigError, OutputFolderError
+
+
+def save_merged(model: AdaptedModel, folder: Path, *, overwrite: bool = False) -> Path:
+    """Merge the active adapters of ``model``, write the result to ``folder``, and un-merge them again.
+
+    Raises:
+        ConfigError: nothing is active, or it cannot be merged.
+        OutputFolderError: the folder holds something already and ``overwrite`` is false, or cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not overwrite)):
+        raise OutputFolderError(f"{folder} exists already; give another --output-dir, or --overwrite")
+    if Path(model.base.name).is_dir() and folder.resolve() == Path(model.base.name).resolve():
+        raise OutputFolderError(f"{folder} is the base model's own folder; give another --output-dir")
+    active = model.active
+    if not active:
+        raise ConfigError("no adapter is active: there is nothing to merge")
+    merged: list[str] = []
+    try:
+        for name in active:
+            model.merge(name)
+            merged.append(name)
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if overwrite:
+                for stale in folder.glob("model*.safetensors*"):
+                    stale.unlink()
+        write_files(folder, model.model.save_pretrained)
+        write_files(folder, model.tokenizer.save_pretrained)
+    finally:
+        for name in reversed(merged):
+            model.unmerge(name)
+    return folder

@@ -1,0 +1,52 @@
+"""`petune chat`: a conversation on the terminal."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from petune.cli.flags import flags_of
+from petune.cli.loading import LoadOptions, load_model, split
+from petune.cli.reporting import say
+from petune.evaluation.options import GenerationOptions
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(help="Talk with a base model or an adapter. /reset starts anew, /exit or end of input leaves.")
+@flags_of(LoadOptions, GenerationOptions, leave_out=("num_beams", "batch_tokens"))
+def chat(
+    system: Annotated[str | None, typer.Option("--system", help="System message.")] = None, **given: Any
+) -> None:
+    """Talk with a base model or an adapter."""
+    loading, generating = split(given, LoadOptions, GenerationOptions)
+    model = load_model(loading)
+    from petune.evaluation.stream import stream
+
+    options = GenerationOptions.model_validate(generating)
+    start = [{"role": "system", "content": system}] if system else []
+    turns = list(start)
+    while True:
+        said = _ask()
+        if said is None or said == "/exit":
+            return
+        if said == "/reset":
+            turns = list(start)
+            continue
+        if not said:
+            continue
+        turns.append({"role": "user", "content": said})
+        answer = ""
+        for piece in stream(model, turns, options):
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+            answer += piece
+        say()
+        turns.append({"role": "assistant", "content": answer})
+
+
+def _ask() -> str | None:
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return None

@@ -1,0 +1,44 @@
+"""`petune data inspect`: the data report, without training."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from petune.cli.flags import flags_of, values
+from petune.cli.reporting import say
+from petune.data.options import DataOptions
+from petune.errors import ConfigError
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback(
+    help="Inspect a data set as training would read it.", no_args_is_help=True, invoke_without_command=False
+)
+def _root() -> None:
+    """Hold the verbs of `petune data`."""
+
+
+@app.command(help="Print the data report: rows kept, cut and dropped, lengths, learned tokens, an example.")
+@flags_of(DataOptions, leave_out=("data",))
+def inspect(
+    data: Annotated[str | None, typer.Argument(help="A file or a hub data set id.", metavar="DATA")] = None,
+    model: Annotated[
+        str, typer.Option("--model", help="Base model whose tokenizer reads the rows.")
+    ] = "demo",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let the base's repository run its own code.")
+    ] = False,
+    **given: Any,
+) -> None:
+    """Print the data report."""
+    if data is None:
+        raise ConfigError("no data: petune data inspect FILE, or a hub data set id")
+    from petune.api import inspect_data
+
+    report = inspect_data(
+        data, model=model, trust_remote_code=trust_remote_code, **values(given, DataOptions)
+    )
+    say(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if as_json else report.render())

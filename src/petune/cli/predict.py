@@ -1,0 +1,50 @@
+"""`petune predict`: an answer to every row, JSONL in and JSONL out."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from petune.cli.flags import flags_of
+from petune.cli.loading import LoadOptions, load_model, split
+from petune.cli.reporting import say
+from petune.data.options import DataOptions
+from petune.errors import ConfigError, OutputFolderError
+from petune.evaluation.options import EvaluationOptions, GenerationOptions
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_LEFT_OUT = ("eval_data", "validation_split", "max_length", "overlong", "train_on", "metrics")
+
+
+@app.command(help="Answer every row of a file (JSONL in, JSONL out).")
+@flags_of(LoadOptions, DataOptions, EvaluationOptions, GenerationOptions, leave_out=_LEFT_OUT)
+def predict(
+    output: Annotated[
+        str, typer.Option("--output", help="JSONL file to write; - for stdout.", metavar="FILE")
+    ] = "-",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
+    **given: Any,
+) -> None:
+    """Answer every row of a file."""
+    loading, reading, measuring, generating = split(
+        given, LoadOptions, DataOptions, EvaluationOptions, GenerationOptions
+    )
+    data = reading.pop("data", None)
+    if data is None:
+        raise ConfigError("no data: give --data with a file of rows to answer")
+    path = Path(output)
+    if output != "-" and path.exists() and not overwrite:
+        raise OutputFolderError(f"{path} exists already; give another --output, or --overwrite")
+    from petune import api
+    from petune.checkpoint.durable import write_text
+
+    answers = api.predict(load_model(loading), data, **reading, **measuring, **generating)
+    lines = "".join(json.dumps(a.to_dict(), ensure_ascii=False, default=str) + "\n" for a in answers)
+    if output == "-":
+        sys.stdout.write(lines)
+    else:
+        write_text(path, lines)
+        say(f"{len(answers):,} rows written to {path}")

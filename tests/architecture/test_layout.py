@@ -1,0 +1,100 @@
+"""The shape of the tree: names and sizes of files, docstrings, and a test beside each module."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "petune"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+CATCH_ALL_NAMES = {"common", "helpers", "misc", "util", "utils"}
+LONGEST_FILE = 400
+LONGEST_FUNCTION = 80
+
+# Modules without a test file of their own name, and where they are tested instead.
+TESTED_ELSEWHERE: dict[str, str] = {}
+
+
+def long_functions(tree: ast.Module, limit: int = LONGEST_FUNCTION) -> list[str]:
+    """Return the functions of more than ``limit`` lines, docstring included."""
+    return [
+        f"{node.name} ({node.end_lineno - node.lineno + 1} lines)"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno + 1 > limit
+    ]
+
+
+def undocumented(tree: ast.Module) -> list[str]:
+    """Return the public classes, functions and methods without a docstring, and the module if it has none."""
+    missing = [] if ast.get_docstring(tree) else ["the module"]
+    return missing + [name for name, node in _public(tree, "") if not ast.get_docstring(node)]
+
+
+def _public(
+    node: ast.Module | ast.ClassDef, prefix: str
+) -> Iterator[tuple[str, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for child in node.body:
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not child.name.startswith("_"):
+            yield f"{prefix}{child.name}", child
+            if isinstance(child, ast.ClassDef):
+                yield from _public(child, f"{prefix}{child.name}.")
+
+
+def path_of_tests(path: Path) -> Path:
+    """Return where the tests of a module lie: the same path below ``tests``, with ``test_`` before the name."""
+    inside = path.relative_to(PACKAGE)
+    return ROOT / "tests" / inside.parent / f"test_{inside.name}"
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def test_no_file_is_a_catch_all() -> None:
+    assert [name_of(path) for path in SOURCES if path.stem in CATCH_ALL_NAMES] == []
+    assert len(SOURCES) > 60
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_files_and_functions_stay_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < LONGEST_FILE
+    assert long_functions(ast.parse(text)) == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_everything_public_has_a_docstring(path: Path) -> None:
+    assert undocumented(ast.parse(path.read_text(encoding="utf-8"))) == []
+
+
+def test_every_module_has_its_tests() -> None:
+    modules = [path for path in SOURCES if path.stem != "__init__"]
+    without = [name_of(path) for path in modules if not path_of_tests(path).is_file()]
+    assert without == sorted(TESTED_ELSEWHERE)
+    assert [place for place in TESTED_ELSEWHERE.values() if not (ROOT / "tests" / place).exists()] == []
+
+
+def test_packages_hold_only_a_docstring() -> None:
+    # Importing a package must cost nothing; the registry of methods and the public names are tables.
+    exempt = {"__init__.py", "methods/__init__.py"}
+    packages = [path for path in SOURCES if path.name == "__init__.py" and name_of(path) not in exempt]
+    for path in packages:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        assert len(body) == 1, name_of(path)
+        assert isinstance(body[0], ast.Expr), name_of(path)
+
+
+def test_a_long_function_is_found() -> None:
+    source = "def long():\n" + "    pass\n" * LONGEST_FUNCTION
+    assert long_functions(ast.parse(source)) == [f"long ({LONGEST_FUNCTION + 1} lines)"]
+    assert long_functions(ast.parse("def short():\n    pass\n")) == []
+
+
+def test_a_missing_docstring_is_found() -> None:
+    source = '"""Doc."""\nclass A:\n    """Doc."""\n    def b(self): pass\n    def _c(self): pass\ndef d(): pass\n'
+    assert undocumented(ast.parse(source)) == ["A.b", "d"]
+    assert undocumented(ast.parse("x = 1")) == ["the module"]

@@ -1,0 +1,45 @@
+"""`petune --help` answers at once, and loads nothing heavy."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+HEAVY = ("accelerate", "datasets", "matplotlib", "pandas", "sklearn", "torch", "transformers")
+SECONDS = 0.5
+
+
+def loaded_by(statement: str) -> list[str]:
+    """Return which heavy packages a fresh interpreter has loaded after ``statement``."""
+    program = (
+        f"import json, sys\ntry:\n    {statement}\nexcept SystemExit:\n    pass\n"
+        f"print('\\n' + json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    names: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return names
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import petune", "from petune.cli.main import main; main(['--help'])", "from petune.cli.main import main; main([])"],
+)
+def test_nothing_heavy_is_loaded(statement: str) -> None:
+    assert loaded_by(statement) == []
+
+
+def test_a_heavy_import_is_found() -> None:
+    assert loaded_by("import matplotlib") == ["matplotlib"]
+
+
+def test_help_answers_at_once() -> None:
+    command = [sys.executable, "-c", "from petune.cli.main import main; main(['--help'])"]
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run(command, capture_output=True, check=True)
+        times.append(time.perf_counter() - began)
+    # The best of several: a busy machine slows some of them down, never speeds one up.
+    assert min(times) < SECONDS

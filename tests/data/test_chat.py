@@ -1,0 +1,119 @@
+import pytest
+
+from petune.data.chat import ChatRenderer
+from petune.data.conversation import Conversation
+from petune.data.problems import RowProblem
+from petune.errors import DataError
+
+TURNS = (
+    {"role": "system", "content": "be brief"},
+    {"role": "user", "content": "hello there"},
+    {"role": "assistant", "content": "good morning"},
+    {"role": "user", "content": "where does the river rise?"},
+    {"role": "assistant", "content": "in the hills"},
+)
+
+
+def learned(segments) -> list[str]:
+    return [segment.text for segment in segments if segment.learned]
+
+
+def whole(segments) -> str:
+    return "".join(segment.text for segment in segments)
+
+
+@pytest.mark.parametrize("name", ["CHATML", "MARKED", "MARKED_WITHOUT_END"])
+def test_assistant_turns_and_their_end_are_learned_with_and_without_marks(tokenizer_with, name):
+    tokenizer = tokenizer_with(name)
+    rendered = ChatRenderer(tokenizer, learn_all=False).render(Conversation(TURNS))
+
+    assert learned(rendered.segments) == ["good morning<|im_end|>", "in the hills<|im_end|>"]
+    assert whole(rendered.segments) == tokenizer.apply_chat_template(list(TURNS), tokenize=False)
+    assert rendered.prompt == tokenizer.apply_chat_template(
+        list(TURNS[:-1]), tokenize=False, add_generation_prompt=True
+    )
+    assert rendered.target == "in the hills"
+
+
+def test_marks_agree_with_the_mask_of_transformers(tokenizer_with):
+    tokenizer = tokenizer_with("MARKED")
+    oracle = tokenizer.apply_chat_template(list(TURNS), return_assistant_tokens_mask=True, return_dict=True)
+    rendered = ChatRenderer(tokenizer, learn_all=False).render(Conversation(TURNS))
+
+    masked = [i for i, on in zip(oracle["input_ids"], oracle["assistant_masks"], strict=True) if on]
+    assert tokenizer.decode(masked) == "".join(learned(rendered.segments))
+
+
+def test_a_template_that_treats_the_last_turn_otherwise(tokenizer_with):
+    turns = (
+        {**TURNS[0], "content": " be brief "},
+        *TURNS[1:4],
+        {"role": "assistant", "content": " in the hills "},
+    )
+    rendered = ChatRenderer(tokenizer_with("THINKING"), learn_all=False).render(Conversation(turns))
+
+    # What the model writes after its generation prompt is learned: the empty thought too.
+    assert learned(rendered.segments) == [
+        "good morning<|im_end|>",
+        "<think>\n\n</think>\n\nin the hills<|im_end|>",
+    ]
+    assert rendered.target == "in the hills"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("OPEN_THOUGHT", ["good morning<|im_end|>", "in the hills<|im_end|>"]),
+        ("INSTRUCT", [" good morning<|end|>", " in the hills<|end|>"]),
+    ],
+)
+def test_other_generation_prompts(tokenizer_with, name, expected):
+    rendered = ChatRenderer(tokenizer_with(name), learn_all=False).render(Conversation(TURNS))
+    assert learned(rendered.segments) == expected
+
+
+def test_a_template_that_forgets_turns_is_a_problem_and_never_silence(tokenizer_with):
+    renderer = ChatRenderer(tokenizer_with("FORGETFUL"), learn_all=False)
+    with pytest.raises(RowProblem, match=r"writes messages\[2\] differently once other turns follow"):
+        renderer.render(Conversation(TURNS))
+    assert learned(renderer.render(Conversation(TURNS[:3])).segments) == ["good morning<|im_end|>"]
+    everything = ChatRenderer(tokenizer_with("FORGETFUL"), learn_all=True).render(Conversation(TURNS))
+    assert learned(everything.segments) == [whole(everything.segments)]
+
+
+def test_eos_ends_a_conversation_whose_template_ends_no_turn(tokenizer_with):
+    rendered = ChatRenderer(tokenizer_with("PLAIN"), learn_all=False).render(Conversation(TURNS))
+    assert learned(rendered.segments) == ["good morning\n", "in the hills\n", "<|end|>"]
+
+
+def test_a_conversation_that_asks_has_no_target(tokenizer_with):
+    rendered = ChatRenderer(tokenizer_with("CHATML"), learn_all=False).render(Conversation(TURNS[:2]))
+    assert rendered.target is None
+    assert rendered.prompt.endswith("hello there<|im_end|>\n<|im_start|>assistant\n")
+    assert learned(rendered.segments) == []
+
+
+def test_a_conversation_that_the_assistant_opens(tokenizer_with):
+    rendered = ChatRenderer(tokenizer_with("CHATML"), learn_all=False).render(Conversation(TURNS[2:3]))
+    assert learned(rendered.segments) == ["good morning<|im_end|>"]
+
+
+def test_a_refusal_of_the_template_is_a_problem_of_the_row(tokenizer_with):
+    tokenizer = tokenizer_with("CHATML")
+    tokenizer.chat_template = "{{ raise_exception('turns must alternate') }}"
+    with pytest.raises(RowProblem, match="the chat template refuses the conversation: turns must alternate"):
+        ChatRenderer(tokenizer, learn_all=False).render(Conversation(TURNS))
+
+
+def test_tools_reach_the_template(tokenizer_with):
+    tokenizer = tokenizer_with("CHATML")
+    tokenizer.chat_template = "{{ tools[0]['name'] }}\n" + tokenizer.chat_template
+    rendered = ChatRenderer(tokenizer, learn_all=False).render(Conversation(TURNS, ({"name": "map"},)))
+    assert whole(rendered.segments).startswith("map\n<|im_start|>system")
+    assert len(learned(rendered.segments)) == 2
+
+
+@pytest.mark.parametrize("has_tokenizer", [True, False])
+def test_no_chat_template(tokenizer, has_tokenizer):
+    with pytest.raises(DataError, match=r"no chat template; .* --chat off .*--template"):
+        ChatRenderer(tokenizer if has_tokenizer else None, learn_all=False)

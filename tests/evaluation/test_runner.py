@@ -1,0 +1,34 @@
+import pytest
+import torch
+
+from petune.evaluation.runner import context_length, end_token_ids, evaluating
+
+
+def test_every_module_gets_its_own_mode_back(runner) -> None:
+    runner.model.train()
+    inner = next(m for m in runner.model.modules() if isinstance(m, torch.nn.Embedding))
+    inner.eval()
+    before = [module.training for module in runner.model.modules()]
+
+    def fail_inside() -> None:
+        with evaluating(runner):
+            assert torch.is_inference_mode_enabled()
+            assert not any(module.training for module in runner.model.modules())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_inside()
+    assert [module.training for module in runner.model.modules()] == before
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_context_length(runner) -> None:
+    assert context_length(runner.model) == 96
+    runner.model.config.max_position_embeddings = None
+    assert context_length(runner.model) is None
+
+
+def test_end_tokens_are_those_of_tokenizer_and_model(runner) -> None:
+    assert end_token_ids(runner) == [0]
+    runner.model.generation_config.eos_token_id = [2, 7]
+    assert end_token_ids(runner) == [0, 2, 7]
