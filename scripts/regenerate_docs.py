@@ -26,7 +26,9 @@ from petune.training.options import TrainingOptions
 from petune.training.recipe import RunOptions
 
 DOCS = Path(__file__).parents[1] / "docs"
-_SECTION = re.compile(r"(?P<start><!-- generated: (?P<name>[\w.-]+) -->\n)(?P<body>.*?)(?P<end><!-- end -->\n)", re.DOTALL)
+_SECTION = re.compile(
+    r"(?P<start><!-- generated: (?P<name>[\w.-]+) -->\n)(?P<body>.*?)(?P<end><!-- end -->\n)", re.DOTALL
+)
 
 
 def pages() -> dict[Path, str]:
@@ -49,7 +51,9 @@ def all_sections() -> dict[str, Callable[[], str]]:
     sections: dict[str, Callable[[], str]] = {
         "data-options": lambda: settings_table(DataOptions),
         "training-options": lambda: settings_table(TrainingOptions),
-        "run-options": lambda: settings_table(RunOptions, leave_out={*DataOptions.model_fields, *TrainingOptions.model_fields}),
+        "run-options": lambda: settings_table(
+            RunOptions, leave_out={*DataOptions.model_fields, *TrainingOptions.model_fields}
+        ),
         "layouts": layouts_table,
         "metrics": metrics_table,
         "exit-codes": exit_codes_table,
@@ -92,7 +96,11 @@ def layouts_table() -> str:
             ", ".join(f"`{column}`" for column in (*layout.prompt_columns, *layout.target_columns)),
             ", ".join(f"`{column}`" for column in layout.optional_columns),
             "the turns" if layout.template is None else f"`{layout.template}`".replace("\n", "⏎"),
-            "the assistant's turns" if layout.template is None else f"`{layout.target}`" if layout.target else "all of it",
+            "the assistant's turns"
+            if layout.template is None
+            else f"`{layout.target}`"
+            if layout.target
+            else "all of it",
         )
         for layout in LAYOUTS.values()
     ]
@@ -125,7 +133,10 @@ def cli_page() -> str:
         "# Command line\n",
         "<!-- Written by scripts/regenerate_docs.py; change the code, not this page. -->\n",
         "Every command prints its own help with `--help`. `--debug`, anywhere, shows tracebacks.\n",
-        table(("command", "what it does"), [(f"[`petune {name}`](#petune-{name})", text) for name, text in COMMANDS.items()]),
+        table(
+            ("command", "what it does"),
+            [(f"[`petune {name}`](#petune-{name})", text) for name, text in COMMANDS.items()],
+        ),
     ]
     for name in COMMANDS:
         command = typer.main.get_command(import_module(f"petune.cli.{name}").app)

@@ -194,9 +194,7 @@ class AdaptedModel(nn.Module):
         """
         if name not in self.adapters:
             attached = ", ".join(self.adapters) or "none"
-            raise ConfigError(
-                f"no adapter '{name}' is attached; attached: {attached}.{nearest(name, self.adapters)}"
-            )
+            raise ConfigError(f"no adapter '{name}' is attached; attached: {attached}.{nearest(name, self.adapters)}")
         return self.adapters[name]
 
     def attach(self, adapter: Adapter, *, active: bool = True) -> None:
@@ -307,9 +305,7 @@ class AdaptedModel(nn.Module):
     def _merged_weight(self, adapter: Adapter, path: str, slot: OutputSlot, weight: nn.Parameter) -> Tensor:
         delta = slot.weight_delta()
         if delta is None:
-            raise ConfigError(
-                f"{adapter.method.title} changes activations, not weights, so it cannot be merged"
-            )
+            raise ConfigError(f"{adapter.method.title} changes activations, not weights, so it cannot be merged")
         shared = [n for n, p in self.model.named_parameters(remove_duplicate=False) if p is weight]
         if len(shared) > 1:
             raise ConfigError(

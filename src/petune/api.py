@@ -66,9 +66,7 @@ def load(
         assert adapter is not None
         base, revision = base_of(Path(adapter))
     if not isinstance(base, Base):
-        base = load_base(
-            base, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code
-        )
+        base = load_base(base, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
     model = AdaptedModel(base)
     if adapter is not None:
         model.attach(load_adapter(Path(adapter), base, allow_base_mismatch=allow_base_mismatch))
@@ -129,9 +127,7 @@ def predict(model: AdaptedModel, data: Path_, **options: Any) -> list[Prediction
     reading, rest = _split(model, {**options, "data": os.fspath(data)})
     labels = rest.pop("labels", ())
     generation_options = _options(GenerationOptions, rest)
-    settings = _options(
-        EvaluationOptions, {"labels": labels, "batch_tokens": generation_options.batch_tokens}
-    )
+    settings = _options(EvaluationOptions, {"labels": labels, "batch_tokens": generation_options.batch_tokens})
     examples = _examples(model, reading, require_target=False)
     return list(prediction.predict(model, examples, settings, generation=generation_options))
 
@@ -212,9 +208,7 @@ def list_methods(model: Path_ | None = None, **options: Any) -> list[MethodInfo]
         trainable = None
         if skeleton is not None:
             trainable = build_adapter(name, {}, skeleton, Structure(skeleton)).num_parameters()
-        found.append(
-            MethodInfo(name, method.title, method.paper, method.sites, method.learning_rate, trainable, total)
-        )
+        found.append(MethodInfo(name, method.title, method.paper, method.sites, method.learning_rate, trainable, total))
     return found
 
 

@@ -15,8 +15,7 @@ TABLES = {"checkpoint/peft.py", "checkpoint/folder.py"}
 SOURCES = [
     path
     for path in sorted(PACKAGE.rglob("*.py"))
-    if path.relative_to(PACKAGE).parts[0] != "methods"
-    and path.relative_to(PACKAGE).as_posix() not in TABLES
+    if path.relative_to(PACKAGE).parts[0] != "methods" and path.relative_to(PACKAGE).as_posix() not in TABLES
 ]
 # These are words of English as well: only the bare name in quotes, or a class of the method, gives them away.
 ORDINARY_WORDS = {"full"}

@@ -24,7 +24,11 @@ def loaded_by(statement: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "statement",
-    ["import petune", "from petune.cli.main import main; main(['--help'])", "from petune.cli.main import main; main([])"],
+    [
+        "import petune",
+        "from petune.cli.main import main; main(['--help'])",
+        "from petune.cli.main import main; main([])",
+    ],
 )
 def test_nothing_heavy_is_loaded(statement: str) -> None:
     assert loaded_by(statement) == []

@@ -50,15 +50,11 @@ def test_own_padding_token_is_kept(model: LlamaForCausalLM, tokenizer: PreTraine
 
 def test_tokenizer_that_cannot_pad(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.eos_token = None
-    with pytest.raises(
-        BaseModelError, match="tokenizer of mine has neither a padding nor an end-of-text token"
-    ):
+    with pytest.raises(BaseModelError, match="tokenizer of mine has neither a padding nor an end-of-text token"):
         Base.from_model(model, tokenizer, name="mine")
 
 
-def test_model_without_a_language_model_head(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_model_without_a_language_model_head(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(BaseModelError, match=r"mine is a LlamaModel.* AutoModelForCausalLM"):
         Base.from_model(LlamaModel(model.config), tokenizer, name="mine")
 

@@ -73,7 +73,5 @@ def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
 def test_too_little_space(tmp_path: Path) -> None:
     need_space(tmp_path, 1, "a small thing")
     free = shutil.disk_usage(tmp_path).free
-    with pytest.raises(
-        ResourceError, match=r"a big thing needs [\d,]+ bytes in .*, and [\d,]+ are free; make room"
-    ):
+    with pytest.raises(ResourceError, match=r"a big thing needs [\d,]+ bytes in .*, and [\d,]+ are free; make room"):
         need_space(tmp_path, 10 * free, "a big thing")

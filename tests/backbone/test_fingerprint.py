@@ -27,9 +27,7 @@ def test_json_round_trip() -> None:
     [({"num_layers": "30"}, "num_layers"), ({"extra": 1}, "extra"), ({"weights": None}, "weights")],
 )
 def test_malformed(change: dict[str, Any], named: str) -> None:
-    with pytest.raises(
-        ArtifactError, match=f"fingerprint is malformed: missing, unknown or mistyped {named}$"
-    ):
+    with pytest.raises(ArtifactError, match=f"fingerprint is malformed: missing, unknown or mistyped {named}$"):
         Fingerprint.from_dict({**ONE.to_dict(), **change})
 
 

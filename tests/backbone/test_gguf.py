@@ -72,9 +72,7 @@ def test_base_of_a_gguf_file(gguf: Gguf) -> None:
 def test_too_little_space(gguf: Gguf, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")(10, 9, 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(
-        ResourceError, match=r"unpacking tiny.gguf to float32 needs 36,224 bytes in .*, and 1 are free"
-    ):
+    with pytest.raises(ResourceError, match=r"unpacking tiny.gguf to float32 needs 36,224 bytes in .*, and 1 are free"):
         plain_folder(gguf[0])
 
 

@@ -39,9 +39,7 @@ def test_sharded(model: LlamaForCausalLM, save: Callable[..., Path]) -> None:
 
 
 def test_encoder(save: Callable[..., Path]) -> None:
-    config = BertConfig(
-        vocab_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
+    config = BertConfig(vocab_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     with pytest.raises(
         BaseModelError, match=r"is an encoder \(bert\); petune trains decoders \(causal language models"
     ):
@@ -50,18 +48,14 @@ def test_encoder(save: Callable[..., Path]) -> None:
 
 def test_encoder_decoder(save: Callable[..., Path]) -> None:
     sizes = {
-        f"{side}_{what}": 2
-        for side in ("encoder", "decoder")
-        for what in ("layers", "attention_heads", "ffn_dim")
+        f"{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("layers", "attention_heads", "ffn_dim")
     }
     config = BartConfig(vocab_size=60, d_model=16, **sizes, forced_eos_token_id=None)
     with pytest.raises(BaseModelError, match=r"is an encoder-decoder \(bart\)"):
         loaded(save(BartForConditionalGeneration(config)))
 
 
-def test_model_saved_without_its_language_model_head(
-    model: LlamaForCausalLM, save: Callable[..., Path]
-) -> None:
+def test_model_saved_without_its_language_model_head(model: LlamaForCausalLM, save: Callable[..., Path]) -> None:
     with pytest.raises(ArtifactError, match=r"lack 1 of its tensors, such as lm_head.weight"):
         loaded(save(LlamaForSequenceClassification(model.config)))
 

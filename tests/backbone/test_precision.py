@@ -44,9 +44,7 @@ def test_flags_of_a_system_that_lists_none(tmp_path: Path) -> None:
 
 
 def test_unknown_dtype() -> None:
-    with pytest.raises(
-        ConfigError, match=r"dtype 'bflot16' is unknown. Did you mean 'bfloat16'.* auto, float32"
-    ):
+    with pytest.raises(ConfigError, match=r"dtype 'bflot16' is unknown. Did you mean 'bfloat16'.* auto, float32"):
         pick_dtype("bflot16", CPU)
 
 

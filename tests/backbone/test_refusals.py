@@ -22,13 +22,13 @@ ASK = """
 import json, sys
 from petune.backbone.base import load_base
 from petune.errors import PetuneError
-answers = {}
+answers = []
 for name, revision in json.loads(sys.argv[1]):
     try:
         base = load_base(name, revision=revision, dtype="float32", device="cpu")
-        answers[name] = [base.name, base.revision, base.fingerprint.weights]
+        answers.append([base.name, base.revision, base.fingerprint.weights])
     except PetuneError as error:
-        answers[name] = [type(error).__name__, str(error)]
+        answers.append([type(error).__name__, str(error)])
 print(json.dumps(answers))
 """
 
@@ -41,8 +41,8 @@ def hub(folder: Path) -> Iterator[tuple[str, list[str]]]:
     class Hub(BaseHTTPRequestHandler):
         def answer(self) -> None:
             tokens.append(self.headers.get("Authorization", ""))
-            parts = self.path.split("?")[0].strip("/").split("/")
-            repo, revision, name = "/".join(parts[:2]), parts[3] if len(parts) > 4 else "", parts[-1]
+            parts = self.path.split("?")[0].removeprefix("/api/models").strip("/").split("/")
+            repo, (what, revision), name = "/".join(parts[:2]), (*parts[2:4], "", "")[:2], parts[-1]
             path = folder / name
             if repo == "org/gated":
                 return self.reply(403, {"X-Error-Code": "GatedRepo"})
@@ -50,6 +50,9 @@ def hub(folder: Path) -> Iterator[tuple[str, list[str]]]:
                 return self.reply(401, {"X-Error-Code": "RepoNotFound"})
             if revision not in ("main", COMMIT):
                 return self.reply(404, {"X-Error-Code": "RevisionNotFound"})
+            if what in ("revision", "tree"):
+                found = {"id": repo, "sha": COMMIT, "siblings": []} if what == "revision" else []
+                return self.reply(200, {"Content-Type": "application/json"}, json.dumps(found).encode())
             if not path.is_file() or (repo == "org/pickled" and path.suffix == ".safetensors"):
                 return self.reply(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
             return self.reply(200, {"X-Repo-Commit": COMMIT, "ETag": f'"{name}"'}, path.read_bytes())
@@ -76,41 +79,36 @@ def hub(folder: Path) -> Iterator[tuple[str, list[str]]]:
     thread.join()
 
 
-def ask(names: list[tuple[str, str | None]], home: Path, **environment: str) -> dict[str, list[str]]:
+def ask(names: list[tuple[str, str | None]], home: Path, **environment: str) -> list[list[str]]:
     """Load each model in a process of its own, as the hub's settings are read once."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     kept |= {"HF_HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path), **environment}
     command = [sys.executable, "-W", "error", "-c", ASK, json.dumps(names)]
     done = subprocess.run(command, env=kept, capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
-    answers: dict[str, list[str]] = json.loads(done.stdout)
+    answers: list[list[str]] = json.loads(done.stdout)
     return answers
 
 
 def test_hub(hub: tuple[str, list[str]], tmp_path: Path) -> None:
     address, tokens = hub
     home = tmp_path / "hf"
-    asked = [("org/open", None), ("org/gated", None), ("org/absent", None), ("org/pickled", None)]
-    got = ask(asked, home, HF_ENDPOINT=address, HF_TOKEN="hf_secret")
-    assert got["org/open"][:2] == ["org/open", COMMIT]
-    assert got["org/open"][2].startswith("sha256:")
+    names = ["org/open", "org/gated", "org/absent", "org/pickled"]
+    asked = [*((name, None) for name in names), ("org/open", "v9")]
+    opened, gated, absent, pickled, revision = ask(asked, home, HF_ENDPOINT=address, HF_TOKEN="hf_secret")
+    assert opened[:2] == ["org/open", COMMIT]
+    assert opened[2].startswith("sha256:")
     assert "Bearer hf_secret" in tokens
-    assert got["org/gated"][0] == got["org/absent"][0] == got["org/pickled"][0] == "BaseModelError"
-    assert got["org/gated"][1].startswith(
-        "org/gated is gated: accept its terms on its page, then set HF_TOKEN"
-    )
-    assert got["org/absent"][1].startswith("the hub has no model org/absent, or it is private.")
-    assert "set HF_TOKEN if it is private" in got["org/absent"][1]
-    assert "has no safetensors weights" in got["org/pickled"][1]
+    assert {answer[0] for answer in (gated, absent, pickled, revision)} == {"BaseModelError"}
+    assert gated[1].startswith("org/gated is gated: accept its terms on its page, then set HF_TOKEN")
+    assert absent[1].startswith("the hub has no model org/absent, or it is private.")
+    assert "set HF_TOKEN if it is private" in absent[1]
+    assert pickled[1].startswith("org/pickled has no safetensors weights")
+    assert revision[1].startswith("org/open has no revision 'v9'")
 
-    offline = ask([("org/open", None), ("org/other", None)], home, HF_HUB_OFFLINE="1")
-    assert offline["org/open"] == got["org/open"]
-    assert offline["org/other"][1].startswith(
-        f"org/other is not in the cache {home / 'hub'} and HF_HUB_OFFLINE is"
-    )
-
-    revision = ask([("org/open", "v9")], home, HF_ENDPOINT=address)
-    assert revision["org/open"][1].startswith("org/open has no revision 'v9'")
+    again, other = ask([("org/open", None), ("org/other", None)], home, HF_HUB_OFFLINE="1")
+    assert again == opened
+    assert other[1].startswith(f"org/other is not in the cache {home / 'hub'} and HF_HUB_OFFLINE is set")
 
 
 @pytest.mark.parametrize(

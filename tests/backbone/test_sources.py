@@ -54,9 +54,7 @@ def test_neither_path_nor_hub_id() -> None:
 
 
 def test_revision_of_a_folder(folder: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"revision 'v1' was given, and '.*' is no Hugging Face id; leave it out"
-    ):
+    with pytest.raises(ConfigError, match=r"revision 'v1' was given, and '.*' is no Hugging Face id; leave it out"):
         resolve(folder, revision="v1")
 
 
@@ -66,17 +64,13 @@ def test_file_of_another_kind(folder: Path) -> None:
 
 
 def test_folders_that_hold_no_model(tmp_path: Path) -> None:
-    with pytest.raises(
-        BaseModelError, match=r"has no config.json, .*give a folder that save_pretrained wrote"
-    ):
+    with pytest.raises(BaseModelError, match=r"has no config.json, .*give a folder that save_pretrained wrote"):
         resolve(tmp_path)
     (tmp_path / "x.gguf").touch()
     with pytest.raises(BaseModelError, match=r"name the GGUF file itself: .*/x.gguf"):
         resolve(tmp_path)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base"}))
-    with pytest.raises(
-        BaseModelError, match="holds an adapter, not a base model; its base is 'org/base': give that"
-    ):
+    with pytest.raises(BaseModelError, match="holds an adapter, not a base model; its base is 'org/base': give that"):
         resolve(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ArtifactError, match=r"adapter_config.json is malformed"):

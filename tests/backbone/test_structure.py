@@ -27,11 +27,7 @@ OPT = {
     "ffn_dim": 48,
     "word_embed_proj_dim": 16,
 }
-BART = {
-    f"{side}_{key}": n
-    for side in ("encoder", "decoder")
-    for key, n in (("layers", 2), ("attention_heads", 4))
-}
+BART = {f"{side}_{key}": n for side in ("encoder", "decoder") for key, n in (("layers", 2), ("attention_heads", 4))}
 LLAMA_ATTENTION, LLAMA_MLP = "q_proj k_proj v_proj o_proj", "gate_proj up_proj down_proj"
 FUSED, FUSED_MLP = "query_key_value dense", "dense_h_to_4h dense_4h_to_h"
 BERT = "query key value dense"
@@ -126,9 +122,7 @@ AUTO = {
 def build(model_type: str) -> PreTrainedModel:
     settings, kind = ARCHITECTURES[model_type][:2]
     with quiet(), torch.device("meta"):
-        return AUTO[kind].from_config(
-            AutoConfig.for_model(model_type, vocab_size=64, pad_token_id=0, **settings)
-        )
+        return AUTO[kind].from_config(AutoConfig.for_model(model_type, vocab_size=64, pad_token_id=0, **settings))
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
@@ -137,9 +131,7 @@ def test_roles_of_an_architecture(model_type: str) -> None:
     structure = Structure(build(model_type))
     expected = {"attention": attention, "mlp": mlp, "head": head, "other": other}
     found = structure.names_by_role()
-    assert {role: set(names) for role, names in found.items()} == {
-        r: set(n.split()) for r, n in expected.items() if n
-    }
+    assert {role: set(names) for role, names in found.items()} == {r: set(n.split()) for r, n in expected.items() if n}
     assert (structure.kind, structure.num_blocks, structure.hidden_size) == (kind, blocks, 32)
     assert structure.is_decoder_lm == (kind == "decoder")
 
@@ -189,9 +181,7 @@ def test_model_without_linears() -> None:
 
 
 def test_linear_at_a_wrong_path(model: LlamaForCausalLM) -> None:
-    with pytest.raises(
-        TargetError, match=r"no linear at 'model.layers.0.q_proj'. Did you mean 'model.layers.0"
-    ):
+    with pytest.raises(TargetError, match=r"no linear at 'model.layers.0.q_proj'. Did you mean 'model.layers.0"):
         Structure(model).linear("model.layers.0.q_proj")
 
 

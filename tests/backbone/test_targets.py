@@ -37,9 +37,7 @@ def test_what_targets_mean(targets: str | Sequence[str], expected: set[str]) -> 
     assert choose(ROLES, targets, what="target modules") == expected
 
 
-@pytest.mark.parametrize(
-    "targets", [["q_proj", "up_proj"], r".*\.(q|v)_proj", ["layers.0.mlp.0"], r"model\..*"]
-)
+@pytest.mark.parametrize("targets", [["q_proj", "up_proj"], r".*\.(q|v)_proj", ["layers.0.mlp.0"], r"model\..*"])
 def test_names_and_patterns_match_as_in_peft(targets: str | list[str]) -> None:
     peft = pytest.importorskip("peft")
     from peft.tuners.tuners_utils import check_target_module_exists

@@ -143,7 +143,7 @@ def test_padding_is_told_by_position_though_pad_is_eos(side):
 
 def test_a_whole_data_set_is_split_in_seconds():
     lengths = random_lengths(2) * 100
-    started = time.perf_counter()
+    started = time.process_time()
     batches = split_step(range(len(lengths)), lengths, max_rows=None, max_tokens=None)
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))

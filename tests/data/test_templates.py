@@ -79,10 +79,10 @@ BOMBS = [
 
 @pytest.mark.parametrize("template", BOMBS)
 def test_a_template_can_neither_loop_nor_grow_without_end(template):
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises((RowProblem, DataError)):
         render(template)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class TinyRunner:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerBase:
-    """Byte-level, so that every text has tokens; PAD is EOS; " positive" and " negative" are one token each."""
+    """Byte-level: every text has tokens. PAD is EOS; " positive" and " negative" are one token each."""
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
@@ -120,9 +120,7 @@ def full_log_probabilities(runner: TinyRunner) -> Callable[[Sequence[int]], torc
 def row() -> Callable[..., Example]:
     """Make a row: a prompt, and a target written after one space."""
 
-    def make(
-        prompt: str, target: str | None = None, *, label: bool = False, origin: str = "rows.jsonl:1"
-    ) -> Example:
+    def make(prompt: str, target: str | None = None, *, label: bool = False, origin: str = "rows.jsonl:1") -> Example:
         segments = (Segment(prompt, False), Segment("" if target is None else f" {target}", True))
         return Example(origin, segments, prompt, target, target if label else None, {"text": prompt}, True)
 

@@ -2,10 +2,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from transformers.utils import logging
 
 from petune.errors import DataError
-from petune.evaluation.generate import generate
+from petune.evaluation.generate import generate, generation_config
 from petune.evaluation.options import GenerationOptions
 
 PROMPTS = ["the river rises in the hills and", "dull", "a quiet joy of a film, far too long", "green hills"]
@@ -87,16 +86,17 @@ def test_top_k_of_one_is_greedy_at_any_temperature(runner) -> None:
     assert generate(runner, PROMPTS, GenerationOptions(max_new_tokens=8, temperature=3.0, top_k=1)) == cold
 
 
-def test_beams_find_a_text_at_least_as_likely(runner, full_log_probabilities) -> None:
-    def score(prompt: str, text: str) -> float:
-        ids, start = runner.tokenizer(prompt + text)["input_ids"], len(runner.tokenizer(prompt)["input_ids"])
-        rows = full_log_probabilities(ids)
-        return sum(rows[t - 1, ids[t]].item() for t in range(start, len(ids)))
-
-    runner.model.generation_config.eos_token_id = None
-    one = generate(runner, PROMPTS[1:2], GenerationOptions(max_new_tokens=4))[0]
-    many = generate(runner, PROMPTS[1:2], GenerationOptions(max_new_tokens=4, num_beams=200))[0]
-    assert score(PROMPTS[1], many.text) >= score(PROMPTS[1], one.text) - 1e-4
+def test_as_many_beams_as_tokens_find_the_best_pair(runner, full_log_probabilities) -> None:
+    ids = runner.tokenizer("dull")["input_ids"]
+    first = full_log_probabilities(ids)[-1]
+    best, best_score = [], first[0].item()  # the text may end at once; scores are means over tokens
+    for token in range(1, len(runner.tokenizer)):
+        second = full_log_probabilities([*ids, token])[-1]
+        score = (first[token] + second.max()).item() / 2
+        if score > best_score:
+            best, best_score = [token, int(second.argmax())], score
+    options = GenerationOptions(max_new_tokens=2, num_beams=len(runner.tokenizer))
+    assert generate(runner, ["dull"], options)[0].text == texts(runner, [best])[0]
 
 
 def test_repetition_penalty_does_not_see_padding(runner) -> None:
@@ -107,7 +107,7 @@ def test_repetition_penalty_does_not_see_padding(runner) -> None:
 
 
 def test_rows_near_the_end_of_the_context_get_what_is_left(runner) -> None:
-    long = "green " * 60
+    long = "green " * 120
     ids = runner.tokenizer(long)["input_ids"][:90]
     prompt = runner.tokenizer.decode(ids)
     assert len(runner.tokenizer(prompt)["input_ids"]) == 90
@@ -119,7 +119,7 @@ def test_rows_near_the_end_of_the_context_get_what_is_left(runner) -> None:
 
 def test_too_long_a_prompt_is_named(runner) -> None:
     with pytest.raises(DataError, match=r"1 of 2 prompts fill the model's context of 96 tokens .*: rows:9 \(\d+\);"):
-        generate(runner, ["dull", "green " * 60], names=["rows:8", "rows:9"])
+        generate(runner, ["dull", "green " * 120], names=["rows:8", "rows:9"])
 
 
 def test_an_empty_prompt_is_named(runner) -> None:
@@ -131,14 +131,15 @@ def test_no_prompts(runner) -> None:
     assert generate(runner, []) == []
 
 
-def test_sampling_defaults_of_the_model_have_no_say(runner, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.7}, {"num_beams": 2}, {"temperature": 1.0, "top_k": 3}])
+def test_transformers_has_nothing_to_warn_of(runner, settings: dict[str, float]) -> None:
+    generation_config(runner, GenerationOptions(**settings), 8).validate(strict=True)
+
+
+def test_sampling_defaults_of_the_model_have_no_say(runner) -> None:
     expected = generate(runner, PROMPTS, GenerationOptions(max_new_tokens=8))
-    runner.model.generation_config.update(
-        do_sample=True, temperature=5.0, top_p=0.5, top_k=3, repetition_penalty=3.0
-    )
-    logging.set_verbosity_warning()
+    runner.model.generation_config.update(do_sample=True, temperature=5.0, top_p=0.5, top_k=3, repetition_penalty=3.0)
     assert generate(runner, PROMPTS, GenerationOptions(max_new_tokens=8)) == expected
-    assert capfd.readouterr().err == ""
 
 
 def test_the_model_stays_as_it_was(runner) -> None:

@@ -30,9 +30,7 @@ def test_equals_a_plain_loop(runner, full_log_probabilities, batch_tokens: int) 
 def test_equals_the_loss_of_transformers(runner) -> None:
     row = ROWS[0]
     with torch.no_grad():
-        expected = runner.model(
-            input_ids=torch.tensor([row.input_ids]), labels=torch.tensor([row.labels])
-        ).loss.item()
+        expected = runner.model(input_ids=torch.tensor([row.input_ids]), labels=torch.tensor([row.labels])).loss.item()
     assert token_loss(runner, [row]).mean == pytest.approx(expected, abs=1e-4)
 
 

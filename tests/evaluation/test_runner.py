@@ -1,5 +1,6 @@
 import pytest
 import torch
+from transformers import MambaConfig, MambaForCausalLM
 
 from petune.evaluation.runner import context_length, end_token_ids, evaluating
 
@@ -24,8 +25,11 @@ def test_every_module_gets_its_own_mode_back(runner) -> None:
 
 def test_context_length(runner) -> None:
     assert context_length(runner.model) == 96
-    runner.model.config.max_position_embeddings = None
-    assert context_length(runner.model) is None
+
+
+def test_a_model_without_positions_has_no_context_length() -> None:
+    config = MambaConfig(vocab_size=8, hidden_size=8, state_size=2, num_hidden_layers=1)
+    assert context_length(MambaForCausalLM(config)) is None
 
 
 def test_end_tokens_are_those_of_tokenizer_and_model(runner) -> None:

@@ -48,8 +48,7 @@ class Base:
         self.structure = Structure(model)
         if not self.structure.is_decoder_lm or model.get_output_embeddings() is None:
             raise BaseModelError(
-                f"{name} is a {type(model).__name__}, of kind {self.structure.kind}; petune trains decoders "
-                "with a "
+                f"{name} is a {type(model).__name__}, of kind {self.structure.kind}; petune trains decoders with a "
                 "language-model head (load it with AutoModelForCausalLM)"
             )
         set_pad_token(tokenizer, name)

@@ -48,8 +48,7 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
         ):
             raise
         raise ResourceError(
-            f"petune's cache folder {folder.parent} cannot be written ({error.strerror}); make room or "
-            "change its "
+            f"petune's cache folder {folder.parent} cannot be written ({error.strerror}); make room or change its "
             "permissions, or set PETUNE_HOME to another folder"
         ) from error
     return folder
@@ -64,8 +63,7 @@ def need_space(folder: Path, size: int, purpose: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise ResourceError(
-            f"{purpose} needs {size:,} bytes in {folder}, and {free:,} are free; make room, or set "
-            "PETUNE_HOME to "
+            f"{purpose} needs {size:,} bytes in {folder}, and {free:,} are free; make room, or set PETUNE_HOME to "
             "a folder on another disk"
         )
 

@@ -14,6 +14,12 @@ from petune.errors import ArtifactError
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
+def read_digest(path: Path) -> str:
+    """The SHA-256 of a file as it is now, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def file_digest(path: Path) -> str:
     """The SHA-256 of a file, in hex.
 
@@ -30,8 +36,7 @@ def file_digest(path: Path) -> str:
         digest = remembered.read_text(encoding="ascii", errors="replace")
         if _HEX_DIGEST.fullmatch(digest):
             return digest
-    with real.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = read_digest(real)
     with contextlib.suppress(OSError):  # a cache that cannot be written only costs reading the file again
         remembered.parent.mkdir(parents=True, exist_ok=True)
         partial = remembered.with_name(f"{remembered.name}.{secrets.token_hex(4)}")
@@ -67,12 +72,8 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(
-            f"{index} is not an index of safetensors files ({error}); fetch the model again"
-        ) from error
+        raise ArtifactError(f"{index} is not an index of safetensors files ({error}); fetch the model again") from error
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
-            raise ArtifactError(
-                f"{index} names {name!r}, which is not a file of {folder}; fetch the model again"
-            )
+            raise ArtifactError(f"{index} names {name!r}, which is not a file of {folder}; fetch the model again")
     return tuple(folder / name for name in names)

@@ -71,9 +71,7 @@ class Fingerprint:
         wrong = [name for name in types if type(content.get(name)) is not types[name]]
         if wrong or set(content) != set(types):
             odd = ", ".join(sorted({*wrong, *(set(content) ^ set(types))}))
-            raise ArtifactError(
-                f"the base model's fingerprint is malformed: missing, unknown or mistyped {odd}"
-            )
+            raise ArtifactError(f"the base model's fingerprint is malformed: missing, unknown or mistyped {odd}")
         return cls(**content)
 
 

@@ -36,9 +36,7 @@ def plain_folder(gguf: Path) -> Path:
     """
     with gguf.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise ArtifactError(
-                f"{gguf} is not a GGUF file (its first bytes are not 'GGUF'); download it again"
-            )
+            raise ArtifactError(f"{gguf} is not a GGUF file (its first bytes are not 'GGUF'); download it again")
     return build_once(cache_folder() / "converted" / file_digest(gguf), partial(_convert, gguf))
 
 

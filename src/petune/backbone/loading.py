@@ -57,7 +57,8 @@ def load(source: Source, *, dtype: torch.dtype, device: torch.device, trust_remo
     with explained(source.name, hub=source.folder is None, revision=source.revision), quiet():
         config = load_config(source, trust_remote_code=trust_remote_code)
         # the commit the configuration came from, so that all files are of one version
-        commit = config._commit_hash if source.folder is None else None
+        snapshot = None if source.folder else _snapshot(source)
+        commit = snapshot.name if snapshot else None
         tokenizer = tokenizer_of(source, revision=commit, trust_remote_code=trust_remote_code)
         model, report = AutoModelForCausalLM.from_pretrained(
             source.location,
@@ -69,7 +70,7 @@ def load(source: Source, *, dtype: torch.dtype, device: torch.device, trust_remo
             trust_remote_code=trust_remote_code,
         )
         _check_complete(source, report)
-        return Loaded(model.to(device), tokenizer, _files(source, commit), commit)
+        return Loaded(model.to(device), tokenizer, _files(source, snapshot), commit)
 
 
 def load_config(source: Source, *, trust_remote_code: bool = False) -> PreTrainedConfig:
@@ -90,9 +91,7 @@ def load_config(source: Source, *, trust_remote_code: bool = False) -> PreTraine
     return config
 
 
-def tokenizer_of(
-    source: Source, *, revision: str | None, trust_remote_code: bool = False
-) -> PreTrainedTokenizerBase:
+def tokenizer_of(source: Source, *, revision: str | None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer and see that it can pad.
 
     Raises:
@@ -115,9 +114,7 @@ def set_pad_token(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     if tokenizer.pad_token_id is not None:
         return
     if tokenizer.eos_token_id is None:
-        raise BaseModelError(
-            f"the tokenizer of {name} has neither a padding nor an end-of-text token; set one in it"
-        )
+        raise BaseModelError(f"the tokenizer of {name} has neither a padding nor an end-of-text token; set one in it")
     tokenizer.pad_token = tokenizer.eos_token
 
 
@@ -150,15 +147,18 @@ def _check_complete(source: Source, report: dict[str, Any]) -> None:
     if missing:
         raise ArtifactError(
             f"the weights of {source.name} lack {len(missing)} of its tensors, such as {missing[0]}; "
-            "without them the model is no causal language model: fetch it again, or use one that was saved "
-            "as such"
+            "without them the model is no causal language model: fetch it again, or use one that was saved as such"
         )
 
 
-def _files(source: Source, commit: str | None) -> tuple[Path, ...]:
+def _snapshot(source: Source) -> Path | None:
+    """The folder of the hub's cache, named after its commit, that a configuration was just loaded from."""
+    cached = huggingface_hub.try_to_load_from_cache(source.location, "config.json", revision=source.revision)
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def _files(source: Source, snapshot: Path | None) -> tuple[Path, ...]:
     if source.gguf is not None:
         return (source.gguf,)
-    if source.folder is not None:
-        return weight_files(source.folder)
-    cached = huggingface_hub.try_to_load_from_cache(source.location, "config.json", revision=commit)
-    return weight_files(Path(cached).parent) if isinstance(cached, str) else ()
+    folder = source.folder or snapshot
+    return weight_files(folder) if folder else ()

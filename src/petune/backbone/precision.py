@@ -32,13 +32,9 @@ def pick_device(device: str) -> torch.device:
         picked = torch.device("meta")
     if picked.type not in ("cpu", "cuda", "mps"):
         raise ConfigError(f"device {device!r} is unknown; use auto, cpu, cuda, cuda:0, cuda:1, ... or mps")
-    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[
-        picked.type
-    ]
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[picked.type]
     if (picked.index or 0) >= count:
-        raise ConfigError(
-            f"device {device!r} was asked for and this machine has {count} of that type; use auto or cpu"
-        )
+        raise ConfigError(f"device {device!r} was asked for and this machine has {count} of that type; use auto or cpu")
     return picked
 
 
@@ -51,9 +47,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         return torch.bfloat16 if bfloat16_is_fast(device) else torch.float32
     if dtype not in DTYPES:
-        raise ConfigError(
-            f"dtype {dtype!r} is unknown.{nearest(dtype, DTYPES)} Choose from auto, {', '.join(DTYPES)}"
-        )
+        raise ConfigError(f"dtype {dtype!r} is unknown.{nearest(dtype, DTYPES)} Choose from auto, {', '.join(DTYPES)}")
     return DTYPES[dtype]
 
 
@@ -61,9 +55,7 @@ def bfloat16_is_fast(device: torch.device) -> bool:
     """Whether ``device`` has instructions for bfloat16, so that it gains speed and not only memory."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and not cpu_flags(Path("/proc/cpuinfo")).isdisjoint(
-        {"avx512_bf16", "amx_bf16", "bf16"}
-    )
+    return device.type == "cpu" and not cpu_flags(Path("/proc/cpuinfo")).isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 @functools.lru_cache

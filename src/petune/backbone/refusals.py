@@ -69,10 +69,7 @@ def explained(name: str, *, hub: bool = False, revision: str | None = None) -> I
 def _refusal(name: str, error: BaseException, *, hub: bool, revision: str | None) -> PetuneError:
     causes = list(_chain(error))
     said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    if (
-        any(isinstance(cause, MemoryError | torch.OutOfMemoryError) for cause in causes)
-        or "allocate memory" in said
-    ):
+    if any(isinstance(cause, MemoryError | torch.OutOfMemoryError) for cause in causes) or "allocate memory" in said:
         return ResourceError(
             f"not enough memory to load {name}; use a smaller model, --dtype bfloat16, or another --device"
         )
@@ -91,9 +88,7 @@ def _refusal(name: str, error: BaseException, *, hub: bool, revision: str | None
         return BaseModelError(f"{name} has no safetensors weights, and petune reads no other. {CONVERT}")
     if "size mismatch" in said or "mismatched" in said or "not a valid JSON" in said:
         return ArtifactError(f"the files of {name} do not fit together ({_cut(said)}); fetch the model again")
-    return BaseModelError(
-        f"{name} cannot be loaded: {_cut(said)}; a base model is a Hugging Face id, {_INSTEAD}"
-    )
+    return BaseModelError(f"{name} cannot be loaded: {_cut(said)}; a base model is a Hugging Face id, {_INSTEAD}")
 
 
 def _from_hub(name: str, revision: str | None, causes: list[BaseException]) -> BaseModelError | None:
@@ -110,8 +105,7 @@ def _from_hub(name: str, revision: str | None, causes: list[BaseException]) -> B
         here = [entry.name for entry in os.scandir() if entry.is_dir()]
         return BaseModelError(
             f"the hub has no model {name}, or it is private.{nearest(name, here)} Check the spelling, set "
-            "HF_TOKEN if it "
-            f"is private, or use {_INSTEAD}"
+            f"HF_TOKEN if it is private, or use {_INSTEAD}"
         )
     if not met(LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, HfHubHTTPError):
         return None

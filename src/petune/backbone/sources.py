@@ -52,9 +52,7 @@ def resolve(model: str | os.PathLike[str], *, revision: str | None = None) -> So
     if name != "demo" and not path.exists() and _is_hub_id(model):
         return Source(name, name, folder=None, revision=revision)
     if revision is not None:
-        raise ConfigError(
-            f"revision {revision!r} was given, and {name!r} is no Hugging Face id; leave it out"
-        )
+        raise ConfigError(f"revision {revision!r} was given, and {name!r} is no Hugging Face id; leave it out")
     if name == "demo":
         gguf = demo_gguf()
         return _local("demo", plain_folder(gguf), gguf)
@@ -65,9 +63,7 @@ def resolve(model: str | os.PathLike[str], *, revision: str | None = None) -> So
     if not path.exists():
         raise _not_there(path)
     if path.suffix.lower() != ".gguf":
-        raise BaseModelError(
-            f"{path} is a file, and no GGUF file; give its folder, a .gguf file, a hub id, or demo"
-        )
+        raise BaseModelError(f"{path} is a file, and no GGUF file; give its folder, a .gguf file, a hub id, or demo")
     return _local(str(path), plain_folder(path), path)
 
 
@@ -82,8 +78,7 @@ def _is_hub_id(model: str | os.PathLike[str]) -> bool:
 def _not_there(path: Path) -> BaseModelError:
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     return BaseModelError(
-        f"there is no file or folder {path}.{nearest(path.name, siblings)} A base model is a Hugging Face "
-        "id, a "
+        f"there is no file or folder {path}.{nearest(path.name, siblings)} A base model is a Hugging Face id, a "
         "local folder, a .gguf file, or demo"
     )
 
@@ -93,29 +88,19 @@ def _check_folder(folder: Path) -> None:
         if (folder / "adapter_config.json").is_file():
             raise BaseModelError(f"{folder} holds an adapter, not a base model{_base_of_adapter(folder)}")
         files = sorted(folder.glob("*.gguf"))
-        hint = (
-            f"; name the GGUF file itself: {files[0]}"
-            if files
-            else "; give a folder that save_pretrained wrote"
-        )
+        hint = f"; name the GGUF file itself: {files[0]}" if files else "; give a folder that save_pretrained wrote"
         raise BaseModelError(f"{folder} has no config.json, so it is no model folder{hint}")
     if weight_files(folder):
         return
     others = sorted(path.name for pattern in _OTHER_WEIGHTS for path in folder.glob(pattern))
     if not others:
-        raise BaseModelError(
-            f"{folder} has a config.json and no weights (model.safetensors); fetch the model again"
-        )
-    raise BaseModelError(
-        f"{folder} has its weights only as {others[0]}, and petune reads safetensors. {CONVERT}"
-    )
+        raise BaseModelError(f"{folder} has a config.json and no weights (model.safetensors); fetch the model again")
+    raise BaseModelError(f"{folder} has its weights only as {others[0]}, and petune reads safetensors. {CONVERT}")
 
 
 def _base_of_adapter(folder: Path) -> str:
     try:
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))[
-            "base_model_name_or_path"
-        ]
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{folder / 'adapter_config.json'} is malformed ({error!r})") from error
     return f"; its base is {base!r}: give that"

@@ -84,9 +84,7 @@ class Structure:
         inside = [linear for linear in self.linears if linear.block is not None] or list(self.linears)
         widths = Counter(width for linear in inside for width in (linear.in_features, linear.out_features))
         if not widths:
-            raise TargetError(
-                "this base model has no linear layer (nn.Linear or Conv1D); petune needs a transformer."
-            )
+            raise TargetError("this base model has no linear layer (nn.Linear or Conv1D); petune needs a transformer.")
         return widths.most_common(1)[0][0]
 
     @property
@@ -107,9 +105,7 @@ class Structure:
         for linear in self.linears:
             if linear.path == path:
                 return linear
-        raise TargetError(
-            f"this base model has no linear at {path!r}.{nearest(path, [x.path for x in self.linears])}"
-        )
+        raise TargetError(f"this base model has no linear at {path!r}.{nearest(path, [x.path for x in self.linears])}")
 
     def select(
         self,
@@ -187,9 +183,7 @@ def _block_paths(model: nn.Module) -> Iterator[str]:
 def _linears(model: nn.Module, blocks: tuple[str, ...]) -> Iterator[Linear]:
     modules = dict(model.named_modules())
     block_of = {path: index for index, path in enumerate(blocks)}
-    holders = Counter(
-        id(weight) for module in modules.values() for weight in module.parameters(recurse=False)
-    )
+    holders = Counter(id(weight) for module in modules.values() for weight in module.parameters(recurse=False))
     for path, module in modules.items():
         if isinstance(module, Conv1D):
             in_features, out_features = module.nx, module.nf

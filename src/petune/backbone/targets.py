@@ -95,11 +95,7 @@ def _by_pattern(roles: Mapping[str, str], pattern: str, what: str) -> frozenset[
     try:
         compiled = regex.compile(pattern)
         deadline = time.monotonic() + PATTERN_SECONDS
-        matched = [
-            path
-            for path in roles
-            if compiled.fullmatch(path, timeout=max(deadline - time.monotonic(), 0.001))
-        ]
+        matched = [path for path in roles if compiled.fullmatch(path, timeout=max(deadline - time.monotonic(), 0.001))]
     except regex.error as error:
         problem = f"is no regular expression ({error}) and, read as a shell pattern, matches no linear"
     except TimeoutError:

@@ -51,9 +51,7 @@ def save_adapter(
     else:
         layout = peft.LAYOUTS[adapter.method.name]
         tensors = peft.to_tensors(layout, adapter)
-        write_file(
-            folder / peft.WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"})
-        )
+        write_file(folder / peft.WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
         write_text(
             folder / peft.CONFIG_FILE,
             peft.to_json(layout, adapter, base.structure, base.name, base.revision),
@@ -63,9 +61,7 @@ def save_adapter(
     content = manifest.Manifest(
         method=adapter.method.name,
         config=adapter.config.model_dump(mode="json"),
-        base=manifest.BaseIdentity(
-            name=base.name, revision=base.revision, fingerprint=base.fingerprint.to_dict()
-        ),
+        base=manifest.BaseIdentity(name=base.name, revision=base.revision, fingerprint=base.fingerprint.to_dict()),
         digest=manifest.tensors_digest(tensors),
         files={file: manifest.file_digest(folder / file) for file in (*weight_files, *tokenizer_files)},
         versions={
@@ -118,9 +114,7 @@ def load_adapter(
     return adapter
 
 
-def check_base(
-    content: manifest.Manifest, base: Base, folder: Path, *, allow_base_mismatch: bool = False
-) -> None:
+def check_base(content: manifest.Manifest, base: Base, folder: Path, *, allow_base_mismatch: bool = False) -> None:
     """Compare the base an adapter was made for with the one at hand.
 
     Raises:
@@ -131,9 +125,7 @@ def check_base(
         return
     message = f"{folder} was made for the base '{content.base.name}', not for '{base.name}': {'; '.join(differences)}"
     if not allow_base_mismatch:
-        raise BaseMismatchError(
-            f"{message}. Load that base, or pass --allow-base-mismatch to use this one anyway"
-        )
+        raise BaseMismatchError(f"{message}. Load that base, or pass --allow-base-mismatch to use this one anyway")
     logger.warning("%s; used anyway, as asked", message)
 
 
@@ -167,9 +159,7 @@ def _require_adapter(folder: Path) -> None:
             " environment convert it once: torch.load(path, weights_only=True), then"
             f" safetensors.torch.save_file(tensors, '{peft.WEIGHTS_FILE}')"
         )
-    raise AdapterFormatError(
-        f"{folder} is no adapter: it has neither {manifest.FILE_NAME} nor {peft.WEIGHTS_FILE}"
-    )
+    raise AdapterFormatError(f"{folder} is no adapter: it has neither {manifest.FILE_NAME} nor {peft.WEIGHTS_FILE}")
 
 
 def _read_tensors(folder: Path, method: str, adapter: Adapter, files: Iterable[str]) -> dict[str, Tensor]:
@@ -198,13 +188,9 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _save_model(model: AdaptedModel, adapter: Adapter, folder: Path) -> tuple[list[str], dict[str, Tensor]]:
-    files = save_pretrained(model, folder)
+    # Some architectures go by other tensor names in older files; under the live names a folder reads back exactly.
+    files = write_files(folder, lambda path: model.model.save_pretrained(path, save_original_format=False))
     return files, _read_model_tensors(folder, adapter, files)
-
-
-def save_pretrained(model: AdaptedModel, folder: Path) -> list[str]:
-    """Write the model with its weights as they stand as a plain transformers folder; return the file names."""
-    return write_files(folder, model.model.save_pretrained)
 
 
 def _save_tokenizer(base: Base, folder: Path) -> list[str]:

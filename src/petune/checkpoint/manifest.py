@@ -94,9 +94,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise AdapterFormatError(
-            f"{path.parent} has no {path.name}; give the folder of an adapter"
-        ) from error
+        raise AdapterFormatError(f"{path.parent} has no {path.name}; give the folder of an adapter") from error
     except (OSError, ValueError, RecursionError) as error:
         raise AdapterFormatError(f"{path} is not readable JSON ({error}); restore it from a copy") from error
     if not isinstance(value, dict):

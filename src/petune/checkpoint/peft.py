@@ -113,9 +113,7 @@ class LoRALayout(Layout):
             "target_modules": _shortest_names(paths, structure),
             "exclude_modules": None,
             "layers_to_transform": None,
-            "fan_in_fan_out": any(
-                linear.transposed for linear in structure.linears if linear.path in adapter.slots
-            ),
+            "fan_in_fan_out": any(linear.transposed for linear in structure.linears if linear.path in adapter.slots),
             "bias": "none",
             "modules_to_save": None,
             "rank_pattern": {},
@@ -132,9 +130,7 @@ class LoRALayout(Layout):
             if field not in self._NEUTRAL:
                 raise AdapterFormatError(f"{CONFIG_FILE}: field '{field}' is not known to this petune")
             if not self._NEUTRAL[field](value):
-                raise AdapterFormatError(
-                    f"{CONFIG_FILE}: {field}={value!r} is not supported by petune's LoRA"
-                )
+                raise AdapterFormatError(f"{CONFIG_FILE}: {field}={value!r} is not supported by petune's LoRA")
         options = {field: config[field] for field in self._OURS if config.get(field) is not None}
         if "target_modules" not in options:
             raise AdapterFormatError(f"{CONFIG_FILE}: 'target_modules' is missing")
@@ -153,9 +149,7 @@ class LoRALayout(Layout):
     def from_file(self, name: str) -> str:
         """Return ``<module>.lora_A``."""
         if not name.startswith(PREFIX) or not name.endswith((".lora_A.weight", ".lora_B.weight")):
-            raise AdapterFormatError(
-                f"{WEIGHTS_FILE}: tensor '{name}' is not of plain LoRA, which petune reads"
-            )
+            raise AdapterFormatError(f"{WEIGHTS_FILE}: tensor '{name}' is not of plain LoRA, which petune reads")
         return name.removeprefix(PREFIX).removesuffix(".weight")
 
 
@@ -203,7 +197,7 @@ def method_of(config: Mapping[str, Any]) -> str:
     """
     by_type = {layout.peft_type: name for name, layout in LAYOUTS.items()}
     peft_type = config.get("peft_type")
-    if peft_type not in by_type:
+    if not isinstance(peft_type, str) or peft_type not in by_type:
         known = ", ".join(sorted(by_type))
         raise AdapterFormatError(f"{CONFIG_FILE}: peft_type is {peft_type!r}; petune reads {known}")
-    return by_type[str(peft_type)]
+    return by_type[peft_type]

@@ -15,9 +15,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command(help="Talk with a base model or an adapter. /reset starts anew, /exit or end of input leaves.")
 @flags_of(LoadOptions, GenerationOptions, leave_out=("num_beams", "batch_tokens"))
-def chat(
-    system: Annotated[str | None, typer.Option("--system", help="System message.")] = None, **given: Any
-) -> None:
+def chat(system: Annotated[str | None, typer.Option("--system", help="System message.")] = None, **given: Any) -> None:
     """Talk with a base model or an adapter."""
     loading, generating = split(given, LoadOptions, GenerationOptions)
     model = load_model(loading)

@@ -13,9 +13,7 @@ from petune.errors import ConfigError
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.callback(
-    help="Inspect a data set as training would read it.", no_args_is_help=True, invoke_without_command=False
-)
+@app.callback(help="Inspect a data set as training would read it.", no_args_is_help=True, invoke_without_command=False)
 def _root() -> None:
     """Hold the verbs of `petune data`."""
 
@@ -24,9 +22,7 @@ def _root() -> None:
 @flags_of(DataOptions, leave_out=("data",))
 def inspect(
     data: Annotated[str | None, typer.Argument(help="A file or a hub data set id.", metavar="DATA")] = None,
-    model: Annotated[
-        str, typer.Option("--model", help="Base model whose tokenizer reads the rows.")
-    ] = "demo",
+    model: Annotated[str, typer.Option("--model", help="Base model whose tokenizer reads the rows.")] = "demo",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let the base's repository run its own code.")
@@ -38,7 +34,5 @@ def inspect(
         raise ConfigError("no data: petune data inspect FILE, or a hub data set id")
     from petune.api import inspect_data
 
-    report = inspect_data(
-        data, model=model, trust_remote_code=trust_remote_code, **values(given, DataOptions)
-    )
+    report = inspect_data(data, model=model, trust_remote_code=trust_remote_code, **values(given, DataOptions))
     say(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if as_json else report.render())

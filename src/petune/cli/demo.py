@@ -69,9 +69,7 @@ def _run(folder: Path, rows: int, test_rows: int, *, overwrite: bool) -> dict[st
             "output_dir": str(folder),
         }
     )
-    result = train(
-        recipe, base=model.base, overwrite=True, listeners=[ProgressBar()], on_data=print_data_reports
-    )
+    result = train(recipe, base=model.base, overwrite=True, listeners=[ProgressBar()], on_data=print_data_reports)
     say("\n4. After training: the same reviews again.")
     after = api.evaluate(result.model, reviews.test)
     return {

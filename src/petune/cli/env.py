@@ -32,9 +32,7 @@ def env() -> None:
         say(f"{package:<13} {_version(package)}")
     device = pick_device("auto")
     say(f"device        {device}, {_device_name(device)}")
-    say(
-        f"dtype         {str(pick_dtype('auto', device)).removeprefix('torch.')} (what --dtype auto means here)"
-    )
+    say(f"dtype         {str(pick_dtype('auto', device)).removeprefix('torch.')} (what --dtype auto means here)")
     say(f"cpu threads   {torch.get_num_threads()} of {os.cpu_count()} cores")
     say(f"cache         {cache_folder()}")
 
@@ -42,11 +40,7 @@ def env() -> None:
 def _device_name(device: "torch.device") -> str:
     import torch
 
-    return (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or platform.machine()
-    )
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str:

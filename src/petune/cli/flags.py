@@ -19,9 +19,7 @@ def flags_of(
 
     The command takes the flags that were given as ``**given: str | bool``; :func:`values` turns them into settings.
     """
-    fields = {
-        name: field for model in models for name, field in model.model_fields.items() if name not in leave_out
-    }
+    fields = {name: field for model in models for name, field in model.model_fields.items() if name not in leave_out}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
@@ -53,28 +51,28 @@ def read(field: FieldInfo, value: Any) -> Any:
     return value
 
 
-def extra_settings(arguments: Iterable[str], known: Mapping[str, FieldInfo]) -> dict[str, Any]:
-    """Return the settings in leftover arguments, written ``key=value``, ``--key value`` or ``--key=value``.
+def extra_settings(arguments: Iterable[str], known: Mapping[str, FieldInfo]) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings in leftover arguments (``key=value``, ``--key value``, ``--key=value``), and the others.
 
     Raises:
-        ConfigError: an argument is none of these.
+        ConfigError: a flag has no value.
     """
     settings: dict[str, Any] = {}
+    others: list[str] = []
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
         if argument.startswith("--") and "=" not in argument:
             if not rest:
-                raise ConfigError(f"{argument} has no value; write {argument} VALUE, or KEY=VALUE")
+                raise ConfigError(f"{argument} has no value, or is unknown; write {argument} VALUE, or KEY=VALUE")
             argument = f"{argument}={rest.pop(0)}"
         key, equals, value = argument.lstrip("-").partition("=")
-        if not equals or not key:
-            raise ConfigError(
-                f"cannot use the argument '{argument}'; settings are written KEY=VALUE (r=16) or --key value"
-            )
+        if not equals:
+            others.append(argument)
+            continue
         key = key.replace("-", "_")
         settings[key] = read(known[key], value) if key in known else value
-    return settings
+    return settings, others
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -100,9 +98,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         option = typer.Option(f"{flag}/--no-{flag[2:]}", help=_help(field), show_default=False)
         annotation = bool | None
     else:
-        option = typer.Option(
-            *spellings, help=_help(field), metavar=_metavar(field.annotation), show_default=False
-        )
+        option = typer.Option(*spellings, help=_help(field), metavar=_metavar(field.annotation), show_default=False)
         annotation = str | None
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, option]

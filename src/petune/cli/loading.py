@@ -65,7 +65,4 @@ def split(given: Mapping[str, Any], *models: type[BaseModel]) -> list[dict[str, 
     from petune.cli.flags import values
 
     flags = values(given, *models)
-    parts: list[dict[str, Any]] = []
-    for model in models:
-        parts.append({name: flags.pop(name) for name in list(flags) if name in model.model_fields})
-    return parts
+    return [{name: flags.pop(name) for name in list(flags) if name in model.model_fields} for model in models]

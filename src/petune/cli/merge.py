@@ -16,9 +16,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @flags_of(LoadOptions, leave_out=("device", "revision"))
 def merge(
     output_dir: Annotated[str, typer.Option("--output-dir", help="Folder to write.", metavar="FOLDER")],
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
     **given: Any,
 ) -> None:
     """Merge an adapter into a plain Hugging Face model folder."""

@@ -31,16 +31,12 @@ def methods(
         return
     table = Table(box=None, pad_edge=False)
     for column in ("method", "sites", "learning rate", *(("trainable", "share") if model else ()), "paper"):
-        table.add_column(
-            column, justify="right" if column in ("trainable", "share", "learning rate") else "left"
-        )
+        table.add_column(column, justify="right" if column in ("trainable", "share", "learning rate") else "left")
     for method in found:
         counts = []
         if method.trainable is not None and method.total is not None:
             counts = [f"{method.trainable:,}", f"{method.trainable / method.total:.2%}"]
-        paper = (
-            "" if method.paper is None else f"{method.paper.authors} {method.paper.year}, {method.paper.url}"
-        )
+        paper = "" if method.paper is None else f"{method.paper.authors} {method.paper.year}, {method.paper.url}"
         table.add_row(method.name, ", ".join(method.sites), f"{method.learning_rate:g}", *counts, paper)
     console = Console(soft_wrap=True)
     console.print(table)

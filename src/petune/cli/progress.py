@@ -44,9 +44,7 @@ class ProgressBar(Silent):
 
     def stepped(self, step: Step) -> None:
         """Show the step's figures."""
-        figures = (
-            f"loss {step.loss:.4f}  {step.tokens_per_second:,.0f} tokens/s  {step.memory / 2**20:,.0f} MiB"
-        )
+        figures = f"loss {step.loss:.4f}  {step.tokens_per_second:,.0f} tokens/s  {step.memory / 2**20:,.0f} MiB"
         if self._bar is not None:
             self._bar.update(self._task, completed=step.step, figures=figures)
         elif step.step % self._every == 0 or step.step == self._total:

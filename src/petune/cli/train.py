@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from petune import methods
 from petune.cli.flags import extra_settings, flags_of, values
 from petune.errors import ConfigError
 from petune.training.output import RECIPE_FILE
@@ -13,6 +14,8 @@ from petune.training.recipe import Recipe, RunOptions, read_yaml
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+DEFAULT_METHOD = RunOptions.model_fields["method"].default
+DEFAULT_OUTPUT = RunOptions.model_fields["output_dir"].default
 EPILOG = (
     "Settings of the method are written KEY=VALUE (r=16 target_modules=attention) or --key value;"
     " petune methods lists them. Flags and KEY=VALUE override the recipe."
@@ -27,8 +30,8 @@ EPILOG = (
 @flags_of(RunOptions)
 def train(
     context: typer.Context,
-    recipe: Annotated[
-        str | None, typer.Argument(help="YAML file of settings.", metavar="[RECIPE.yaml]")
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="A recipe file and settings.", metavar="[RECIPE.yaml] [KEY=VALUE]...")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint in the output folder.")
@@ -43,7 +46,7 @@ def train(
     **given: Any,
 ) -> None:
     """Train an adapter on your data."""
-    keys = _keys(recipe, context.args, given, resume=resume)
+    keys = _keys([*(arguments or []), *context.args], given, resume=resume)
     resolved = Recipe.parse(keys)
     if dry_run:
         sys.stdout.write(resolved.to_yaml())
@@ -63,21 +66,21 @@ def train(
     print_result(result)
 
 
-def _keys(recipe: str | None, rest: list[str], given: dict[str, Any], *, resume: bool) -> dict[str, Any]:
+def _keys(arguments: list[str], given: dict[str, Any], *, resume: bool) -> dict[str, Any]:
     """Return the settings of the recipe, overridden by flags and KEY=VALUE arguments."""
-    if recipe is not None and "=" in recipe:  # no recipe: the first KEY=VALUE took its place
-        recipe, rest = None, [recipe, *rest]
     flags = values(given, RunOptions)
-    output_dir = flags.get("output_dir")
-    from_file: dict[str, Any] = {}
-    if recipe is not None:
-        from_file = read_yaml(Path(recipe))
-    elif resume and output_dir is not None and (Path(output_dir) / RECIPE_FILE).exists():
-        from_file = read_yaml(Path(output_dir) / RECIPE_FILE)
-    from petune import methods
+    pairs, others = extra_settings(arguments, RunOptions.model_fields)
+    if len(others) > 1:
+        raise ConfigError(f"one recipe at a time, got {', '.join(others)}; settings are written KEY=VALUE")
+    keys = {**_from_file(others, flags | pairs, resume=resume), **flags, **pairs}
+    fields = methods.get(str(keys.get("method", DEFAULT_METHOD))).config_class.model_fields
+    own, _ = extra_settings(arguments, fields)  # once more, now that the method says which settings are lists
+    return {**keys, **{key: value for key, value in own.items() if key in fields}}
 
-    method = flags.get("method") or from_file.get("method") or RunOptions.model_fields["method"].default
-    if not isinstance(method, str):
-        raise ConfigError(f"method is {method!r}; give a name that `petune methods` lists")
-    pairs = extra_settings(rest, {**RunOptions.model_fields, **methods.get(method).config_class.model_fields})
-    return {**from_file, **flags, **pairs}
+
+def _from_file(recipes: list[str], overrides: dict[str, Any], *, resume: bool) -> dict[str, Any]:
+    """Return the keys of the recipe, or of the run that is resumed."""
+    if recipes:
+        return read_yaml(Path(recipes[0]))
+    saved = Path(str(overrides.get("output_dir", DEFAULT_OUTPUT))) / RECIPE_FILE
+    return read_yaml(saved) if resume and saved.exists() else {}

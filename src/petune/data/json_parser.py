@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,10 +54,9 @@ class StrictParser:
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         row = dict(pairs)
         if len(row) != len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            self._finding = RowProblem(
-                f"key '{shortened(twice)}' is there twice in one object", "keep one of them"
+            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+            self._findings.append(
+                RowProblem(f"key '{shortened(twice)}' is there twice in one object", "keep one of them")
             )
         return row
 
@@ -66,8 +66,8 @@ class StrictParser:
     def _float(self, digits: str) -> float:
         number = float(digits)
         if math.isinf(number):
-            self._finding = RowProblem(
-                f"the number {shortened(digits)} is beyond any float", "write a smaller one"
+            self._findings.append(
+                RowProblem(f"the number {shortened(digits)} is beyond any float", "write a smaller one")
             )
         return number
 

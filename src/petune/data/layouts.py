@@ -23,6 +23,9 @@ from petune.data.problems import RowProblem
 from petune.data.rows import Rows
 from petune.errors import DataError, nearest
 
+UNANSWERABLE = "unanswerable"
+"""The target of a question whose list of answers is empty."""
+
 Slots = Mapping[str, Any]
 """What the templates of a layout fill in."""
 
@@ -228,9 +231,6 @@ def _answers(answers: Any) -> list[str]:
         "write the answers as strings; an empty list says that there is none",
     )
 
-
-UNANSWERABLE = "unanswerable"
-"""The target of a question whose list of answers is empty."""
 
 TEMPLATE = Layout("template", (), (), (), _parse_anything)
 """Rows of any columns, rendered by the user's own templates."""

@@ -70,9 +70,7 @@ def evaluate(
     options = options or EvaluationOptions()
     if not examples:
         raise DataError(f"{examples.source}: no rows to measure; give a file with at least one row")
-    metrics = _metrics(
-        options.metrics or default_metrics(examples), are_choices(examples) or bool(options.labels)
-    )
+    metrics = _metrics(options.metrics or default_metrics(examples), are_choices(examples) or bool(options.labels))
     needs = {metric.needs for metric in metrics}
     labels = (options.labels or distinct_labels(examples)) if "choices" in needs else ()
     _check_data(examples, metrics, labels)
@@ -107,9 +105,7 @@ def _metrics(names: Sequence[str], compares_labels: bool) -> list[Metric]:
     metrics = [resolve_metric(name) for name in names]
     for metric in metrics:
         if sum(other.name == metric.name for other in metrics) > 1:
-            raise ConfigError(
-                f"two metrics are called '{metric.name}'; ask for each once, or rename your own"
-            )
+            raise ConfigError(f"two metrics are called '{metric.name}'; ask for each once, or rename your own")
     own: Need = "choices" if compares_labels else "text"
     return [replace(metric, needs=own) if metric.needs == "predictions" else metric for metric in metrics]
 
@@ -152,9 +148,7 @@ def _values(
             found = compute(metric, [row.prediction for row in rows], [str(row.reference) for row in rows])
         twice = next((name for name in found if name in values), None)
         if twice is not None:
-            raise ConfigError(
-                f"'{metric.name}' returned '{twice}', which another metric is called; rename it"
-            )
+            raise ConfigError(f"'{metric.name}' returned '{twice}', which another metric is called; rename it")
         values.update(found)
     return values
 

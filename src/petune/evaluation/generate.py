@@ -56,9 +56,7 @@ def generate(
         DataError: a prompt is empty or longer than the model's context.
     """
     options = options or GenerationOptions()
-    special = (
-        [add_special_tokens] * len(prompts) if isinstance(add_special_tokens, bool) else add_special_tokens
-    )
+    special = [add_special_tokens] * len(prompts) if isinstance(add_special_tokens, bool) else add_special_tokens
     names = names if names is not None else [f"prompt {i + 1}" for i in range(len(prompts))]
     encoded = encode_prompts(runner, prompts, special, names)
     results: dict[int, Generation] = {}
@@ -77,7 +75,7 @@ def generation_config(runner: Runner, options: GenerationOptions, max_new_tokens
         do_sample=sampling,
         temperature=options.temperature if sampling else 1.0,
         top_p=options.top_p if sampling else 1.0,
-        top_k=options.top_k if sampling else 0,
+        top_k=options.top_k if sampling else 50,  # transformers' own default; another one without sampling warns
         num_beams=options.num_beams,
         repetition_penalty=options.repetition_penalty,
         eos_token_id=stop_token_ids(runner, options.stop) or None,

@@ -45,9 +45,7 @@ Read = Callable[[int, Tensor], Tensor]
 """Takes a query's index and its log-probabilities [K, V] in fp32; returns the small tensor to keep."""
 
 
-def read_log_probabilities(
-    runner: Runner, queries: Sequence[Query], read: Read, *, batch_tokens: int
-) -> list[Tensor]:
+def read_log_probabilities(runner: Runner, queries: Sequence[Query], read: Read, *, batch_tokens: int) -> list[Tensor]:
     """Run every query and return what ``read`` made of its log-probabilities, in the order of the queries.
 
     Args:
@@ -77,10 +75,7 @@ def read_log_probabilities(
 
 def _batches(queries: Sequence[Query], vocabulary: int, batch_tokens: int) -> list[list[int]]:
     """Group queries of like cost; a cost counts tokens, or logits where these are what fills the memory."""
-    costs = [
-        max(q.positions[-1] + 1, -(-len(q.positions) * vocabulary * batch_tokens // _MAX_LOGITS))
-        for q in queries
-    ]
+    costs = [max(q.positions[-1] + 1, -(-len(q.positions) * vocabulary * batch_tokens // _MAX_LOGITS)) for q in queries]
     return split_step(range(len(queries)), costs, max_rows=None, max_tokens=batch_tokens)
 
 
@@ -88,8 +83,7 @@ def _logits(runner: Runner, head: nn.Module, queries: Sequence[Query]) -> Tensor
     """Return the logits [B, K, V] at the positions of each query; short rows repeat their last position."""
     lengths = [q.positions[-1] + 1 for q in queries]
     rows = [
-        Encoded(list(q.input_ids[:length]), [IGNORED] * length, "")
-        for q, length in zip(queries, lengths, strict=True)
+        Encoded(list(q.input_ids[:length]), [IGNORED] * length, "") for q, length in zip(queries, lengths, strict=True)
     ]
     batch = collate(rows, pad_token_id=runner.tokenizer.pad_token_id, device=runner.device)
     most = max(len(q.positions) for q in queries)

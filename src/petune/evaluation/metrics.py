@@ -117,13 +117,9 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("loss", "tokens", "mean negative log-likelihood of a label token, in nats", float),
         Metric("perplexity", "tokens", "e to the power of the loss", perplexity),
-        Metric(
-            "accuracy", "choices", "share of rows whose likeliest label is the right one, 0 to 1", accuracy
-        ),
+        Metric("accuracy", "choices", "share of rows whose likeliest label is the right one, 0 to 1", accuracy),
         Metric("f1", "choices", "F1 averaged over labels with equal weight (macro), 0 to 1", f1),
-        Metric(
-            "f1_weighted", "choices", "F1 averaged over labels by their number of rows, 0 to 1", f1_weighted
-        ),
+        Metric("f1_weighted", "choices", "F1 averaged over labels by their number of rows, 0 to 1", f1_weighted),
         Metric("exact_match", "text", "share of generated texts equal to the target, 0 to 1", exact_match),
         Metric("bleu", "text", "corpus BLEU of generated texts, 0 to 100", bleu),
         Metric("rouge_l", "text", "mean ROUGE-L F-measure of generated texts, 0 to 1", rouge_l),

@@ -79,9 +79,7 @@ def chosen(example: Example, labels: Sequence[str], choice: Choice) -> Predictio
     return Prediction(example.origin, example.fields, choice.label, example.target, shares)
 
 
-def predict_texts(
-    runner: Runner, examples: Sequence[Example], options: GenerationOptions
-) -> Iterator[Prediction]:
+def predict_texts(runner: Runner, examples: Sequence[Example], options: GenerationOptions) -> Iterator[Prediction]:
     """Yield the text generated for each row, in order, as windows of rows are done."""
     for start in range(0, len(examples), _WINDOW):
         window = examples[start : start + _WINDOW]

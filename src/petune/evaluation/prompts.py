@@ -36,11 +36,7 @@ def encode_prompts(
     if empty:
         raise DataError(f"no text to go on from in {listed(empty)}; give a prompt of at least one character")
     limit = context_length(runner.model)
-    long = [
-        f"{name} ({len(ids):,})"
-        for name, ids in zip(names, encoded, strict=True)
-        if limit and len(ids) >= limit
-    ]
+    long = [f"{name} ({len(ids):,})" for name, ids in zip(names, encoded, strict=True) if limit and len(ids) >= limit]
     if long:
         raise DataError(
             f"{len(long):,} of {len(encoded):,} prompts fill the model's context of {limit:,} tokens and "
@@ -79,9 +75,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, add_special_tokens: bool) -> list[int]:
-    batch = tokenizer(
-        prompt, add_special_tokens=add_special_tokens, return_special_tokens_mask=True, verbose=False
-    )
+    batch = tokenizer(prompt, add_special_tokens=add_special_tokens, return_special_tokens_mask=True, verbose=False)
     ids, added = list(batch["input_ids"]), list(batch["special_tokens_mask"])
     while ids and added[-1] and ids[-1] == tokenizer.eos_token_id:
         ids.pop()

@@ -145,9 +145,7 @@ def _encode(runner: Runner, examples: Sequence[Example], labels: Sequence[str]) 
         eos=False,
     ).rows
     if len(encoded) != len(answered):
-        raise DataError(
-            f"one of the labels {', '.join(labels)} has no token in this model's vocabulary; rename it"
-        )
+        raise DataError(f"one of the labels {', '.join(labels)} has no token in this model's vocabulary; rename it")
     continuations = []
     for row in encoded:
         first = next(t for t, label in enumerate(row.labels) if label != IGNORED)

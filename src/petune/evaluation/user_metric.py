@@ -54,9 +54,7 @@ def load_user_metric(path: Path, function: str, name: str) -> Compare:
 
 def _load(path: Path) -> ModuleType:
     if not path.is_file():
-        raise ConfigError(
-            f"no file {path} for the metric; give the path of a Python file, as path/to/file.py:function"
-        )
+        raise ConfigError(f"no file {path} for the metric; give the path of a Python file, as path/to/file.py:function")
     module_name = f"petune_user_metric_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None, "a path that ends in .py has a loader"

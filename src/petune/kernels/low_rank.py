@@ -16,7 +16,5 @@ def add_low_rank(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float) -> Te
     product (``addmm``), so no array of y's size is made beside the result.
     """
     hidden = F.linear(x, a.to(x.dtype))
-    flat = torch.addmm(
-        y.reshape(-1, y.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), b.to(x.dtype).t(), alpha=scale
-    )
+    flat = torch.addmm(y.reshape(-1, y.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), b.to(x.dtype).t(), alpha=scale)
     return flat.view(y.shape)

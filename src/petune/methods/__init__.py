@@ -26,9 +26,7 @@ def get(name: str) -> "Method[Any]":
         ConfigError: there is no such method.
     """
     if name not in REGISTRY:
-        raise ConfigError(
-            f"unknown method '{name}'; the methods are {', '.join(names())}.{nearest(name, REGISTRY)}"
-        )
+        raise ConfigError(f"unknown method '{name}'; the methods are {', '.join(names())}.{nearest(name, REGISTRY)}")
     module, _, attribute = REGISTRY[name].partition(":")
     method: Method[Any] = getattr(import_module(module), attribute)()
     return method

@@ -8,9 +8,7 @@ from petune.errors import nearest
 class MethodConfig(BaseModel):
     """Base of every method's settings: immutable, and strict about names."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

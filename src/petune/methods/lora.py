@@ -110,7 +110,4 @@ class LoRA(Method[LoRAConfig]):
         chosen = structure.select(
             config.target_modules, exclude=config.exclude_modules, layers=config.layers_to_transform
         )
-        return {
-            linear.path: LoRASlot(linear.in_features, linear.out_features, config, generator)
-            for linear in chosen
-        }
+        return {linear.path: LoRASlot(linear.in_features, linear.out_features, config, generator) for linear in chosen}

@@ -39,9 +39,7 @@ class LabelLoss:
         self._head_is_changed = head_is_changed
         self._logits_are_head_output: bool | None = None
 
-    def __call__(
-        self, inputs: Mapping[str, Tensor], labels: Tensor, forward: Forward | None = None
-    ) -> Tensor:
+    def __call__(self, inputs: Mapping[str, Tensor], labels: Tensor, forward: Forward | None = None) -> Tensor:
         """Return the summed negative log-likelihood (fp32 scalar) of ``labels`` [B, T]; -100 is not counted.
 
         Args:

@@ -121,9 +121,7 @@ class Loop:
         batches = split_step(
             indices,
             run.schedule.lengths,
-            max_rows=self._options.per_device_train_batch_size
-            if self._options.tokens_per_step is None
-            else None,
+            max_rows=self._options.per_device_train_batch_size if self._options.tokens_per_step is None else None,
             max_tokens=self._options.max_tokens_per_batch,
         )
         self._model.train()
@@ -168,9 +166,7 @@ class Loop:
         if not math.isfinite(norm) and not self._scaler.is_enabled():
             raise DivergedError(self._report(run, f"the gradient's norm is {norm}", rows))
         self._rate_used = float(run.rate.get_last_lr()[0])
-        self._scaler.step(
-            run.optimizer
-        )  # leaves out a step whose fp16 gradients overflowed, and lowers the scale
+        self._scaler.step(run.optimizer)  # leaves out a step whose fp16 gradients overflowed, and lowers the scale
         self._scaler.update()
         run.rate.step()
         run.optimizer.zero_grad(set_to_none=True)
@@ -178,15 +174,9 @@ class Loop:
         return norm
 
     def _report(self, run: AdapterRun, what: str, rows: list[Encoded]) -> str:
-        names = ", ".join(row.origin for row in rows[:8]) + (
-            f" and {len(rows) - 8} more" if len(rows) > 8 else ""
-        )
+        names = ", ".join(row.origin for row in rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
         steps = checkpoints.steps_in(self._output)
-        last = (
-            f"the last checkpoint is {self._output / f'checkpoint-{steps[-1]}'}"
-            if steps
-            else "no checkpoint yet"
-        )
+        last = f"the last checkpoint is {self._output / f'checkpoint-{steps[-1]}'}" if steps else "no checkpoint yet"
         return (
             f"{what} at step {run.progress.step + 1}, in rows {names}; learning rate {run.rate.get_last_lr()[0]:.3g};"
             f" the step was not taken, {last}. Lower --learning-rate, look at these rows, or try --dtype float32"

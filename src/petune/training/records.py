@@ -94,9 +94,7 @@ def write_trainer_state(run: AdapterRun, output: Path) -> None:
 
 def _best_metric(run: AdapterRun) -> float | None:
     key = f"eval_{run.options.metric_for_best_model}"
-    return next(
-        (e[key] for e in run.progress.history if e["step"] == run.progress.best_step and key in e), None
-    )
+    return next((e[key] for e in run.progress.history if e["step"] == run.progress.best_step and key in e), None)
 
 
 def plot_loss(run: AdapterRun, output: Path) -> None:

@@ -4,9 +4,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, final, get_args
 
 import torch
 from accelerate import Accelerator
@@ -24,7 +25,7 @@ from petune.checkpoint.folder import save_adapter
 from petune.data.encoding import EncodedSet, encode, resolve_max_length
 from petune.data.examples import ExampleSet
 from petune.data.loading import CheckedData, check_files, render_examples
-from petune.data.options import FORMAT_FIELDS, DataOptions
+from petune.data.options import FORMAT_FIELDS, DataOptions, LayoutName
 from petune.data.report import DataReport
 from petune.errors import CheckpointError, ConfigError, MissingExtraError
 from petune.evaluation.evaluate import evaluate
@@ -37,6 +38,7 @@ from petune.training.adapter_run import AdapterRun
 from petune.training.events import Listener, Listeners
 from petune.training.loop import Evaluate, Loop, peak_memory
 from petune.training.recipe import Recipe
+from petune.training.recomputation import gradient_checkpointing
 
 _TRACKERS = {
     "tensorboard": is_tensorboard_available,
@@ -221,6 +223,8 @@ def _start(
 def data_format(options: DataOptions, examples: ExampleSet) -> dict[str, Any]:
     """Return how the rows became text, for the adapter to remember, and the label words of classification rows."""
     form: dict[str, Any] = {name: getattr(options, name) for name in FORMAT_FIELDS}
+    if examples.layout in get_args(LayoutName):  # what auto found
+        form["layout"] = examples.layout
     if are_choices(examples):
         form["labels"] = list(distinct_labels(examples))
     return form
@@ -234,10 +238,8 @@ def _record_start(recipe: Recipe, folder: Path, data: _Data) -> None:
     write_text(folder / output.REPORT_FILE, json.dumps(reports, indent=2, ensure_ascii=False) + "\n")
 
 
-def _optimise(
-    recipe: Recipe, run: AdapterRun, model: AdaptedModel, data: _Data, listeners: Sequence[Listener]
-) -> None:
-    options, folder, hf_model = recipe.run, Path(recipe.run.output_dir), model.base.model
+def _optimise(recipe: Recipe, run: AdapterRun, model: AdaptedModel, data: _Data, listeners: Sequence[Listener]) -> None:
+    options, folder = recipe.run, Path(recipe.run.output_dir)
     accelerator = Accelerator(
         cpu=model.device.type == "cpu", log_with=list(options.report_to) or None, project_dir=str(folder)
     )
@@ -246,13 +248,11 @@ def _optimise(
     if options.report_to:
         accelerator.init_trackers(options.run_name or folder.name, config=_flat(recipe.keys()))
     everyone = Listeners([records.Recorder(run, folder, accelerator), *listeners])
-    if options.gradient_checkpointing:
-        hf_model.gradient_checkpointing_enable({"use_reentrant": False})
+    recompute = gradient_checkpointing(model.model) if options.gradient_checkpointing else nullcontext()
     try:
-        Loop(model, [run], options, accelerator, folder, everyone, _evaluation(model, data, recipe)).run()
+        with recompute:
+            Loop(model, [run], options, accelerator, folder, everyone, _evaluation(model, data, recipe)).run()
     finally:
-        if options.gradient_checkpointing:
-            hf_model.gradient_checkpointing_disable()
         records.write_trainer_state(run, folder)
         if run.progress.history:
             records.plot_loss(run, folder)

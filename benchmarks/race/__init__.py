@@ -1,0 +1,1 @@
+"""A race of petune against another trainer: the same work, fresh processes, interleaved."""

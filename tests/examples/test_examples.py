@@ -1,0 +1,87 @@
+"""Every example and every recipe runs from start to end, on a tiny model."""
+
+import json
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import petune
+from petune.training.recipe import Recipe
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+DATA = sorted((ROOT / "examples").glob("*.jsonl"))
+
+
+@pytest.fixture
+def tiny_folder(
+    tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> str:
+    """Folder of a tiny model that takes rows as long as the examples'."""
+    tiny_tokenizer.model_max_length = 1024
+    tiny_model("llama", max_position_embeddings=1024, num_hidden_layers=1).save_pretrained(tmp_path / "tiny")
+    tiny_tokenizer.save_pretrained(tmp_path / "tiny")
+    return str(tmp_path / "tiny")
+
+
+def run_example(name: str, *arguments: str) -> None:
+    """Call the ``main`` of an example with the arguments that the command line would give it."""
+    runpy.run_path(str(ROOT / "examples" / name))["main"](*arguments)
+
+
+def test_train_evaluate_and_merge(tiny_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [path.name for path in SCRIPTS] == ["evaluate_adapter.py", "merge_adapter.py", "train_lora.py"]
+    adapter, merged = str(tmp_path / "adapter"), str(tmp_path / "merged")
+
+    run_example("train_lora.py", tiny_folder, str(ROOT / "examples" / "reviews.jsonl"), adapter)
+    printed = capsys.readouterr().out
+    assert f"the adapter lies in {adapter}" in printed
+    assert "48 read" in printed
+
+    run_example("evaluate_adapter.py", adapter)
+    printed = capsys.readouterr().out
+    assert "accuracy: " in printed
+    assert "f1: " in printed
+
+    run_example("merge_adapter.py", adapter, merged)
+    assert f"the merged model lies in {merged}" in capsys.readouterr().out
+    assert (Path(merged) / "model.safetensors").is_file()
+
+
+def test_the_examples_were_found() -> None:
+    assert [path.name for path in DATA] == ["chat.jsonl", "reviews.jsonl", "reviews_test.jsonl"]
+    assert [path.stem for path in RECIPES] == [info.name for info in petune.list_methods()]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_trains(path: Path, tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    recipe = Recipe.read(path, {"model": tiny_folder, "output_dir": str(tmp_path / "out"), "max_steps": 2})
+    result = petune.train(recipe)
+    assert result.steps == 2
+    assert 0 <= result.eval_metrics["accuracy"] <= 1
+    assert petune.load(result.output_dir).active == ("default",)
+
+
+@pytest.mark.parametrize("path", DATA, ids=lambda path: path.name)
+def test_example_data_is_sound(path: Path, tiny_folder: str) -> None:
+    report = petune.inspect_data(path, model=tiny_folder)
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert report.rows_kept == report.rows_read == len(rows)
+    assert report.layout == ("messages" if "messages" in rows[0] else "text-label")
+    assert len({json.dumps(row) for row in rows}) == len(rows)
+    if report.layout == "text-label":
+        labels = [row["label"] for row in rows]
+        assert labels.count("positive") == labels.count("negative") == len(labels) / 2
+
+
+def test_no_held_out_review_is_trained_on() -> None:
+    texts = [
+        {json.loads(line)["text"] for line in (ROOT / "examples" / name).read_text(encoding="utf-8").splitlines()}
+        for name in ("reviews.jsonl", "reviews_test.jsonl")
+    ]
+    assert texts[0].isdisjoint(texts[1])
