@@ -1,6 +1,7 @@
 """No method is named outside its own file, the file-format tables, and the defaults of options."""
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,27 +22,30 @@ SOURCES = [
 ORDINARY_WORDS = {"full"}
 
 
-def classes_of_methods() -> set[str]:
+@functools.cache
+def classes_of_methods() -> frozenset[str]:
     """Return the names of all classes that the methods' files define."""
     files = {target.partition(":")[0].rpartition(".")[2] for target in REGISTRY.values()}
     trees = [ast.parse((PACKAGE / "methods" / f"{name}.py").read_text(encoding="utf-8")) for name in files]
-    return {node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
+    return frozenset(node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef))
+
+
+def names_a_method(text: str) -> bool:
+    """Say whether an identifier, or text in quotes, gives a method away."""
+    distinctive = "|".join(re.escape(name) for name in REGISTRY if name not in ORDINARY_WORDS)
+    word = rf"(?<![a-z])({distinctive})(?![a-z])"
+    return text in classes_of_methods() or re.search(word, text, re.IGNORECASE) is not None
 
 
 def named_methods(tree: ast.Module) -> list[str]:
-    """Return each place that names a method, as ``line: text``; docstrings do not count."""
+    """Return each place that names a method, as ``line: text``; docstrings and defaults do not count."""
     exempt = {id(node) for node in (*_docstrings(tree), *_defaults(tree))}
-    distinctive = [name for name in REGISTRY if name not in ORDINARY_WORDS]
-    word = re.compile("|".join(rf"(?<![a-z]){re.escape(name)}(?![a-z])" for name in distinctive), re.IGNORECASE)
-    classes = classes_of_methods()
     found = []
     for node in ast.walk(tree):
+        texts = [name for name in _identifiers(node) if names_a_method(name)]
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in exempt:
-            if node.value in REGISTRY or node.value in classes or word.search(node.value):
-                found.append(f"{node.lineno}: {node.value!r}")
-        for name in _identifiers(node):
-            if name in classes or word.search(name):
-                found.append(f"{getattr(node, 'lineno', 0)}: {name}")
+            texts += [repr(node.value)] if node.value in REGISTRY or names_a_method(node.value) else []
+        found += [f"{getattr(node, 'lineno', 0)}: {text}" for text in texts]
     return found
 
 

@@ -195,3 +195,12 @@ def test_validation_rows_from_a_file(write):
 def test_a_split_that_leaves_nothing(count, share, message):
     with pytest.raises(DataError, match=message):
         split_indices(count, share, 42, "rows.jsonl")
+
+
+@pytest.mark.parametrize(("target", "lead"), [(" {{ label }}", " "), ("{{ label }}", ""), (None, " ")])
+def test_rows_without_a_target_know_the_white_space_before_it(tmp_path: Path, target: str | None, lead: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "很好"}\n', encoding="utf-8")
+    options = DataOptions(data=str(file), layout="text-label", target=target)
+    (example,) = load_examples(options, None, require_target=False)
+    assert (example.target, example.lead) == (None, lead)

@@ -18,10 +18,11 @@ from petune.evaluation.options import EvaluationOptions, GenerationOptions
         {"num_beams": 0},
         {"repetition_penalty": 0.0},
         {"seed": -1},
+        {"stop": ("",)},
         {"temprature": 1.0},
     ],
 )
-def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
+def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         GenerationOptions.model_validate(wrong)
 

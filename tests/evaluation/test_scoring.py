@@ -77,6 +77,7 @@ def test_lead_is_that_of_training_text(row) -> None:
     assert answer_lead(row("Label:", "positive")) == " "
     assert answer_lead(row("Label:")) == " "
     assert answer_lead(row("Label: ")) == ""
+    assert answer_lead(replace(row("标签："), lead="")) == ""
     chinese = replace(row("标签：", "好"), segments=(Segment("标签：", False), Segment("好", True)))
     assert answer_lead(chinese) == ""
     lines = replace(row("Label:", "good"), segments=(Segment("Label:", False), Segment("\n\ngood", True)))

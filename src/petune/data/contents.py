@@ -20,6 +20,8 @@ class Pair:
     target: str | None
     is_label: bool
     """Whether the target is a class label."""
+    lead: str = ""
+    """White space that every target starts with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class RowParser:
         _check_choice(layout, options, prompt, target, require_target=require_target)
         self._prompt = None if prompt is None else TextTemplate(prompt, "--template")
         self._target = None if target is None else TextTemplate(target, "--target")
+        self._lead = "" if target is None else target[: len(target) - len(target.lstrip())]
 
     def parse(self, row: Mapping[str, Any]) -> Content:
         """Return what a row says.
@@ -83,7 +86,7 @@ class RowParser:
         prompt = self._prompt.render(slots, self._columns)
         if self._target is None:
             return Text(prompt)
-        return Pair(prompt, self._render_target(slots), self._layout.name == "text-label")
+        return Pair(prompt, self._render_target(slots), self._layout.name == "text-label", self._lead)
 
     def _render_target(self, slots: Mapping[str, Any]) -> str | None:
         assert self._target is not None

@@ -31,6 +31,8 @@ class Example:
     """The row as read, under the layout's column names."""
     add_special_tokens: bool
     """False where a chat template has already written the special tokens."""
+    lead: str | None = None
+    """White space that the target's template starts with; None where the row has no such template."""
 
 
 @final

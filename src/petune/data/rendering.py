@@ -45,7 +45,16 @@ class Renderer:
         if self._wrap_pairs:
             return self._turns(_as_turns(content), fields, origin, choices_key=choices_key)
         segments = (Segment(content.prompt, self._learn_all), Segment(content.target or "", learned=True))
-        return Example(origin, segments, content.prompt, target, choices_key, fields, add_special_tokens=True)
+        return Example(
+            origin,
+            segments,
+            content.prompt,
+            target,
+            choices_key,
+            fields,
+            add_special_tokens=True,
+            lead=content.lead,
+        )
 
     def _turns(
         self, conversation: Conversation, fields: Mapping[str, Any], origin: str, *, choices_key: str | None

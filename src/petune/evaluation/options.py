@@ -1,5 +1,7 @@
 """The settings of evaluation and of generation."""
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -20,7 +22,7 @@ class GenerationOptions(BaseModel):
     """Beams of a beam search; 1 for none."""
     repetition_penalty: float = Field(default=1.0, gt=0.0, le=100.0, allow_inf_nan=False)
     """Divides the score of a token that has occurred already; 1 for no penalty."""
-    stop: tuple[str, ...] = ()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Texts that end the generation; the result is cut before them."""
     seed: int = Field(default=42, ge=0, lt=2**63)
     """Seed of the sampling; without effect at temperature 0."""

@@ -1,11 +1,15 @@
 """One adapter in training: its rows, its optimiser, and how far it has come."""
 
+import hashlib
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
 from petune.adapter import Adapter
 from petune.data.batching import plan_steps
 from petune.data.encoding import Encoded
+from petune.errors import CheckpointError
 from petune.training import checkpoints
 from petune.training.optimizer import (
     load_optimizer_tensors,
@@ -86,6 +90,14 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
+def rows_digest(rows: Sequence[Encoded]) -> str:
+    """Return the SHA-256 over the tokens and labels of ``rows``, in order."""
+    total = hashlib.sha256()
+    for row in rows:
+        total.update(array("q", (len(row.input_ids), *row.input_ids, *row.labels)).tobytes())
+    return total.hexdigest()
+
+
 @final
 class AdapterRun:
     """One adapter in training.
@@ -104,6 +116,7 @@ class AdapterRun:
         self.optimizer = make_optimizer(adapter, options)
         self.rate = make_schedule(self.optimizer, options, self.schedule.total_steps)
         self.progress = Progress()
+        self._rows_digest = rows_digest(rows)
 
     @property
     def total_steps(self) -> int:
@@ -122,15 +135,22 @@ class AdapterRun:
             masters=self.adapter.tensors(),
             optimizer=optimizer_tensors(self.optimizer),
             random=checkpoints.random_state(),
-            state={"progress": progress, "rate": self.rate.state_dict()},
+            state={"progress": progress, "rate": self.rate.state_dict(), "rows": self._rows_digest},
         )
 
     def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
         """Go back to a saved state.
 
         Raises:
+            CheckpointError: it was made with other training rows.
             AdapterFormatError: the tensors are not of this adapter.
         """
+        if checkpoint.state["rows"] != self._rows_digest:
+            raise CheckpointError(
+                f"the checkpoint of step {checkpoint.state['progress']['step']} was made with other rows than those"
+                f" that {self.rows[0].origin.rpartition(':')[0]} holds now; bring the former rows back, or start anew"
+                " with --overwrite"
+            )
         self.adapter.load_tensors(checkpoint.masters)
         load_optimizer_tensors(self.optimizer, checkpoint.optimizer)
         self.rate.load_state_dict(checkpoint.state["rate"])
