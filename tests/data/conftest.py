@@ -37,9 +37,7 @@ THINKING = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 # Opens a thought for the model to go on with, which written turns do not have.
-OPEN_THOUGHT = CHATML.replace(
-    "<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>{% endif %}"
-)
+OPEN_THOUGHT = CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>{% endif %}")
 # Has no generation prompt of its own, and writes nothing of the system.
 INSTRUCT = (
     "{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"

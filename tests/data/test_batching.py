@@ -24,9 +24,7 @@ def padded(batch: list[int], lengths: list[int]) -> int:
 @pytest.mark.parametrize("seed", range(5))
 def test_every_row_is_in_one_step_and_the_limits_hold(seed, rows, tokens, group):
     lengths = random_lengths(seed)
-    steps = plan_steps(
-        lengths, rows_per_step=rows, tokens_per_step=tokens, seed=seed, epoch=0, group_by_length=group
-    )
+    steps = plan_steps(lengths, rows_per_step=rows, tokens_per_step=tokens, seed=seed, epoch=0, group_by_length=group)
     assert sorted(row for step in steps for row in step) == list(range(len(lengths)))
     for step in steps:
         assert rows is None or len(step) <= rows
@@ -36,9 +34,7 @@ def test_every_row_is_in_one_step_and_the_limits_hold(seed, rows, tokens, group)
 
 
 def plan(lengths, *, seed=1, epoch=0, group=True):
-    return plan_steps(
-        lengths, rows_per_step=8, tokens_per_step=None, seed=seed, epoch=epoch, group_by_length=group
-    )
+    return plan_steps(lengths, rows_per_step=8, tokens_per_step=None, seed=seed, epoch=epoch, group_by_length=group)
 
 
 def test_the_order_is_a_function_of_seed_and_epoch():

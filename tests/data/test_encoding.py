@@ -30,9 +30,7 @@ def encode_one(tokenizer, row: Example, **options):
     return encoded
 
 
-@pytest.mark.parametrize(
-    "cut", ["The film| was dull", "The film |was dull", "The fi|lm was dull", "Label:| positive"]
-)
+@pytest.mark.parametrize("cut", ["The film| was dull", "The film |was dull", "The fi|lm was dull", "Label:| positive"])
 def test_labels_begin_with_the_token_that_holds_the_first_learned_character(tokenizer, cut):
     prompt, target = cut.split("|")
     row = encode_one(tokenizer, pair(prompt, target))
@@ -83,9 +81,7 @@ def test_a_tokenizer_that_adds_bos_and_eos_by_itself(tokenizer):
 
 
 def test_assistant_turns_are_learned_each(tokenizer):
-    turns = example(
-        ("user: hello", False), (" good<|im_end|>", True), ("\nuser: so", False), (" b<|im_end|>", True)
-    )
+    turns = example(("user: hello", False), (" good<|im_end|>", True), ("\nuser: so", False), (" b<|im_end|>", True))
     assert marked_text(encode_one(tokenizer, turns, eos=False), tokenizer) == (
         "user: hello⟦ good<|im_end|>⟧\nuser: so⟦ b<|im_end|>⟧"
     )
@@ -171,9 +167,7 @@ def test_rows_with_nothing_to_learn_are_dropped_and_counted(tokenizer):
 
 def test_the_first_token_alone_cannot_be_learned(tokenizer):
     report = encode(rows_of(SHORT, example((".", True))), tokenizer, max_length=50, eos=False).report
-    assert report.dropped == {
-        "nothing to learn (the learned part is no token, or the row's first one alone)": 1
-    }
+    assert report.dropped == {"nothing to learn (the learned part is no token, or the row's first one alone)": 1}
     whole = encode(rows_of(example(("hello there", True))), tokenizer, max_length=50, eos=False)
     assert whole.report.label_tokens == len(whole.rows[0].input_ids) - 1
 

@@ -56,9 +56,7 @@ def test_splits(hub):
     assert len(read_rows("someone/films", splits=("validation", "test")).rows) == 1
     assert len(read_rows("someone/films@test").rows) == 1
     assert len(read_rows("someone/films#1").rows) == 1
-    with pytest.raises(
-        DataError, match=r"no split 'dev'; it has train, test: name one, as in someone/films@train"
-    ):
+    with pytest.raises(DataError, match=r"no split 'dev'; it has train, test: name one, as in someone/films@train"):
         read_rows("someone/films@dev")
     with pytest.raises(DataError, match="no split 'validation' or 'dev'"):
         from_splits("films", {"train": []}, ("validation", "dev"), "films", None)

@@ -18,9 +18,7 @@ def test_the_report_of_a_file(write, tokenizer):
 
 def test_a_conversation_is_shown_with_its_assistant_turns_marked(write, tokenizer_with):
     turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}] * 2
-    report = inspect_data(
-        DataOptions(data=write("chat.jsonl", [{"messages": turns}])), tokenizer_with("MARKED")
-    )
+    report = inspect_data(DataOptions(data=write("chat.jsonl", [{"messages": turns}])), tokenizer_with("MARKED"))
     turn = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n⟦hi<|im_end|>⟧\n"
     assert report.example == turn * 2
 

@@ -9,9 +9,7 @@ from petune.data.reading import read_rows
 from petune.errors import DataError
 
 GOOD = '{"text": "a quiet joy", "label": "positive"}'
-CHAT = (
-    '{"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good morning"}]}'
-)
+CHAT = '{"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good morning"}]}'
 DEEP = "[" * 10_000 + "]" * 10_000
 
 

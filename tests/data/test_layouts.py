@@ -29,18 +29,14 @@ def rows(*given: dict[str, object]) -> Rows:
 
 def test_every_layout_is_recognised_from_its_columns():
     assert COLUMNS.keys() == LAYOUTS.keys()
-    assert {name: choose(columns).name for name, columns in COLUMNS.items()} == {
-        name: name for name in COLUMNS
-    }
+    assert {name: choose(columns).name for name, columns in COLUMNS.items()} == {name: name for name in COLUMNS}
 
 
 def test_unknown_columns_list_what_was_found_what_is_known_and_what_to_do():
     with pytest.raises(DataError) as caught:
         choose(("review", "stars"))
     told = str(caught.value)
-    assert told.startswith(
-        "rows.jsonl: the columns review, stars fit no layout; known are messages (messages"
-    )
+    assert told.startswith("rows.jsonl: the columns review, stars fit no layout; known are messages (messages")
     assert all(name in told for name in LAYOUTS)
     assert "--columns text=review" in told
     assert "--template and --target" in told
@@ -49,21 +45,15 @@ def test_unknown_columns_list_what_was_found_what_is_known_and_what_to_do():
 def test_ambiguous_columns():
     with pytest.raises(DataError) as caught:
         choose(("prompt", "completion", "messages"))
-    assert "could be messages (messages [tools]) or prompt-completion (prompt, completion)" in str(
-        caught.value
-    )
+    assert "could be messages (messages [tools]) or prompt-completion (prompt, completion)" in str(caught.value)
     assert "--layout messages" in str(caught.value)
-    assert (
-        choose(("prompt", "completion", "messages"), layout="prompt-completion").name == "prompt-completion"
-    )
+    assert choose(("prompt", "completion", "messages"), layout="prompt-completion").name == "prompt-completion"
     mapped = {"prompt": "prompt"}
     assert choose(("prompt", "completion", "messages"), columns=mapped).name == "prompt-completion"
 
 
 def test_a_layout_by_name_needs_its_columns():
-    with pytest.raises(
-        DataError, match=r"layout text-label needs the column label, and the columns are text, lable"
-    ):
+    with pytest.raises(DataError, match=r"layout text-label needs the column label, and the columns are text, lable"):
         choose(("text", "lable"), layout="text-label")
     assert choose(("text",), layout="text-label", require_target=False).name == "text-label"
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from petune.data.loading import check_files, load_examples, split_indices

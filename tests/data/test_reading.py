@@ -57,9 +57,7 @@ def test_a_file_that_cannot_be_opened(write, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(
-        DataError, match=r"rows.jsonl cannot be read: Permission denied; check its permissions"
-    ):
+    with pytest.raises(DataError, match=r"rows.jsonl cannot be read: Permission denied; check its permissions"):
         read_rows(path)
 
 

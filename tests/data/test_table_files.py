@@ -26,9 +26,7 @@ def test_a_byte_order_mark_is_no_part_of_the_header(write):
 
 
 def test_tsv(write):
-    assert list(read_rows(write("rows.tsv", "text\tlabel\na, b\tc\n")).rows) == [
-        {"text": "a, b", "label": "c"}
-    ]
+    assert list(read_rows(write("rows.tsv", "text\tlabel\na, b\tc\n")).rows) == [{"text": "a, b", "label": "c"}]
 
 
 def test_all_bad_records_are_told_in_one_run(write):
@@ -84,9 +82,7 @@ def test_parquet(tmp_path):
 
 def test_parquet_class_numbers_become_names(tmp_path):
     names = datasets.ClassLabel(names=["negative", "positive"])
-    features = datasets.Features(
-        {"text": datasets.Value("string"), "label": names, "tags": datasets.List(names)}
-    )
+    features = datasets.Features({"text": datasets.Value("string"), "label": names, "tags": datasets.List(names)})
     data = {"text": ["a", "b"], "label": [1, -1], "tags": [[0, 1], []]}
     path = tmp_path / "rows.parquet"
     pyarrow.parquet.write_table(datasets.Dataset.from_dict(data, features=features).data.table, path)
