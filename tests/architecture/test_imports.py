@@ -66,6 +66,14 @@ def test_every_module_belongs_to_a_layer() -> None:
     assert len(MODULES) > 60
 
 
+def test_the_documented_picture_is_this_one() -> None:
+    page = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert f"  {' --> '.join(reversed(LAYERS))}\n" in page
+    tree = page.partition("src/petune/\n")[2].partition("```")[0]
+    drawn = [line.split()[0].removesuffix("/").removesuffix(".py") for line in tree.splitlines()]
+    assert sorted(drawn) == sorted(LAYERS)
+
+
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "petune"])
 def test_imports_point_down(name: str) -> None:
     assert wrong_imports(name, ast.parse(MODULES[name].read_text(encoding="utf-8"))) == []

@@ -45,7 +45,7 @@ def test_a_terminated_process_saves_and_its_resumed_run_equals_an_uninterrupted_
     base, output = tiny_base(num_hidden_layers=1), tmp_path / "run"
     base.model.save_pretrained(tmp_path / "base")
     base.tokenizer.save_pretrained(tmp_path / "base")
-    options = keys(model=str(tmp_path / "base"), dtype="float32", max_steps=150, lora_dropout=0.1)
+    options = keys(model=str(tmp_path / "base"), dtype="float32", max_steps=150, lora_dropout=0.1, save_steps=500)
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, json.dumps(options)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -64,13 +64,13 @@ class CountingCollator(DataCollatorForSeq2Seq):
 
 
 def main() -> None:
-    """Train for ``steps`` steps in the manner ``variant``; keep the adapter in ``output``."""
+    """Train for ``steps`` steps in the manner ``variant`` with the base in ``dtype``; keep the adapter in ``output``."""
     task = Task.from_command_line()
     settings, steps = task.work.settings, int(task.arguments["steps"])
     variant, output = VARIANTS[task.arguments["variant"]], task.arguments["output"]
     torch.set_num_threads(settings.threads)
     tokenizer = AutoTokenizer.from_pretrained(task.work.model)
-    base = AutoModelForCausalLM.from_pretrained(task.work.model, dtype=torch.bfloat16, **variant["model"])
+    base = AutoModelForCausalLM.from_pretrained(task.work.model, dtype=task.arguments["dtype"], **variant["model"])
     model = PeftModel.from_pretrained(base, task.work.start, is_trainable=True)
     watch, collator = Watch(), CountingCollator(tokenizer)
     arguments = TrainingArguments(

@@ -28,7 +28,7 @@ class Watch(Silent):
 
 
 def main() -> None:
-    """Train for ``steps`` steps; keep the adapter in ``output``."""
+    """Train for ``steps`` steps with the base in ``dtype``; keep the adapter in ``output``."""
     task = Task.from_command_line()
     watch = Watch()
     result = petune.train(recipe(task), listeners=[watch])
@@ -49,7 +49,7 @@ def recipe(task: Task) -> dict[str, Any]:
     return {
         **prompt_format(),
         "model": str(task.work.model),
-        "dtype": "bfloat16",
+        "dtype": task.arguments["dtype"],
         "device": "cpu",
         "data": str(task.work.train_text),
         "method": "lora",

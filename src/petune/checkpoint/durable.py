@@ -51,15 +51,15 @@ def _existing(path: Path) -> Path:
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary neighbour of ``path``, make it durable, and rename it into place."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
             write(temporary)
             _sync(temporary)
             temporary.replace(path)
             _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
+import torch
+
 from petune.adapter import Adapter
+from petune.backbone.base import Base
 from petune.data.batching import plan_steps
 from petune.data.encoding import Encoded
 from petune.errors import CheckpointError
@@ -106,15 +109,18 @@ class AdapterRun:
         adapter: attached already.
         rows: its encoded training rows.
         options: how to train it.
+        base: what it is attached to.
     """
 
-    def __init__(self, adapter: Adapter, rows: list[Encoded], options: TrainingOptions) -> None:
+    def __init__(self, adapter: Adapter, rows: list[Encoded], options: TrainingOptions, base: Base) -> None:
         self.adapter = adapter
         self.rows = rows
         self.options = options
         self.schedule = Schedule([len(row.input_ids) for row in rows], options)
         self.optimizer = make_optimizer(adapter, options)
         self.rate = make_schedule(self.optimizer, options, self.schedule.total_steps)
+        # fp16 gradients underflow without a scale; bf16 and fp32 need none.
+        self.scaler = torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16)
         self.progress = Progress()
         self._rows_digest = rows_digest(rows)
 
@@ -135,7 +141,12 @@ class AdapterRun:
             masters=self.adapter.tensors(),
             optimizer=optimizer_tensors(self.optimizer),
             random=checkpoints.random_state(),
-            state={"progress": progress, "rate": self.rate.state_dict(), "rows": self._rows_digest},
+            state={
+                "progress": progress,
+                "rate": self.rate.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "rows": self._rows_digest,
+            },
         )
 
     def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
@@ -156,5 +167,7 @@ class AdapterRun:
         self.rate.load_state_dict(checkpoint.state["rate"])
         for group, rate in zip(self.optimizer.param_groups, self.rate.get_last_lr(), strict=True):
             group["lr"] = rate
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(checkpoint.state["scaler"])
         self.progress = Progress(**checkpoint.state["progress"])
         checkpoints.set_random_state(checkpoint.random)

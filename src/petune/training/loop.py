@@ -62,8 +62,6 @@ class Loop:
         self._evaluate = evaluate
         self._forward = accelerator.prepare_model(model)
         self._label_loss = LabelLoss(model.model, model.plugged_into)
-        # fp16 gradients underflow without a scale; bf16 and fp32 need none.
-        self._scaler = torch.amp.GradScaler(model.device.type, enabled=model.base.dtype == torch.float16)
 
     def run(self) -> None:
         """Train every adapter to its end.
@@ -154,20 +152,21 @@ class Loop:
             value = loss.item()
             if not math.isfinite(value):
                 raise DivergedError(self._report(run, f"the loss is {value}", rows))
-            self._accelerator.backward(self._scaler.scale(loss))
+            self._accelerator.backward(run.scaler.scale(loss))
         return value
 
     def _update(self, run: AdapterRun, rows: list[Encoded]) -> float:
         """Clip and step; return the gradient norm. Nothing is changed where the norm is not finite."""
         parameters = [p for p in run.adapter.parameters() if p.grad is not None]
-        self._scaler.unscale_(run.optimizer)
+        run.scaler.unscale_(run.optimizer)
         limit = self._options.max_grad_norm or math.inf
         norm = float(nn.utils.clip_grad_norm_(parameters, limit))
-        if not math.isfinite(norm) and not self._scaler.is_enabled():
+        # An fp16 overflow only costs this step, as long as the scale can still be lowered.
+        if not math.isfinite(norm) and run.scaler.get_scale() <= 1:
             raise DivergedError(self._report(run, f"the gradient's norm is {norm}", rows))
         self._rate_used = float(run.rate.get_last_lr()[0])
-        self._scaler.step(run.optimizer)  # leaves out a step whose fp16 gradients overflowed, and lowers the scale
-        self._scaler.update()
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
         run.rate.step()
         run.optimizer.zero_grad(set_to_none=True)
         run.adapter.refresh()
@@ -186,7 +185,7 @@ class Loop:
         """Note an evaluation, and whether it is the best so far."""
         progress, key = run.progress, self._options.metric_for_best_model
         value = -metrics[key] if key in HIGHER_IS_WORSE else metrics[key]
-        better = progress.best_value is None or value > progress.best_value
+        better = math.isfinite(value) and (progress.best_value is None or value > progress.best_value)
         if better:
             progress.best_value, progress.best_step = value, progress.step
             progress.evaluations_without_improvement = 0

@@ -214,7 +214,7 @@ def _start(
     adapter.data_format = data_format(options, data.examples)
     adapter.set_trainable(True)
     model = AdaptedModel(base, [adapter])
-    run = AdapterRun(adapter, data.rows.rows, options)
+    run = AdapterRun(adapter, data.rows.rows, options, base)
     if checkpoint is not None:
         run.restore(checkpoint)
     return run, model

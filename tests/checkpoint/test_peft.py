@@ -1,0 +1,93 @@
+"""PEFT's spelling of settings and tensors; what it computes is compared in the contract."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from petune.adapter import AdaptedModel, create_adapter
+from petune.backbone.base import Base
+from petune.checkpoint.folder import base_of, load_adapter, save_adapter
+from petune.checkpoint.manifest import FILE_NAME
+from petune.errors import AdapterFormatError
+
+
+def written(folder: Path, base: Base, **options: Any) -> dict[str, Any]:
+    save_adapter(AdaptedModel(base, [create_adapter(base, "lora", **options)]), folder)
+    content: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text())
+    return content
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"target_modules": "attention"}, ["k_proj", "o_proj", "q_proj", "v_proj"]),
+        ({"target_modules": ("q_proj", "up_proj")}, ["q_proj", "up_proj"]),
+        (
+            {"target_modules": ("q_proj",), "layers_to_transform": (0, 2)},
+            ["model.layers.0.self_attn.q_proj", "model.layers.2.self_attn.q_proj"],
+        ),
+        ({"target_modules": "attention", "exclude_modules": ("o_proj",)}, ["k_proj", "q_proj", "v_proj"]),
+    ],
+    ids=str,
+)
+def test_targets_are_written_as_names_where_names_say_it(
+    tiny_base: Callable[..., Base], tmp_path: Path, options: dict[str, Any], expected: list[str]
+) -> None:
+    content = written(tmp_path, tiny_base(), **options)
+    assert content["target_modules"] == expected
+    assert content["layers_to_transform"] is None
+    assert content["exclude_modules"] is None
+
+
+def test_config_says_what_peft_needs(tiny_base: Callable[..., Base], tmp_path: Path) -> None:
+    content = written(tmp_path, tiny_base("gpt2"), r=3, lora_alpha=12, lora_dropout=0.1, use_rslora=True)
+    expected = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "tiny-gpt2", "r": 3,
+        "lora_alpha": 12, "lora_dropout": 0.1, "use_rslora": True, "fan_in_fan_out": True, "bias": "none",
+        "inference_mode": True, "modules_to_save": None, "revision": None,
+    }  # fmt: skip
+    assert {key: content[key] for key in expected} == expected
+    assert isinstance(content["lora_alpha"], int)
+    assert written(tmp_path / "b", tiny_base(), lora_alpha=0.5)["lora_alpha"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"r": 10**9}, "'r' is 1000000000"),
+        ({"r": 0}, "'r' is 0"),
+        ({"r": "many"}, "'r' is 'many'"),
+        ({"lora_alpha": 1e300}, "'lora_alpha'"),
+        ({"lora_alpha": float("nan")}, "'lora_alpha'"),
+        ({"lora_dropout": 1.0}, "'lora_dropout'"),
+        ({"target_modules": None}, "'target_modules' is missing"),
+        ({"target_modules": ["no_such"]}, "'no_such' matches no linear"),
+        ({"target_modules": "(a+)+" * 20 + "b"}, "pattern"),
+        ({"target_modules": r"(.*)*(.*)*(.*)*(.*)*x\d"}, "pattern"),
+        ({"target_modules": 7}, "'target_modules"),
+        ({"layers_to_transform": [99]}, "layer 99 does not exist"),
+    ],
+    ids=str,
+)
+def test_absurd_settings_are_refused_by_name(
+    tiny_base: Callable[..., Base], saved: Path, changes: dict[str, Any], message: str
+) -> None:
+    (saved / FILE_NAME).unlink()
+    path = saved / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(AdapterFormatError, match=message):
+        load_adapter(saved, tiny_base())
+
+
+def test_a_config_without_a_base_asks_for_one(saved: Path) -> None:
+    (saved / FILE_NAME).unlink()
+    path = saved / "adapter_config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "revision": "abc"}))
+    assert base_of(saved) == ("tiny-llama", "abc")
+    path.write_text(json.dumps({**content, "base_model_name_or_path": None}))
+    with pytest.raises(AdapterFormatError, match="names no base model; give it with --model"):
+        base_of(saved)

@@ -1,0 +1,54 @@
+"""The low-rank update against the plain formula."""
+
+import pytest
+import torch
+
+from petune.kernels.low_rank import add_low_rank
+
+
+def problem(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*size: int) -> torch.Tensor:
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+
+    x, y, a, b = normal(*shape, 7), normal(*shape, 5), normal(3, 7), normal(5, 3)
+    return x.to(dtype), y.to(dtype), a.float(), b.float()
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3), (2, 1, 3), (1, 1), (0, 3)], ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)], ids=str)
+def test_values_and_gradients_equal_the_formula(
+    shape: tuple[int, ...], dtype: torch.dtype, tolerance: float
+) -> None:
+    tensors = [t.requires_grad_() for t in problem(shape, dtype)]
+    x, y, a, b = (t.detach().double().requires_grad_() for t in tensors)
+    expected = y + 0.75 * x @ a.t() @ b.t()
+
+    found = add_low_rank(*tensors, 0.75)
+
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=10 * tolerance)
+    if not expected.numel():
+        return
+    direction = torch.linspace(-1, 1, expected.numel(), dtype=torch.float64).view(expected.shape)
+    wanted = torch.autograd.grad((expected * direction).sum(), (x, y, a, b))
+    ours = torch.autograd.grad((found * direction.to(dtype)).sum(), tensors)
+    for gradient, tensor, exact in zip(ours, tensors, wanted, strict=True):
+        assert gradient.dtype == tensor.dtype
+        assert (gradient.double() - exact).norm() <= 2 * tolerance * exact.norm()
+
+
+def test_inputs_are_left_alone() -> None:
+    x, y, a, b = problem((2, 3), torch.float32)
+    before = y.clone()
+    result = add_low_rank(x, y, a, b, 2.0)
+    assert torch.equal(y, before)
+    assert result.data_ptr() != y.data_ptr()
+
+
+def test_a_transposed_output_is_taken() -> None:
+    x, y, a, b = problem((6,), torch.float32)
+    strided = y.t().contiguous().t()
+    assert not strided.is_contiguous()
+    torch.testing.assert_close(add_low_rank(x, strided, a, b, 1.0), add_low_rank(x, y, a, b, 1.0))

@@ -1,0 +1,118 @@
+"""The loss at label positions equals that of the full logits, for every kind of output head."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from petune.adapter import AdaptedModel, Adapter, create_adapter
+from petune.backbone.base import Base
+from petune.kernels import loss_head
+from petune.sites import head
+from petune.sites.head import LabelLoss
+
+# Where the model reworks what its head returns, the model's own logits must be used.
+PLAIN_HEADS = {"llama": True, "gpt2": True, "gpt_neox": True, "gemma2": False, "cohere": False}
+
+
+@pytest.fixture
+def batch(token_ids: Callable[..., torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Three padded rows; labels on parts of them, one on the very first token."""
+    ids = token_ids(3, 10)
+    labels = ids.clone()
+    labels[0, 1:4] = -100
+    labels[1, :7] = -100
+    mask = torch.ones_like(ids)
+    mask[2, 6:], labels[2, 6:] = 0, -100
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def full_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), batch["labels"][:, 1:].flatten(), reduction="sum"
+    )
+
+
+def label_loss(model: AdaptedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    return LabelLoss(model.model, model.plugged_into)(inputs, batch["labels"], model)
+
+
+def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    calls: list[int] = []
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        calls.append(len(arguments[0]))
+        return loss_head.label_cross_entropy(*arguments)
+
+    monkeypatch.setattr(head, "label_cross_entropy", counted)
+    return calls
+
+
+@pytest.mark.parametrize("architecture", PLAIN_HEADS)
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_loss_and_gradients_equal_those_of_the_full_logits(
+    architecture: str,
+    method: str,
+    batch: dict[str, torch.Tensor],
+    tiny_base: Callable[..., Base],
+    randomise: Callable[..., Adapter],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = kernel_calls(monkeypatch)
+    base = tiny_base(architecture)
+    adapter = randomise(create_adapter(base, method), scale=0.05)
+    adapter.set_trainable(True)
+    model = AdaptedModel(base, [adapter])
+    parameters = list(adapter.parameters())
+    expected = full_loss(model, batch)
+    wanted = torch.autograd.grad(expected, parameters)
+
+    loss = label_loss(model, batch)
+
+    found = torch.autograd.grad(loss, parameters)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    for ours, exact in zip(found, wanted, strict=True):
+        assert (ours - exact).norm() <= 1e-4 * exact.norm() + 1e-7
+    labels = int((batch["labels"][:, 1:] != -100).sum())
+    assert calls == ([labels] if PLAIN_HEADS[architecture] else [])
+
+
+def test_an_adapter_on_the_head_uses_the_models_logits(
+    batch: dict[str, torch.Tensor],
+    tiny_base: Callable[..., Base],
+    randomise: Callable[..., Adapter],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = kernel_calls(monkeypatch)
+    base = tiny_base()
+    adapter = randomise(create_adapter(base, "lora", target_modules=("lm_head", "q_proj")))
+    model = AdaptedModel(base, [adapter])
+    torch.testing.assert_close(label_loss(model, batch), full_loss(model, batch), rtol=1e-5, atol=0)
+    assert not calls
+    model.activate()
+    torch.testing.assert_close(label_loss(model, batch), full_loss(base.model, batch), rtol=1e-5, atol=0)
+
+
+def test_a_batch_without_labels_decides_nothing(
+    batch: dict[str, torch.Tensor], tiny_base: Callable[..., Base]
+) -> None:
+    model = AdaptedModel(tiny_base("gemma2"))
+    loss = LabelLoss(model.model, model.plugged_into)
+    inputs = {"input_ids": batch["input_ids"]}
+    assert loss(inputs, torch.full_like(batch["labels"], -100)).item() == 0.0
+    without_mask = {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
+    with torch.no_grad():
+        torch.testing.assert_close(loss(inputs, batch["labels"]), full_loss(model, without_mask), rtol=1e-5, atol=0)
+
+
+def test_an_error_in_the_model_leaves_no_hook(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    model = tiny_model()
+    output_head = model.get_output_embeddings()
+    with pytest.raises(IndexError):
+        LabelLoss(model, lambda _: False)({"input_ids": torch.tensor([[5, 999]])}, torch.tensor([[5, 6]]))
+    assert not output_head._forward_hooks
+    assert not output_head._forward_pre_hooks
