@@ -1,6 +1,7 @@
 """A trained adapter, and a base model with adapters attached."""
 
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, final
@@ -15,7 +16,8 @@ from petune.backbone.base import Base
 from petune.backbone.structure import Structure
 from petune.errors import AdapterFormatError, ConfigError, nearest
 from petune.methods.config import MethodConfig
-from petune.methods.method import Method
+from petune.methods.method import Method, Target
+from petune.sites.attention import Source
 from petune.sites.output import OutputSlot
 from petune.sites.routing import Route, Stack
 from petune.sites.sites import Sites, Slot
@@ -31,10 +33,16 @@ class Adapter(nn.Module):
         config: the method's settings.
         slots: what was learned, by the path in the base it plugs into.
         name: the label that routes rows to it.
+        source: what computes the slots' values anew at each pass, for methods that need it.
     """
 
     def __init__(
-        self, method: Method[Any], config: MethodConfig, slots: Mapping[str, Slot], name: str = "default"
+        self,
+        method: Method[Any],
+        config: MethodConfig,
+        slots: Mapping[str, Slot],
+        name: str = "default",
+        source: Source | None = None,
     ) -> None:
         super().__init__()
         self.method = method
@@ -42,6 +50,7 @@ class Adapter(nn.Module):
         self.name = name
         self.data_format: dict[str, Any] = {}
         """How rows became text when it was trained; rows it answers later are written the same way."""
+        self.source = source
         # Module names may not contain dots; paths may.
         self._modules_by_path = nn.ModuleDict({path.replace(".", "/"): slot for path, slot in slots.items()})
 
@@ -52,11 +61,16 @@ class Adapter(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the learned tensors (fp32 masters, not copies), by ``path.tensor``."""
-        return {
-            f"{path}.{name}": parameter.detach()
-            for path, slot in self.slots.items()
-            for name, parameter in slot.named_parameters()
-        }
+        return {name: parameter.detach() for name, parameter in self.named_masters()}
+
+    def named_masters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the learned parameters by ``path.tensor``, those of the source by ``source.tensor``."""
+        for path, slot in self.slots.items():
+            for name, parameter in slot.named_parameters():
+                yield f"{path}.{name}", parameter
+        if self.source is not None:
+            for name, parameter in self.source.named_parameters():
+                yield f"source.{name}", parameter
 
     @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -93,6 +107,8 @@ class Adapter(nn.Module):
                 slot.set_trainable(trainable)
             else:
                 slot.requires_grad_(trainable)
+        if self.source is not None:
+            self.source.requires_grad_(trainable)
 
     def refresh(self) -> None:
         """Bring copies in a lower precision in step with the masters; call after every change of the masters."""
@@ -108,9 +124,10 @@ class Adapter(nn.Module):
 def build_adapter(
     method: str,
     options: Mapping[str, Any],
-    model: nn.Module,
+    model: PreTrainedModel,
     structure: Structure,
     *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     name: str = "default",
     seed: int = 42,
 ) -> Adapter:
@@ -122,8 +139,8 @@ def build_adapter(
     """
     chosen = methods.get(method)
     config = chosen.configure(options)
-    slots = chosen.build(config, model, structure, torch.Generator().manual_seed(seed))
-    return Adapter(chosen, config, slots, name)
+    target = Target(model, structure, tokenizer, torch.Generator().manual_seed(seed))
+    return Adapter(chosen, config, chosen.build(config, target), name, chosen.source(config, target))
 
 
 def create_adapter(
@@ -135,7 +152,7 @@ def create_adapter(
         ConfigError: an unknown method or setting.
         TargetError: the settings name places that the base does not have.
     """
-    return build_adapter(method, options, base.model, base.structure, name=name, seed=seed)
+    return build_adapter(method, options, base.model, base.structure, tokenizer=base.tokenizer, name=name, seed=seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +161,10 @@ class _Merged:
 
     originals: dict[str, Tensor]
     was_active: bool
+
+
+_OWNERS: "weakref.WeakKeyDictionary[PreTrainedModel, weakref.ref[AdaptedModel]]" = weakref.WeakKeyDictionary()
+"""Which AdaptedModel has adapters on a model: two of them would change each other's answers."""
 
 
 @final
@@ -166,6 +187,24 @@ class AdaptedModel(nn.Module):
         self.eval()
         for adapter in adapters:
             self.attach(adapter)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The transformers model, to be called with the active adapters.
+
+        Raises:
+            ConfigError: another AdaptedModel has adapters on the same base, which would answer instead.
+        """
+        self._require_base()
+        return self._model
+
+    def _require_base(self) -> None:
+        owner = _OWNERS.get(self._model, lambda: None)()
+        if owner is not None and owner is not self and len(owner.adapters):
+            raise ConfigError(
+                f"the base '{self.base.name}' carries adapters ({', '.join(owner.adapters)}) of another AdaptedModel: use"
+                " that one, detach its adapters first, or load the base again"
+            )
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -213,16 +252,17 @@ class AdaptedModel(nn.Module):
                 f"{alone.method.title} ('{alone.name}') replaces weights of the base, so it cannot be attached"
                 " beside other adapters; detach the others first"
             )
-        places = {path for path, _ in (*self.model.named_modules(), *self.model.named_parameters())}
+        places = {path for path, _ in (*self.model.named_modules(), *self._model.named_parameters())}
         strange = next((path for path in adapter.slots if path not in places), None)
         if strange is not None:
             raise ConfigError(
                 f"'{adapter.name}' was made for another base: this one has no '{strange}'.{nearest(strange, places)}"
             )
+        self._require_base()
         adapter.to(self.base.device)
-        for path, slot in adapter.slots.items():
-            self._sites.plug(adapter.name, path, slot)
+        self._sites.plug(adapter.name, adapter.slots, adapter.source)
         self.adapters[adapter.name] = adapter
+        _OWNERS[self._model] = weakref.ref(self)
         self._registered = nn.ModuleList(self.adapters.values())
         adapter.train(self.training)
         if active:
@@ -233,8 +273,7 @@ class AdaptedModel(nn.Module):
         adapter = self.adapter(name)
         if name in self._merged:
             self.unmerge(name)
-        for path, slot in adapter.slots.items():
-            self._sites.unplug(name, path, slot)
+        self._sites.unplug(name, adapter.slots)
         del self.adapters[name]
         self._registered = nn.ModuleList(self.adapters.values())
         self.activate(*(n for n in self._active if n != name))
@@ -293,12 +332,15 @@ class AdaptedModel(nn.Module):
         for path, slot in adapter.slots.items():
             if isinstance(slot, WeightSlot):
                 continue  # its value stands in for the base's weight already
-            weight = self.model.get_submodule(path).get_parameter("weight")
+            if not isinstance(slot, OutputSlot):
+                raise ConfigError(f"{adapter.method.title} adds to activations, not to weights, so it cannot be merged")
+            weight = self._model.get_submodule(path).get_parameter("weight")
             merged[path] = self._merged_weight(adapter, path, slot, weight)
             originals[path] = weight.detach()
         for path, value in merged.items():
-            module = self.model.get_submodule(path)
+            module = self._model.get_submodule(path)
             module._parameters["weight"] = nn.Parameter(value, requires_grad=False)
+        self._sites.forget()
         self._merged[name] = _Merged(originals, name in self._active)
         self.activate(*(n for n in self._active if n != name))
 
@@ -306,13 +348,13 @@ class AdaptedModel(nn.Module):
         delta = slot.weight_delta()
         if delta is None:
             raise ConfigError(f"{adapter.method.title} changes activations, not weights, so it cannot be merged")
-        shared = [n for n, p in self.model.named_parameters(remove_duplicate=False) if p is weight]
+        shared = [n for n, p in self._model.named_parameters(remove_duplicate=False) if p is weight]
         if len(shared) > 1:
             raise ConfigError(
                 f"'{path}' shares its weight with {', '.join(n for n in shared if n != f'{path}.weight')}: merging"
                 " would change both. Leave it out with exclude_modules, or use the adapter unmerged"
             )
-        if isinstance(self.model.get_submodule(path), Conv1D):
+        if isinstance(self._model.get_submodule(path), Conv1D):
             delta = delta.t()
         return (weight.to(torch.promote_types(weight.dtype, torch.float32)) + delta).to(weight.dtype)
 
@@ -328,8 +370,9 @@ class AdaptedModel(nn.Module):
         if name != (last := next(reversed(self._merged))):
             raise ConfigError(f"'{last}' was merged after '{name}': unmerge '{last}' first")
         merged = self._merged.pop(name)
+        self._sites.forget()
         for path, weight in merged.originals.items():
-            self.model.get_submodule(path)._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
+            self._model.get_submodule(path)._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
         if merged.was_active:
             self.activate(*self._active, name)
 
@@ -338,6 +381,6 @@ class AdaptedModel(nn.Module):
         own = {id(p): p for a in self.adapters.values() for p in a.parameters()}
         trainable = sum(p.numel() for p in own.values() if p.requires_grad)
         replaced = any(not a.method.shares_batch for a in self.adapters.values())
-        total = sum(p.numel() for p in self.model.parameters())
+        total = sum(p.numel() for p in self._model.parameters())
         total += 0 if replaced else sum(p.numel() for p in own.values())
         return f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}"

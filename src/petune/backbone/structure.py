@@ -52,6 +52,23 @@ class Linear:
     tied: bool = False
 
 
+@dataclass(frozen=True)
+class Attention:
+    """One attention module of a base model: the one that calls the attention function.
+
+    Attributes:
+        path: module path below the model.
+        block: index into :attr:`Structure.blocks`.
+        num_kv_heads: heads of its keys and values.
+        head_dim: width of one head.
+    """
+
+    path: str
+    block: int
+    num_kv_heads: int
+    head_dim: int
+
+
 @final
 class Structure:
     """The blocks and linears of a model, found from its module tree; works on the meta device.
@@ -62,12 +79,16 @@ class Structure:
     Attributes:
         blocks: paths of the repeated transformer blocks, in order (encoder before decoder).
         linears: every linear once, in module order.
+        attentions: every attention module once, in module order; empty for a model that is no ``PreTrainedModel``.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.blocks: tuple[str, ...] = tuple(_block_paths(model))
         self.kind: Kind = kind_of(model.config) if isinstance(model, PreTrainedModel) else "decoder"
         self.linears: tuple[Linear, ...] = tuple(_linears(model, self.blocks))
+        self.attentions: tuple[Attention, ...] = (
+            tuple(_attentions(model, self.blocks)) if isinstance(model, PreTrainedModel) else ()
+        )
 
     @property
     def num_blocks(self) -> int:
@@ -218,3 +239,19 @@ def _is_head(model: nn.Module, path: str, module: nn.Module) -> bool:
         return True
     headless = model.base_model
     return headless is not model and all(module is not part for part in headless.modules())
+
+
+def _attentions(model: PreTrainedModel, blocks: tuple[str, ...]) -> Iterator[Attention]:
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    for index, block in enumerate(blocks):
+        for path, module in model.get_submodule(block).named_modules(prefix=block):
+            inner = any(_is_attention(child) for child in module.modules() if child is not module)
+            if _is_attention(module) and not inner:
+                yield Attention(path, index, kv_heads, head_dim)
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return "Attention" in type(module).__name__

@@ -49,14 +49,7 @@ def save_adapter(
     if adapter.method.name in MODEL_LAYOUT:
         weight_files, tensors = _save_model(model, adapter, folder)
     else:
-        layout = peft.LAYOUTS[adapter.method.name]
-        tensors = peft.to_tensors(layout, adapter)
-        write_file(folder / peft.WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-        write_text(
-            folder / peft.CONFIG_FILE,
-            peft.to_json(layout, adapter, base.structure, base.name, base.revision),
-        )
-        weight_files = [peft.WEIGHTS_FILE, peft.CONFIG_FILE]
+        weight_files, tensors = _save_tensors(adapter, base, folder)
     write_text(folder / card.FILE_NAME, card.model_card(adapter, base.name, training))
     content = manifest.Manifest(
         method=adapter.method.name,
@@ -107,7 +100,7 @@ def load_adapter(
     except ConfigError as error:
         raise AdapterFormatError(f"{folder} does not fit this base: {error}") from error
     files = content.files if content is not None else ()
-    tensors = _read_tensors(folder, method, adapter, files)
+    tensors = _read_tensors(folder, adapter, base, files)
     adapter.load_tensors(tensors)
     adapter.data_format = content.data_format if content is not None else {}
     adapter.set_trainable(False)
@@ -162,11 +155,26 @@ def _require_adapter(folder: Path) -> None:
     raise AdapterFormatError(f"{folder} is no adapter: it has neither {manifest.FILE_NAME} nor {peft.WEIGHTS_FILE}")
 
 
-def _read_tensors(folder: Path, method: str, adapter: Adapter, files: Iterable[str]) -> dict[str, Tensor]:
+def _save_tensors(adapter: Adapter, base: Base, folder: Path) -> tuple[list[str], dict[str, Tensor]]:
+    """Write the adapter's own tensors: as PEFT spells them where it has the method, else under our names."""
+    layout = peft.LAYOUTS.get(adapter.method.name)
+    if layout is None:
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in adapter.tensors().items()}
+    else:
+        tensors = peft.to_tensors(layout, adapter, base.structure)
+    write_file(folder / peft.WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    if layout is None:
+        return [peft.WEIGHTS_FILE], tensors
+    write_text(folder / peft.CONFIG_FILE, peft.to_json(layout, adapter, base.structure, base.name, base.revision))
+    return [peft.WEIGHTS_FILE, peft.CONFIG_FILE], tensors
+
+
+def _read_tensors(folder: Path, adapter: Adapter, base: Base, files: Iterable[str]) -> dict[str, Tensor]:
+    method = adapter.method.name
     if method in MODEL_LAYOUT:
         return _read_model_tensors(folder, adapter, files)
-    layout = peft.LAYOUTS[method]
-    return {layout.from_file(name): t for name, t in _read_file(folder / peft.WEIGHTS_FILE).items()}
+    tensors = _read_file(folder / peft.WEIGHTS_FILE)
+    return peft.LAYOUTS[method].from_file(tensors, base.structure) if method in peft.LAYOUTS else tensors
 
 
 def _read_model_tensors(folder: Path, adapter: Adapter, files: Iterable[str]) -> dict[str, Tensor]:

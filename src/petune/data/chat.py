@@ -77,9 +77,7 @@ class ChatRenderer:
         if self._learn_all:
             spans = [(0, len(whole))]
         elif turns:
-            spans = self._marked_spans(messages, tools, whole, marked) or self._found_spans(
-                conversation, whole, turns
-            )
+            spans = self._marked_spans(messages, tools, whole, marked) or self._found_spans(conversation, whole, turns)
         segments = _segments(whole, spans)
         if not asks and not whole.rstrip().endswith(self._special) and self._tokenizer.eos_token:
             # This template ends no turn with a token, so nothing would teach the model to stop.
@@ -90,18 +88,14 @@ class ChatRenderer:
         prompt = self._render(messages[:last], tools, ask=True)[0] if last else ""
         return RenderedChat(segments, prompt, str(messages[last]["content"]).strip())
 
-    def _render(
-        self, messages: Messages, tools: Messages | None, *, ask: bool = False
-    ) -> tuple[str, list[Span]]:
+    def _render(self, messages: Messages, tools: Messages | None, *, ask: bool = False) -> tuple[str, list[Span]]:
         """Return the text, and the spans that ``{% generation %}`` marks; ``ask`` ends it for an answer."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
             template = self._tokenizer.get_chat_template(None, tools)
         except ValueError as error:
-            raise DataError(
-                f"the tokenizer's chat templates cannot be used: {error}; give --template"
-            ) from error
+            raise DataError(f"the tokenizer's chat templates cannot be used: {error}; give --template") from error
         is_marked = _GENERATION.search(template) is not None
         try:
             texts, spans = render_jinja_template(
@@ -120,9 +114,7 @@ class ChatRenderer:
             ) from error
         return texts[0], (spans[0] if spans else [])
 
-    def _marked_spans(
-        self, messages: Messages, tools: Messages | None, whole: str, spans: list[Span]
-    ) -> list[Span]:
+    def _marked_spans(self, messages: Messages, tools: Messages | None, whole: str, spans: list[Span]) -> list[Span]:
         """Return the template's own spans, each with the token that ends its turn."""
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
         if not spans or all(whole[start:end].rstrip().endswith(self._special) for start, end in spans):

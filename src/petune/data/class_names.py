@@ -22,10 +22,7 @@ def from_features(features: Mapping[str, Any]) -> Convert:
         return dict
 
     def convert(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            column: _named(value, names[column]) if column in names else value
-            for column, value in row.items()
-        }
+        return {column: _named(value, names[column]) if column in names else value for column, value in row.items()}
 
     return convert
 

@@ -58,9 +58,7 @@ class RowParser:
         DataError: a template is not valid, or the options leave open what is to be learned.
     """
 
-    def __init__(
-        self, layout: Layout, options: DataOptions, columns: tuple[str, ...], *, require_target: bool
-    ) -> None:
+    def __init__(self, layout: Layout, options: DataOptions, columns: tuple[str, ...], *, require_target: bool) -> None:
         self._layout = layout
         self._columns = columns
         self._require_target = require_target

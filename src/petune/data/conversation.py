@@ -34,9 +34,7 @@ def parse_messages(row: Mapping[str, Any], require_target: bool) -> Conversation
         RowProblem: a turn is malformed, or there is no assistant turn to learn.
     """
     turns = _turn_list(row["messages"], "messages")
-    messages = [
-        _turn(turn, f"messages[{i}]", "role", "content", dict.fromkeys(ROLES)) for i, turn in enumerate(turns)
-    ]
+    messages = [_turn(turn, f"messages[{i}]", "role", "content", dict.fromkeys(ROLES)) for i, turn in enumerate(turns)]
     return _conversation(messages, row, require_target)
 
 
@@ -67,13 +65,9 @@ def _turn_list(value: Any, column: str) -> list[Any]:
     return list(value)
 
 
-def _turn(
-    turn: Any, place: str, role_key: str, content_key: str, roles: Mapping[str, str | None]
-) -> Mapping[str, Any]:
+def _turn(turn: Any, place: str, role_key: str, content_key: str, roles: Mapping[str, str | None]) -> Mapping[str, Any]:
     if not isinstance(turn, Mapping):
-        raise RowProblem(
-            f"{place} is {kind(turn)}, expected an object", f"write '{role_key}' and '{content_key}'"
-        )
+        raise RowProblem(f"{place} is {kind(turn)}, expected an object", f"write '{role_key}' and '{content_key}'")
     # Parquet and hub files write a key that a turn does not have as null.
     given = {key: value for key, value in turn.items() if value is not None}
     choices = ", ".join(roles)
@@ -100,26 +94,18 @@ def _text(content: Any, place: str) -> str:
         raise RowProblem(f"{place} is {kind(content)}, expected a string", "write the text of the turn")
     texts = []
     for part in content:
-        if not (
-            isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
-        ):
-            raise RowProblem(
-                f"{place} has a part that is not text", 'keep parts {"type": "text", "text": ...} only'
-            )
+        if not (isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)):
+            raise RowProblem(f"{place} has a part that is not text", 'keep parts {"type": "text", "text": ...} only')
         texts.append(part["text"])
     return "".join(texts)
 
 
-def _conversation(
-    messages: list[Mapping[str, Any]], row: Mapping[str, Any], require_target: bool
-) -> Conversation:
+def _conversation(messages: list[Mapping[str, Any]], row: Mapping[str, Any], require_target: bool) -> Conversation:
     if require_target and not any(message["role"] == "assistant" for message in messages):
         raise RowProblem("no assistant turn, so nothing to learn", "add the answer as an assistant turn")
     tools = row.get("tools")
     if tools is None or tools == []:
         return Conversation(tuple(messages))
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
-        raise RowProblem(
-            f"'tools' is {kind(tools)}, expected a list of objects", "write one JSON schema a tool"
-        )
+        raise RowProblem(f"'tools' is {kind(tools)}, expected a list of objects", "write one JSON schema a tool")
     return Conversation(tuple(messages), tuple(tools))

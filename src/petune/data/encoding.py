@@ -132,9 +132,7 @@ def _encode_all(
         for example, (ids, learned, straddles) in zip(chunk, _tokenise(chunk, tokenizer), strict=True):
             if eos and example.add_special_tokens:
                 _end_with_eos(ids, learned, example.segments[-1].learned, tokenizer.eos_token_id)
-            labels = [
-                token if is_learned else IGNORED for token, is_learned in zip(ids, learned, strict=True)
-            ]
+            labels = [token if is_learned else IGNORED for token, is_learned in zip(ids, learned, strict=True)]
             if _label_count(labels):
                 yield Encoded(ids, labels, example.origin), straddles
             else:

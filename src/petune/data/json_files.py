@@ -106,9 +106,7 @@ def _parse_line(parser: StrictParser, line: bytes) -> dict[str, Any] | RowProble
         return problem
     except json.JSONDecodeError as error:
         if error.pos >= len(text) or error.msg.startswith("Unterminated string"):
-            return RowProblem(
-                f"the JSON is cut off (at column {error.colno})", "restore its end or delete the line"
-            )
+            return RowProblem(f"the JSON is cut off (at column {error.colno})", "restore its end or delete the line")
         return RowProblem(f"not valid JSON at column {error.colno}: {error.msg}", _ONE_A_LINE)
     if isinstance(value, dict) and end < len(text):
         return RowProblem(f"more text after the object, at column {end + 1}", _ONE_A_LINE)

@@ -44,9 +44,7 @@ class StrictParser:
         if self._findings:
             return self._findings[0], end
         if not isinstance(value, dict):
-            return RowProblem(
-                f"expected a JSON object, got {kind(value)}", 'write {"column": value, ...}'
-            ), end
+            return RowProblem(f"expected a JSON object, got {kind(value)}", 'write {"column": value, ...}'), end
         has_escapes = text.find("\\u", position, end) >= 0
         finding = check_value(value) if has_escapes or _may_be_deep(text, position, end) else None
         return (value if finding is None else finding), end
@@ -83,9 +81,7 @@ def check_value(value: object) -> RowProblem | None:
                 text.encode()
             except UnicodeEncodeError as error:
                 code = f"\\u{ord(text[error.start]):04x}"
-                return RowProblem(
-                    f"a text holds a lone surrogate ({code})", "write the whole pair or remove it"
-                )
+                return RowProblem(f"a text holds a lone surrogate ({code})", "write the whole pair or remove it")
         level = [inner for outer in level for inner in _inside(outer)]
         if not level:
             return None

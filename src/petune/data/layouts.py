@@ -76,9 +76,7 @@ def choose_layout(
     found = ", ".join(columns) or "none"
     if candidates:
         fits = " or ".join(layout.described() for layout in candidates)
-        raise DataError(
-            f"{source}: the columns {found} could be {fits}; say which with --layout {candidates[0].name}"
-        )
+        raise DataError(f"{source}: the columns {found} could be {fits}; say which with --layout {candidates[0].name}")
     known = "; ".join(layout.described() for layout in LAYOUTS.values())
     raise DataError(
         f"{source}: the columns {found} fit no layout; known are {known}. Map them, as in --columns "
@@ -98,21 +96,15 @@ def map_columns(rows: Rows, columns: Mapping[str, str] | None, *, has_template: 
     for role, column in columns.items():
         if role not in known and not has_template:
             raise DataError(
-                f"--columns maps '{role}', which no layout has.{nearest(role, known)} Roles: "
-                f"{', '.join(sorted(known))}"
+                f"--columns maps '{role}', which no layout has.{nearest(role, known)} Roles: {', '.join(sorted(known))}"
             )
         if column not in rows.columns:
             raise DataError(
                 f"{rows.source}: --columns names '{column}' for '{role}', and there is no such column."
                 f"{nearest(column, rows.columns)} Columns: {', '.join(rows.columns)}"
             )
-    mapped = [
-        {**row, **{role: row[column] for role, column in columns.items() if column in row}}
-        for row in rows.rows
-    ]
-    return Rows(
-        rows.source, rows.place, tuple(dict.fromkeys((*rows.columns, *columns))), mapped, rows.numbers
-    )
+    mapped = [{**row, **{role: row[column] for role, column in columns.items() if column in row}} for row in rows.rows]
+    return Rows(rows.source, rows.place, tuple(dict.fromkeys((*rows.columns, *columns))), mapped, rows.numbers)
 
 
 def _named_layout(name: str, columns: tuple[str, ...], source: str, require_target: bool) -> Layout:
@@ -213,9 +205,7 @@ def _strings(row: Mapping[str, Any], column: str) -> list[str]:
     if isinstance(value, str):
         return value.split()
     if not isinstance(value, list) or not all(isinstance(item, str | int) for item in value):
-        raise RowProblem(
-            f"'{column}' is {kind(value)}, expected a list of strings", "write one string a token"
-        )
+        raise RowProblem(f"'{column}' is {kind(value)}, expected a list of strings", "write one string a token")
     return [str(item) for item in value]
 
 

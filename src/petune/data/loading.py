@@ -65,9 +65,7 @@ def check_files(options: DataOptions, *, seed: int = 42, require_target: bool = 
     if options.data is not None:
         train = _check(options.data, options, seed, require_target, problems, ("train",))
     if options.eval_data is not None:
-        evaluation = _check(
-            options.eval_data, options, seed, require_target, problems, ("validation", "test")
-        )
+        evaluation = _check(options.eval_data, options, seed, require_target, problems, ("validation", "test"))
     problems.raise_if_any()
     if train is not None and options.validation_split is not None:
         chosen = split_indices(len(train.contents), options.validation_split, seed, train.rows.source)

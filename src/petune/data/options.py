@@ -68,13 +68,10 @@ class DataOptions(BaseModel):
         share = self.validation_split
         if share is not None and (share <= 0 or (share >= 1 and share != int(share))):
             raise ValueError(
-                f"validation_split is {share:g}; give a share between 0 and 1 (0.1), or a whole number of "
-                f"rows (200)"
+                f"validation_split is {share:g}; give a share between 0 and 1 (0.1), or a whole number of rows (200)"
             )
         if share is not None and self.eval_data is not None:
             raise ValueError("validation_split and eval_data are both given; keep one of them")
         if self.max_length is not None and self.max_length < 2:
-            raise ValueError(
-                f"max_length is {self.max_length} tokens; the least that can be learned from is 2"
-            )
+            raise ValueError(f"max_length is {self.max_length} tokens; the least that can be learned from is 2")
         return self

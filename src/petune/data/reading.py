@@ -85,8 +85,7 @@ def _read_file(path: Path, name: str, problems: Problems) -> Rows:
         names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
         where = "" if folder.is_dir() else f" (nor is there a folder {folder})"
         raise DataError(
-            f"there is no file {name}{where}.{nearest(path.name, names)} Give a {kinds} file or a hub data "
-            f"set id"
+            f"there is no file {name}{where}.{nearest(path.name, names)} Give a {kinds} file or a hub data set id"
         )
     reader = _READERS.get(path.suffix.lower())
     if reader is None:

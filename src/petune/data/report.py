@@ -60,8 +60,7 @@ class DataReport:
             f"{self.max_length:,} tokens, {rows_dropped:,} dropped",
             *(f"         dropped {count:,}: {reason}" for reason, count in self.dropped.items()),
             f"lengths: {quantiles} (tokens; limit {self.max_length:,})",
-            f"tokens:  {self.total_tokens:,}, of which {self.label_tokens:,} learned "
-            f"({self.label_share:.1%})",
+            f"tokens:  {self.total_tokens:,}, of which {self.label_tokens:,} learned ({self.label_share:.1%})",
             *(f"note:    {note}" for note in self.notes),
             f"example: {self.example_origin}, learned part between ⟦ and ⟧",
             *(f"  | {line}" for line in _shortened(self.example).splitlines()),

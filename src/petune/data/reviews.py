@@ -67,9 +67,7 @@ def movie_reviews(rows: int, test_rows: int) -> Reviews:
         cut = round(len(labelled) * _TRAIN_SHARE)
         for name, part, count in (("train", labelled[:cut], rows), ("test", labelled[cut:], test_rows)):
             if count > len(part):
-                raise DataError(
-                    f"there are {len(part):,} {name} reviews, {count:,} were asked for; ask for fewer"
-                )
+                raise DataError(f"there are {len(part):,} {name} reviews, {count:,} were asked for; ask for fewer")
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in part[:count])
             (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 

@@ -95,9 +95,7 @@ def _read_records(lines: Iterator[str], name: str, problems: Problems, separator
             break
         except csv.Error as error:
             fix = "close the quotes, and write a quote inside a field twice"
-            problems.add(
-                name, number, f"{name}:{number}", RowProblem(f"{error} in the record that starts here", fix)
-            )
+            problems.add(name, number, f"{name}:{number}", RowProblem(f"{error} in the record that starts here", fix))
             if reader.line_num < number:
                 break
             continue
@@ -107,9 +105,7 @@ def _read_records(lines: Iterator[str], name: str, problems: Problems, separator
             header = _checked_header(record, name, number, separator)
         elif len(record) != len(header):
             reason = f"{len(record)} fields, and the header names {len(header)}"
-            problems.add(
-                name, number, f"{name}:{number}", RowProblem(reason, "quote fields that hold the separator")
-            )
+            problems.add(name, number, f"{name}:{number}", RowProblem(reason, "quote fields that hold the separator"))
         else:
             rows.append(dict(zip(header, record, strict=True)))
             numbers.append(number)
@@ -122,13 +118,9 @@ def _checked_header(record: list[str], name: str, number: int, separator: str) -
     header = [column.strip() for column in record]
     twice = [column for column in header if header.count(column) > 1]
     if "" in header:
-        raise DataError(
-            f"{name}:{number}: column {header.index('') + 1} has no name; name every column in the header"
-        )
+        raise DataError(f"{name}:{number}: column {header.index('') + 1} has no name; name every column in the header")
     if twice:
-        raise DataError(
-            f"{name}:{number}: the header names '{shortened(twice[0])}' twice; name each column once"
-        )
+        raise DataError(f"{name}:{number}: the header names '{shortened(twice[0])}' twice; name each column once")
     other = next((char for char in ";\t|" if char != separator and char in header[0]), None)
     if len(header) == 1 and other is not None:
         raise DataError(

@@ -56,9 +56,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         if operator != "*" and not (both_small and (operator == "%" or abs(right) <= 64)):
             raise jinja2.TemplateRuntimeError(f"'{operator}' is for small numbers alone in a template")
         if operator == "*" and not both_small:
-            sizes = [
-                len(side) if isinstance(side, str | list | tuple) else abs(side) for side in (left, right)
-            ]
+            sizes = [len(side) if isinstance(side, str | list | tuple) else abs(side) for side in (left, right)]
             if sizes[0] * sizes[1] > LONGEST_OUTPUT:
                 raise jinja2.TemplateRuntimeError("'*' would make more than a row may hold")
         return super().call_binop(context, operator, left, right)
@@ -113,9 +111,7 @@ class TextTemplate:
             for piece in self._template.generate(row):
                 size += len(piece)
                 if size > LONGEST_OUTPUT:
-                    raise RowProblem(
-                        f"{self._option} makes more than {LONGEST_OUTPUT:,} characters", "shorten it"
-                    )
+                    raise RowProblem(f"{self._option} makes more than {LONGEST_OUTPUT:,} characters", "shorten it")
                 pieces.append(piece)
         except _RENDER_ERRORS as error:
             raise self._problem(error, columns) from error
@@ -128,9 +124,7 @@ class TextTemplate:
             return RowProblem(f"{self._option} fails on this row: {reason}", "mend the template or the row")
         name = unknown["name"]
         if name in columns:
-            return RowProblem(
-                f"{self._option} needs column '{name}', which this row lacks", "add it to the row"
-            )
+            return RowProblem(f"{self._option} needs column '{name}', which this row lacks", "add it to the row")
         return DataError(
             f"{self._option} has the slot '{name}', which is no column.{nearest(name, columns)} "
             f"Columns: {', '.join(columns)}"

@@ -24,9 +24,7 @@ def decode_line(line: bytes) -> str:
         RowProblem: it is not UTF-8, or holds a NUL.
     """
     if b"\0" in line:
-        raise RowProblem(
-            f"a NUL byte (byte {line.index(0) + 1} of the line)", "remove it, the file may be damaged"
-        )
+        raise RowProblem(f"a NUL byte (byte {line.index(0) + 1} of the line)", "remove it, the file may be damaged")
     try:
         return line.decode()
     except UnicodeDecodeError as error:

@@ -9,8 +9,11 @@ if TYPE_CHECKING:
     from petune.methods.method import Method
 
 REGISTRY = {
+    "bottleneck": "petune.methods.bottleneck:Bottleneck",
     "full": "petune.methods.full:FullFineTuning",
     "lora": "petune.methods.lora:LoRA",
+    "prefix_tuning": "petune.methods.prefix_tuning:PrefixTuning",
+    "prompt_tuning": "petune.methods.prompt_tuning:PromptTuning",
 }
 
 

@@ -8,13 +8,9 @@ https://arxiv.org/abs/1710.03740).
 from fnmatch import fnmatchcase
 from typing import final
 
-import torch
-from torch import nn
-
-from petune.backbone.structure import Structure
 from petune.errors import TargetError, nearest
 from petune.methods.config import MethodConfig
-from petune.methods.method import Method
+from petune.methods.method import Method, Target
 from petune.sites.sites import Slot
 from petune.sites.weights import WeightSlot
 
@@ -37,13 +33,12 @@ class FullFineTuning(Method[FullConfig]):
     sites = ("weights",)
     learning_rate = 2e-5
     shares_batch = False
+    start = "exact"
     config_class = FullConfig
 
-    def build(
-        self, config: FullConfig, model: nn.Module, structure: Structure, generator: torch.Generator
-    ) -> dict[str, Slot]:
+    def build(self, config: FullConfig, target: Target) -> dict[str, Slot]:
         """Return one slot for each chosen parameter, starting at its value in the base."""
-        parameters = dict(model.named_parameters())
+        parameters = dict(target.model.named_parameters())
         for pattern in config.trainable_parameters:
             if not any(fnmatchcase(path, pattern) for path in parameters):
                 raise TargetError(

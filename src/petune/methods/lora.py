@@ -24,10 +24,9 @@ from pydantic import AliasChoices, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petune.backbone.structure import Structure
 from petune.kernels.low_rank import add_low_rank
 from petune.methods.config import MethodConfig
-from petune.methods.method import Method, Paper
+from petune.methods.method import Method, Paper, Target
 from petune.sites.output import OutputSlot
 from petune.sites.sites import Slot
 
@@ -101,13 +100,15 @@ class LoRA(Method[LoRAConfig]):
     )
     sites = ("output",)
     learning_rate = 4e-4
+    start = "exact"
     config_class = LoRAConfig
 
-    def build(
-        self, config: LoRAConfig, model: nn.Module, structure: Structure, generator: torch.Generator
-    ) -> dict[str, Slot]:
+    def build(self, config: LoRAConfig, target: Target) -> dict[str, Slot]:
         """Return one slot for each chosen linear."""
-        chosen = structure.select(
+        chosen = target.structure.select(
             config.target_modules, exclude=config.exclude_modules, layers=config.layers_to_transform
         )
-        return {linear.path: LoRASlot(linear.in_features, linear.out_features, config, generator) for linear in chosen}
+        return {
+            linear.path: LoRASlot(linear.in_features, linear.out_features, config, target.generator)
+            for linear in chosen
+        }

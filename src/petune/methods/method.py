@@ -11,14 +11,31 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from pydantic import ValidationError
-from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from petune.backbone.structure import Structure
 from petune.errors import ConfigError
 from petune.methods.config import MethodConfig, explain
+from petune.sites.attention import Source
 from petune.sites.sites import Slot
 
 SiteName = Literal["embeddings", "attention", "output", "weights"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The base that an adapter is made for; read, never changed."""
+
+    model: PreTrainedModel
+    """Possibly on the meta device, where only shapes are known."""
+
+    structure: Structure
+
+    tokenizer: PreTrainedTokenizerBase | None
+    """None where only shapes are asked for."""
+
+    generator: torch.Generator
+    """The source of every random start."""
 
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)
@@ -44,6 +61,7 @@ class Method(ABC, Generic[ConfigT]):
         sites: the sites it plugs into.
         config_class: its settings.
         learning_rate: the peak learning rate of AdamW used unless the user gives one.
+        start: how far a fresh adapter changes the base: not at all ("exact"), hardly ("near"), or at once ("free").
         shares_batch: whether its rows may share a batch with rows of other adapters.
     """
 
@@ -52,24 +70,22 @@ class Method(ABC, Generic[ConfigT]):
     paper: ClassVar[Paper | None]
     sites: ClassVar[tuple[SiteName, ...]]
     learning_rate: ClassVar[float]
+    start: ClassVar[Literal["exact", "near", "free"]]
     shares_batch: ClassVar[bool] = True
     config_class: type[ConfigT]
 
     @abstractmethod
-    def build(
-        self, config: ConfigT, model: nn.Module, structure: Structure, generator: torch.Generator
-    ) -> dict[str, Slot]:
+    def build(self, config: ConfigT, target: Target) -> dict[str, Slot]:
         """Return fresh slots, by the path they plug into.
 
-        Args:
-            config: the settings.
-            model: the base, possibly on the meta device; read, never changed.
-            structure: what is known of the base.
-            generator: the source of every random start.
-
         Raises:
-            TargetError: the settings name places this base does not have.
+            TargetError: the settings name places that this base does not have.
+            ConfigError: the settings cannot be met on this base.
         """
+
+    def source(self, config: ConfigT, target: Target) -> Source | None:
+        """Return what computes the slots' values anew at each pass; None for methods whose slots hold them."""
+        return None
 
     def configure(self, options: Mapping[str, Any]) -> ConfigT:
         """Return the settings that ``options`` describe.

@@ -23,11 +23,10 @@ def make_optimizer(adapter: Adapter, options: TrainingOptions) -> AdamW:
     rate = options.learning_rate if options.learning_rate is not None else adapter.method.learning_rate
     groups: dict[float, list[torch.nn.Parameter]] = {}
     unused = set(options.module_learning_rates or {})
-    for path, slot in adapter.slots.items():
-        for name, parameter in slot.named_parameters():
-            own, pattern = _rate(f"{path}.{name}", options.module_learning_rates or {})
-            unused.discard(pattern or "")
-            groups.setdefault(rate if own is None else own, []).append(parameter)
+    for path, parameter in adapter.named_masters():
+        own, pattern = _rate(path, options.module_learning_rates or {})
+        unused.discard(pattern or "")
+        groups.setdefault(rate if own is None else own, []).append(parameter)
     if unused:
         example = next(iter(adapter.tensors()))
         raise ConfigError(

@@ -1,0 +1,123 @@
+"""Prompt tuning and prefix tuning in HF PEFT's files."""
+
+import math
+from abc import ABC
+from collections.abc import Mapping
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from petune.adapter import Adapter
+from petune.backbone.structure import Structure
+from petune.checkpoint.peft_layout import CONFIG_FILE, DESCRIPTIVE, WEIGHTS_FILE, Layout, Rule, neutral
+from petune.errors import AdapterFormatError
+
+
+class VirtualTokensLayout(Layout, ABC):
+    """Methods whose file holds one tensor, ``prompt_embeddings``, and whose config tells its shape."""
+
+    _KNOWN = frozenset({"num_attention_heads", "num_layers", "num_transformer_submodules", "token_dim"})
+    _START: Mapping[str, Rule] = {}
+    """Fields of the start, which no longer matters, and fields with one neutral value."""
+
+    def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
+        """Return the number of virtual tokens; how they started is not kept."""
+        for field, value in config.items():
+            if field in DESCRIPTIVE or field in self._KNOWN or field == "num_virtual_tokens":
+                continue
+            if field not in self._START:
+                raise AdapterFormatError(f"{CONFIG_FILE}: field '{field}' is not known to this petune")
+            if not self._START[field](value):
+                raise AdapterFormatError(f"{CONFIG_FILE}: {field}={value!r} is not supported by petune")
+        if config.get("num_transformer_submodules") not in (None, 1):
+            raise AdapterFormatError(f"{CONFIG_FILE}: num_transformer_submodules must be 1 for a decoder")
+        return {"num_virtual_tokens": config.get("num_virtual_tokens")}
+
+    def _config(self, adapter: Adapter, heads: int, layers: int, token_dim: int) -> dict[str, Any]:
+        return {
+            "num_virtual_tokens": adapter.config.model_dump()["num_virtual_tokens"],
+            "num_transformer_submodules": 1,
+            "num_attention_heads": heads,
+            "num_layers": layers,
+            "token_dim": token_dim,
+            "modules_to_save": None,
+        }
+
+    def _only(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        if set(tensors) != {"prompt_embeddings"} or tensors["prompt_embeddings"].ndim != 2:
+            found = ", ".join(f"{name} {list(t.shape)}" for name, t in sorted(tensors.items()))
+            raise AdapterFormatError(f"{WEIGHTS_FILE} must hold one matrix, prompt_embeddings; it holds {found}")
+        return tensors["prompt_embeddings"]
+
+
+@final
+class PromptTuningLayout(VirtualTokensLayout):
+    """Prompt tuning: ``prompt_embeddings`` [P, d]."""
+
+    peft_type = "PROMPT_TUNING"
+    _START: Mapping[str, Rule] = {
+        "modules_to_save": neutral,
+        **dict.fromkeys(
+            ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"),
+            lambda _: True,
+        ),
+    }
+
+    def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
+        """Return PEFT's fields of prompt tuning."""
+        (embeddings,) = adapter.tensors().values()
+        attention = structure.attentions[0]
+        fields = self._config(adapter, attention.num_kv_heads, len(structure.attentions), embeddings.shape[1])
+        return {**fields, "prompt_tuning_init": "RANDOM"}
+
+    def to_file(self, adapter: Adapter, structure: Structure) -> dict[str, Tensor]:
+        """Return ``prompt_embeddings`` [P, d]."""
+        return {"prompt_embeddings": adapter.tensors()["source.prompt_embeddings"]}
+
+    def from_file(self, tensors: Mapping[str, Tensor], structure: Structure) -> dict[str, Tensor]:
+        """Return the embeddings of the source."""
+        return {"source.prompt_embeddings": self._only(tensors)}
+
+
+@final
+class PrefixTuningLayout(VirtualTokensLayout):
+    """Prefix tuning: ``prompt_embeddings`` [P, L * 2 * K * D], by layer, key or value, head, width."""
+
+    peft_type = "PREFIX_TUNING"
+    # A folder saved with a projection holds the keys and values it computed, as one saved without does.
+    _START: Mapping[str, Rule] = {
+        "modules_to_save": neutral,
+        **dict.fromkeys(("encoder_hidden_size", "init_weights", "prefix_projection"), lambda _: True),
+    }
+
+    def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
+        """Return PEFT's fields of prefix tuning."""
+        attention = structure.attentions[0]
+        width = attention.num_kv_heads * attention.head_dim
+        fields = self._config(adapter, attention.num_kv_heads, len(structure.attentions), width)
+        return {**fields, "prefix_projection": False, "encoder_hidden_size": width}
+
+    def to_file(self, adapter: Adapter, structure: Structure) -> dict[str, Tensor]:
+        """Return ``prompt_embeddings``."""
+        ours = adapter.tensors()
+        pairs = [torch.stack([ours[f"{a.path}.keys"], ours[f"{a.path}.values"]]) for a in structure.attentions]
+        stacked = torch.stack(pairs)  # [L, 2, K, P, D]
+        return {"prompt_embeddings": stacked.permute(3, 0, 1, 2, 4).flatten(1)}
+
+    def from_file(self, tensors: Mapping[str, Tensor], structure: Structure) -> dict[str, Tensor]:
+        """Return keys and values [K, P, D] of each attention."""
+        flat = self._only(tensors)
+        first, layers = structure.attentions[0], len(structure.attentions)
+        shape = (flat.shape[0], layers, 2, first.num_kv_heads, first.head_dim)
+        if flat.shape[1] != math.prod(shape[1:]):
+            raise AdapterFormatError(
+                f"{WEIGHTS_FILE}: prompt_embeddings has {flat.shape[1]} columns, this base needs {math.prod(shape[1:])}"
+                f" ({layers} layers x 2 x {first.num_kv_heads} heads x {first.head_dim})"
+            )
+        stacked = flat.view(shape).permute(1, 2, 3, 0, 4)
+        return {
+            f"{attention.path}.{name}": stacked[layer, part]
+            for layer, attention in enumerate(structure.attentions)
+            for part, name in enumerate(("keys", "values"))
+        }

@@ -1,0 +1,239 @@
+"""The attention site: keys and values of an adapter's own inside every attention call.
+
+transformers hands each attention to a function found by name. While an adapter is plugged in, that name is ours: the
+function looks up the calling module's site, lets it add keys and values, and goes on to PyTorch's attention. Nothing is
+added to the K/V cache, so a cache may be kept over several turns, be static, or be reordered by a beam search.
+
+Shapes: B rows, T queries, S keys (cached ones included), P virtual tokens, H heads, K key-value heads, D head width.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, final
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from petune.errors import BaseModelError
+from petune.sites.routing import Routing, Stack
+
+IMPLEMENTATION = "petune"
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values [K, P, D], as the attention function sees them: after any rotary embedding."""
+
+
+class AttentionSlot(nn.Module, ABC):
+    """What one adapter adds to one attention."""
+
+    position_shift: int = 0
+    """How far the slot moves the positions of real tokens: P where virtual tokens take the first P positions."""
+
+    @abstractmethod
+    def forward(self, stack: Stack) -> KeysValues:
+        """Return the extra keys and values [K, P, D] for rows of ``stack``; they share the softmax of the real ones."""
+
+
+Reader = Callable[[Tensor], Mapping[str, KeysValues]]
+"""Takes input embeddings [P, d]; returns the keys and values the base makes of them, by path of the attention."""
+
+
+class Source(nn.Module, ABC):
+    """What an adapter computes anew at each forward pass, once, for all its attention slots."""
+
+    @abstractmethod
+    def forward(self, read: Reader) -> Mapping[str, KeysValues]:
+        """Return the keys and values of each slot, by path."""
+
+
+@final
+class SourcedSlot(AttentionSlot):
+    """A slot whose keys and values come from its adapter's :class:`Source`.
+
+    Args:
+        position_shift: see :class:`AttentionSlot`.
+    """
+
+    def __init__(self, position_shift: int) -> None:
+        super().__init__()
+        self.position_shift = position_shift
+        self.current: dict[Stack, KeysValues] = {}
+
+    def forward(self, stack: Stack) -> KeysValues:
+        """Return what the source computed for the running forward pass."""
+        assert stack in self.current, "the model itself was not called, so nothing was computed"
+        return self.current[stack]
+
+
+@final
+class AttentionSite:
+    """All slots that adapters have plugged into one attention module."""
+
+    def __init__(self, routing: Routing) -> None:
+        self.slots: dict[str, AttentionSlot] = {}
+        self.seen: list[KeysValues] | None = None
+        """Where keys and values [B, K, S, D] of calls are noted, while somebody wants to know them."""
+        self._routing = routing
+
+    def extend(
+        self, key: Tensor, value: Tensor, mask: Tensor | None, queries: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return keys and values [B, K, P + S, D] and the mask [B, 1, T, P + S] with this site's own in front."""
+        parts = self._parts(key)
+        if not parts:
+            return key, value, mask
+        rows, keys = key.shape[0], key.shape[2]
+        if mask is None:
+            mask = key.new_ones(queries, keys, dtype=torch.bool).tril(keys - queries)[None, None]
+        mask = mask.expand(rows, -1, queries, keys)
+        if len(parts) == 1 and parts[0][0] is None:
+            _, own_key, own_value = parts[0]
+            own_key, own_value = (t.expand(rows, -1, -1, -1) for t in (own_key, own_value))
+            visible = own_key.new_ones(rows, own_key.shape[2], dtype=torch.bool)
+        else:
+            own_key, own_value, visible = _side_by_side(parts, key)
+        shown = visible[:, None, None, :].expand(-1, mask.shape[1], queries, -1)
+        if mask.dtype != torch.bool:
+            shown = torch.zeros_like(shown, dtype=mask.dtype).masked_fill(~shown, torch.finfo(mask.dtype).min)
+        return (
+            torch.cat([own_key, key], 2),
+            torch.cat([own_value, value], 2),
+            torch.cat([shown, mask], -1),
+        )
+
+    def _parts(self, key: Tensor) -> list[tuple[Tensor | None, Tensor, Tensor]]:
+        """Return the rows [G] (None: all) with their keys and values [1, K, P, D], group by group."""
+        route = self._routing.route
+        parts = []
+        for group in route.groups:
+            own = [self.slots[name](group.stack) for name in group.stack if name in self.slots]
+            if own:
+                keys, values = (torch.cat([pair[i].to(key) for pair in own], 1)[None] for i in (0, 1))
+                parts.append((group.index(route.num_rows, key.shape[0], key.device), keys, values))
+        return parts
+
+
+def _side_by_side(parts: list[tuple[Tensor | None, Tensor, Tensor]], key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return keys and values [B, K, P, D] of rows with different prefixes, right-aligned, and which [B, P] are real."""
+    rows, heads, _, width = key.shape
+    longest = max(keys.shape[2] for _, keys, _ in parts)
+    own_key = own_value = key.new_zeros(rows, heads, longest, width)
+    visible = torch.zeros(rows, longest, dtype=torch.bool, device=key.device)
+    for index, keys, values in parts:
+        assert index is not None, "a group of all rows is the only group"
+        missing = longest - keys.shape[2]
+        keys, values = (F.pad(t, (0, 0, missing, 0)).expand(len(index), -1, -1, -1) for t in (keys, values))
+        own_key, own_value = own_key.index_copy(0, index, keys), own_value.index_copy(0, index, values)
+        visible[index, missing:] = True
+    return own_key, own_value, visible
+
+
+_SITES: WeakKeyDictionary[nn.Module, AttentionSite] = WeakKeyDictionary()
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Do what PyTorch's attention does, with the module's own site in between."""
+    site = _SITES.get(module)
+    if site is not None:
+        if site.seen is not None:
+            site.seen.append((key, value))
+        key, value, attention_mask = site.extend(key, value, attention_mask, query.shape[2])
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
+
+
+def _mask(**options: Any) -> Tensor | None:
+    """Return the boolean mask [B, 1, T, S], always written out: extra keys could not be added to a left-out one."""
+    return sdpa_mask(**{**options, "allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})  # type: ignore[no-any-return]
+
+
+AttentionInterface.register(IMPLEMENTATION, _attention)
+AttentionMaskInterface.register(IMPLEMENTATION, _mask)
+
+
+@final
+class AttentionSites:
+    """The attention modules of one model, by path, and the switch that sends them through their sites.
+
+    Args:
+        model: the base.
+        routing: which adapters each row goes through.
+    """
+
+    def __init__(self, model: PreTrainedModel, routing: Routing) -> None:
+        self._model = model
+        self._routing = routing
+        self._sites: dict[str, AttentionSite] = {}
+        self._former: str | None = None
+
+    def plug(self, name: str, path: str, slot: AttentionSlot) -> None:
+        """Add the slot of adapter ``name`` to the attention at ``path``."""
+        self._site(path).slots[name] = slot
+
+    def unplug(self, name: str, path: str) -> None:
+        """Remove the slot of adapter ``name``; with the last one the model gets its own attention back."""
+        del self._sites[path].slots[name]
+        self._tidy()
+
+    @contextmanager
+    def watch(self, paths: tuple[str, ...]) -> Iterator[Mapping[str, list[KeysValues]]]:
+        """Note the keys and values [B, K, S, D] of every call of the attentions at ``paths`` inside the block."""
+        sites = {path: self._site(path) for path in paths}
+        seen: dict[str, list[KeysValues]] = {path: [] for path in paths}
+        for path, site in sites.items():
+            site.seen = seen[path]
+        try:
+            yield seen
+        finally:
+            for site in sites.values():
+                site.seen = None
+            self._tidy()
+
+    def _site(self, path: str) -> AttentionSite:
+        if not self._sites:
+            self._switch_on()
+        if path not in self._sites:
+            self._sites[path] = _SITES[self._model.get_submodule(path)] = AttentionSite(self._routing)
+        return self._sites[path]
+
+    def _tidy(self) -> None:
+        for path in [p for p, site in self._sites.items() if not site.slots and site.seen is None]:
+            del self._sites[path], _SITES[self._model.get_submodule(path)]
+        if not self._sites and self._former is not None:
+            self._model.set_attn_implementation(self._former)
+            self._former = None
+
+    def _switch_on(self) -> None:
+        former = self._model.config._attn_implementation
+        self._model.set_attn_implementation(IMPLEMENTATION)
+        if self._model.config._attn_implementation != IMPLEMENTATION:
+            kind = type(self._model).__name__
+            raise BaseModelError(
+                f"{kind} does not use transformers' attention interface, so nothing can be added to its keys and values;"
+                " methods that change outputs or weights work (petune methods lists the sites of each)"
+            )
+        self._former = former
+
+
+def read_keys_values(model: PreTrainedModel, paths: tuple[str, ...], inputs: Tensor) -> dict[str, KeysValues]:
+    """Return the keys and values [K, P, D] that ``model`` makes of token ids [P] or embeddings [P, d], by path.
+
+    Raises:
+        BaseModelError: the model's attention cannot be reached.
+    """
+    sites = AttentionSites(model, Routing())
+    kind = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
+    with torch.no_grad(), sites.watch(paths) as seen:
+        model.base_model(**{kind: inputs[None].to(model.device)}, use_cache=False)
+    return {path: (calls[0][0][0].float(), calls[0][1][0].float()) for path, calls in seen.items()}
