@@ -201,7 +201,8 @@ class AdaptedModel(nn.Module):
         """Plug ``adapter`` into the base, and let all rows go through it unless ``active`` is false.
 
         Raises:
-            ConfigError: an adapter of that name is attached already, or the two cannot share a base.
+            ConfigError: an adapter of that name is attached already, it was made for another base, or it cannot share
+                this one with the adapters that are attached to it.
         """
         if adapter.name in self.adapters:
             raise ConfigError(
@@ -219,6 +220,7 @@ class AdaptedModel(nn.Module):
             raise ConfigError(
                 f"'{adapter.name}' was made for another base: this one has no '{strange}'.{nearest(strange, places)}"
             )
+        self._sites.claim()
         adapter.to(self.base.device)
         for path, slot in adapter.slots.items():
             self._sites.plug(adapter.name, path, slot)
@@ -253,7 +255,7 @@ class AdaptedModel(nn.Module):
         self._active = names
         self._sites.routing.set_default(names)
 
-    def route(self, rows: Sequence[str | None | Sequence[str]]) -> AbstractContextManager[None]:
+    def route(self, rows: Sequence[str | Sequence[str] | None]) -> AbstractContextManager[None]:
         """Send row i of the batch through ``rows[i]``: an adapter, several in order, or None for the bare base.
 
         A context manager. Keep a backward pass inside it where gradient checkpointing recomputes the forward pass.

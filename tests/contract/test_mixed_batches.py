@@ -72,9 +72,7 @@ def test_order_of_a_stack_is_the_order_given(pair: AdaptedModel, token_ids: Call
         assert torch.equal(pair(input_ids=ids).logits, both)
 
 
-def test_gradient_checkpointing_in_a_mixed_batch(
-    pair: AdaptedModel, token_ids: Callable[..., torch.Tensor]
-) -> None:
+def test_gradient_checkpointing_in_a_mixed_batch(pair: AdaptedModel, token_ids: Callable[..., torch.Tensor]) -> None:
     ids = token_ids(len(ROUTES), 8)
     pair.train()
     results = []

@@ -58,9 +58,7 @@ def test_only_the_adapter_counts_as_trainable(base: Base, method: str) -> None:
     assert not any(p.requires_grad for p in model.parameters())
 
 
-def test_frozen_before_attaching_stays_frozen(
-    architecture: str, method: str, tiny_base: Callable[..., Base]
-) -> None:
+def test_frozen_before_attaching_stays_frozen(architecture: str, method: str, tiny_base: Callable[..., Base]) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         base = tiny_base(architecture, dtype=dtype)
         adapter = create_adapter(base, method)

@@ -158,6 +158,8 @@ def test_bad_input_is_told_before_anything_loads(tmp_path: Path, keys: Callable[
         train({"model": nowhere})
     with pytest.raises(DataError, match=r"no-such\.jsonl"):
         train(keys(model=nowhere, data=str(tmp_path / "no-such.jsonl")))
+    with pytest.raises(ConfigError, match=r"unknown metric 'acuracy'; .*Did you mean 'accuracy'"):
+        train(keys(model=nowhere, metrics=["acuracy"]))
     (tmp_path / "file").touch()
     with pytest.raises(OutputFolderError, match=r"file is a file; give a folder"):
         train(keys(model=nowhere, output_dir=str(tmp_path / "file")))
@@ -169,7 +171,9 @@ def test_missing_tracker_names_the_extra(keys: Callable[..., Any], monkeypatch: 
         train(keys(report_to=["wandb"]))
 
 
-def test_output_into_the_base_is_refused(tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any]) -> None:
+def test_output_into_the_base_is_refused(
+    tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any]
+) -> None:
     made = tiny_base()
     base = Base.from_model(made.model, made.tokenizer, name=str(tmp_path / "run"))
     with pytest.raises(OutputFolderError, match="base model's own folder"):
