@@ -57,6 +57,14 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
         "hidden_dropout": 0.0,
         "attention_dropout": 0.0,
     },
+    "bloom": {
+        "hidden_size": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "initializer_range": 0.15,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+    },
     "gemma2": {
         "hidden_size": 32,
         "intermediate_size": 48,

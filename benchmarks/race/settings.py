@@ -3,7 +3,18 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+QUICK: dict[str, Any] = {
+    "rows": 208,
+    "test_rows": 60,
+    "timed_steps": 4,
+    "warm_up_steps": 2,
+    "repeats": 1,
+    "compared_steps": 6,
+    "peers": ("same-order",),
+}
+"""The sizes of the edition that takes minutes; too small for its timings and its accuracy to be judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +35,8 @@ class Settings:
     """Threads of the matrix products."""
     compared_steps: int = 20
     """Steps whose losses are compared."""
+    peers: tuple[str, ...] = ("same-order", "default", "tuned")
+    """Manners of running the other trainer that are timed."""
     rows_per_step: int = 16
     """Rows of one optimiser step."""
     r: int = 8
@@ -55,12 +68,17 @@ class Settings:
         """Return over how many of ``steps`` the rate rises."""
         return round(self.warm_up_ratio * steps)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings ready for JSON."""
+        return asdict(self)
+
     def write(self, path: Path) -> None:
         """Write the settings for the workers."""
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        path.write_text(json.dumps(self.to_dict()), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Return what :meth:`write` wrote."""
         content = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**content, "target_modules": tuple(content["target_modules"])})
+        lists = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
+        return cls(**{**content, **lists})

@@ -10,7 +10,7 @@ from race.work import Work
 
 SPEED_BAR = 1.5
 MEMORY_BAR = 0.8
-PEERS = {
+TITLES = {
     "same-order": "PEFT + Trainer, same rows in each step",
     "default": "PEFT + Trainer, its own shuffling",
     "tuned": "PEFT + Trainer, tuned",
@@ -22,14 +22,12 @@ def race(work: Work, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     settings, timings = work.settings, []
     steps = settings.warm_up_steps + settings.timed_steps
     for repeat in range(settings.repeats):
-        for side in ("petune", *PEERS):
+        for side in ("petune", *settings.peers):
             manner = {} if side == "petune" else {"variant": side, "log_every_step": False}
             name = "petune_side" if side == "petune" else "peft_side"
             output = str(work.folder / f"timed-{side}-{repeat}")
             load = load_average()
-            report = run_worker(
-                work, name, settings.threads, steps=steps, dtype="bfloat16", output=output, **manner
-            )
+            report = run_worker(work, name, settings.threads, steps=steps, dtype="bfloat16", output=output, **manner)
             timing = {"side": side, "repeat": repeat, "load_average": load, **figures(report, settings.warm_up_steps)}
             tell(f"  {side}, repeat {repeat + 1}: {timing['tokens_per_second']:.0f} tokens/s")
             timings.append(timing)
@@ -59,7 +57,7 @@ def summarise(timings: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     keys = ("tokens_per_second", "peak_memory", "memory_of_steps")
     own = {timing["repeat"]: timing for timing in timings if timing["side"] == "petune"}
     summary: dict[str, dict[str, Any]] = {}
-    for side in ("petune", *PEERS):
+    for side in dict.fromkeys(timing["side"] for timing in timings):
         theirs = [timing for timing in timings if timing["side"] == side]
         summary[side] = {key: Spread.of([timing[key] for timing in theirs]) for key in keys}
         ratios = {key: [own[t["repeat"]][key] / t[key] for t in theirs] for key in keys}

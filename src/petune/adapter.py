@@ -163,10 +163,6 @@ class _Merged:
     was_active: bool
 
 
-_OWNERS: "weakref.WeakKeyDictionary[PreTrainedModel, weakref.ref[AdaptedModel]]" = weakref.WeakKeyDictionary()
-"""Which AdaptedModel has adapters on a model: two of them would change each other's answers."""
-
-
 @final
 class AdaptedModel(nn.Module):
     """A base model with adapters attached; rows of a batch may go through different ones.
@@ -178,10 +174,12 @@ class AdaptedModel(nn.Module):
     def __init__(self, base: Base, adapters: Sequence[Adapter] = ()) -> None:
         super().__init__()
         self.base = base
-        self.model: PreTrainedModel = base.model
+        self._model: PreTrainedModel = base.model
         self.adapters: dict[str, Adapter] = {}
         self._registered = nn.ModuleList()  # a ModuleDict would forbid names such as "v1.2" and "keys"
         self._sites = Sites(base.model)
+        # Adapters act as long as this object lives: once it is gone, the base is as it was.
+        weakref.finalize(self, self._sites.clear).atexit = False
         self._merged: dict[str, _Merged] = {}
         self._active: Stack = ()
         self.eval()
@@ -195,16 +193,8 @@ class AdaptedModel(nn.Module):
         Raises:
             ConfigError: another AdaptedModel has adapters on the same base, which would answer instead.
         """
-        self._require_base()
+        self._sites.check()
         return self._model
-
-    def _require_base(self) -> None:
-        owner = _OWNERS.get(self._model, lambda: None)()
-        if owner is not None and owner is not self and len(owner.adapters):
-            raise ConfigError(
-                f"the base '{self.base.name}' carries adapters ({', '.join(owner.adapters)}) of another AdaptedModel: use"
-                " that one, detach its adapters first, or load the base again"
-            )
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -240,7 +230,8 @@ class AdaptedModel(nn.Module):
         """Plug ``adapter`` into the base, and let all rows go through it unless ``active`` is false.
 
         Raises:
-            ConfigError: an adapter of that name is attached already, or the two cannot share a base.
+            ConfigError: an adapter of that name is attached already, it was made for another base, or it cannot share
+                this one with the adapters that are attached to it.
         """
         if adapter.name in self.adapters:
             raise ConfigError(
@@ -258,11 +249,9 @@ class AdaptedModel(nn.Module):
             raise ConfigError(
                 f"'{adapter.name}' was made for another base: this one has no '{strange}'.{nearest(strange, places)}"
             )
-        self._require_base()
         adapter.to(self.base.device)
         self._sites.plug(adapter.name, adapter.slots, adapter.source)
         self.adapters[adapter.name] = adapter
-        _OWNERS[self._model] = weakref.ref(self)
         self._registered = nn.ModuleList(self.adapters.values())
         adapter.train(self.training)
         if active:
@@ -273,7 +262,7 @@ class AdaptedModel(nn.Module):
         adapter = self.adapter(name)
         if name in self._merged:
             self.unmerge(name)
-        self._sites.unplug(name, adapter.slots)
+        self._sites.unplug(name)
         del self.adapters[name]
         self._registered = nn.ModuleList(self.adapters.values())
         self.activate(*(n for n in self._active if n != name))
@@ -292,7 +281,7 @@ class AdaptedModel(nn.Module):
         self._active = names
         self._sites.routing.set_default(names)
 
-    def route(self, rows: Sequence[str | None | Sequence[str]]) -> AbstractContextManager[None]:
+    def route(self, rows: Sequence[str | Sequence[str] | None]) -> AbstractContextManager[None]:
         """Send row i of the batch through ``rows[i]``: an adapter, several in order, or None for the bare base.
 
         A context manager. Keep a backward pass inside it where gradient checkpointing recomputes the forward pass.
@@ -340,7 +329,7 @@ class AdaptedModel(nn.Module):
         for path, value in merged.items():
             module = self._model.get_submodule(path)
             module._parameters["weight"] = nn.Parameter(value, requires_grad=False)
-        self._sites.forget()
+        self._sites.base_changed()
         self._merged[name] = _Merged(originals, name in self._active)
         self.activate(*(n for n in self._active if n != name))
 
@@ -370,7 +359,7 @@ class AdaptedModel(nn.Module):
         if name != (last := next(reversed(self._merged))):
             raise ConfigError(f"'{last}' was merged after '{name}': unmerge '{last}' first")
         merged = self._merged.pop(name)
-        self._sites.forget()
+        self._sites.base_changed()
         for path, weight in merged.originals.items():
             self._model.get_submodule(path)._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
         if merged.was_active:

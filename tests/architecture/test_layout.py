@@ -14,7 +14,25 @@ LONGEST_FILE = 400
 LONGEST_FUNCTION = 80
 
 # Modules without a test file of their own name, and where they are tested instead.
-TESTED_ELSEWHERE: dict[str, str] = {}
+TESTED_ELSEWHERE = {
+    "backbone/demo.py": "backbone/test_pinned.py",
+    "checkpoint/merged.py": "test_api.py",
+    "data/class_names.py": "data/test_hub.py",
+    "data/contents.py": "data/test_loading.py",
+    "data/rendering.py": "data/test_chat.py",
+    "data/rows.py": "data/test_reading.py",
+    "data/text_files.py": "data/test_json_files.py",
+    "evaluation/prompts.py": "evaluation/test_generate.py",
+    "evaluation/stopping.py": "evaluation/test_generate.py",
+    "methods/method.py": "methods/test_registry.py",
+    "sites/sites.py": "test_adapter.py",
+    "training/adapter_run.py": "training/test_run.py",
+    "training/events.py": "training/test_records.py",
+    "training/loop.py": "training/test_run.py",
+    "training/optimizer.py": "training/test_optimizer_and_schedule.py",
+    "training/options.py": "training/test_recipe.py",
+    "training/recomputation.py": "training/test_run.py",
+}
 
 
 def long_functions(tree: ast.Module, limit: int = LONGEST_FUNCTION) -> list[str]:

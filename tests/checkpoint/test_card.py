@@ -9,6 +9,7 @@ from petune import methods
 from petune.adapter import create_adapter
 from petune.backbone.base import Base
 from petune.checkpoint.card import model_card
+from petune.checkpoint.peft import LAYOUTS
 
 
 @pytest.mark.parametrize("method", methods.names())
@@ -26,7 +27,8 @@ def test_card_says_what_where_and_how(method: str, tiny_base: Callable[..., Base
     assert "| train_loss | 0.123457 |" in body
     assert "| eval | loss 0.5, accuracy 1 |" in body
     assert r"| data | a\|b c |" in body
-    assert ("PeftModel" in body) == (method == "lora")
+    assert ("PeftModel" in body) == (method in LAYOUTS)
+    assert ("AutoModelForCausalLM" in body) == (method == "full")
     paper = adapter.method.paper
     assert paper is None or f"[{paper.title}]({paper.url})" in body
     assert "## Training" not in model_card(adapter, "some/base", None)

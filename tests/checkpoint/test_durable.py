@@ -52,7 +52,9 @@ def test_a_refusal_of_the_system_is_explained(tmp_path: Path, error: Exception) 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), SafetensorError("InvalidHeader"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [ValueError("a bug"), SafetensorError("InvalidHeader"), KeyboardInterrupt()], ids=repr
+)
 def test_other_failures_pass_through_and_leave_nothing(tmp_path: Path, error: BaseException) -> None:
     write_text(tmp_path / "a", "old")
     with pytest.raises(type(error)):

@@ -1,35 +1,20 @@
 """Bad input ends in one line on stderr that says what is wrong and what to do, and in the documented exit code."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from petune.cli import main as command_line
 from petune.errors import PetuneError
 
-ROWS = [{"text": f"row {i}", "label": "positive" if i % 2 else "negative"} for i in range(8)]
 TRAIN = ["train", "--model", "tiny", "--data", "rows.jsonl", "--output-dir", "out", "--max-steps", "1"]
 EVAL = ["eval", "--model", "tiny", "--data", "rows.jsonl"]
 
-
-@pytest.fixture(autouse=True)
-def folder(
-    tiny_model: Callable[..., PreTrainedModel],
-    tiny_tokenizer: PreTrainedTokenizerFast,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
-    """The current folder, with a tiny model in ``tiny`` and eight rows in ``rows.jsonl``."""
-    monkeypatch.chdir(tmp_path)
-    tiny_model("llama", num_hidden_layers=1).save_pretrained("tiny")
-    tiny_tokenizer.save_pretrained("tiny")
-    write_lines("rows.jsonl", [json.dumps(row) for row in ROWS])
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture

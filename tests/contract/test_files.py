@@ -11,6 +11,8 @@ from petune import methods
 from petune.adapter import AdaptedModel
 from petune.backbone.base import Base
 from petune.checkpoint.folder import load_adapter, save_adapter
+from petune.errors import ConfigError
+from petune.sites.output import OutputSlot
 
 MERGEABLE = [name for name in methods.names() if "output" in methods.get(name).sites]
 
@@ -51,6 +53,12 @@ def test_merged_agrees_with_live_and_unmerges_bit_for_bit(
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     model = trained(base, mergeable)
     live = model(input_ids=ids).logits
+    slots = model.adapter("default").slots.values()
+    if any(isinstance(slot, OutputSlot) and slot.weight_delta() is None for slot in slots):
+        with pytest.raises(ConfigError, match="cannot be merged"):
+            model.merge("default")
+        assert torch.equal(model(input_ids=ids).logits, live)
+        return
 
     model.merge("default")
     assert model.active == ()

@@ -65,7 +65,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(
         model.train()
         with gradient_checkpointing(model.model) if checkpointing else nullcontext():
             LabelLoss(model.model, model.plugged_into)({"input_ids": ids}, ids, model).backward()
-            assert len(calls) == (2 if checkpointing else 1)
+            of_the_source = adapter.source is not None  # which runs the base on its own, and never recomputes
+            assert len(calls) == of_the_source + (2 if checkpointing else 1)
             calls.clear()
             if checkpointing:
                 with torch.inference_mode():  # an evaluation in the middle of a run

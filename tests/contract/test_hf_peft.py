@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from petune import methods
-from petune.adapter import AdaptedModel, create_adapter
+from petune.adapter import AdaptedModel
 from petune.backbone.base import Base
 from petune.checkpoint.folder import base_of, load_adapter, save_adapter
 from petune.checkpoint.peft import LAYOUTS
@@ -109,9 +109,7 @@ def test_we_load_what_peft_saved(
 
     assert "its base is unverified" in caplog.text
     assert len(adapter.tensors()) == len(load_file(tmp_path / "adapter_model.safetensors"))
-    torch.testing.assert_close(
-        AdaptedModel(fresh, [adapter])(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(AdaptedModel(fresh, [adapter])(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

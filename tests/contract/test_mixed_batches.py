@@ -17,7 +17,12 @@ ROUTES: tuple[Row, ...] = ("first", None, "second", ["first", "second"], "first"
 @pytest.fixture
 def pair(base: Base, sharing_method: str, randomise: Callable[..., Adapter]) -> AdaptedModel:
     """Two adapters that differ in every setting that shapes their tensors."""
-    different = {"lora": {"r": 3, "target_modules": "attention", "lora_alpha": 9.0}}
+    different: dict[str, dict[str, object]] = {
+        "bottleneck": {"bottleneck_size": 5, "placement": "pfeiffer", "non_linearity": "tanh"},
+        "lora": {"r": 3, "target_modules": "attention", "lora_alpha": 9.0},
+        "prefix_tuning": {"num_virtual_tokens": 3},
+        "prompt_tuning": {"num_virtual_tokens": 3},
+    }
     first = create_adapter(base, sharing_method, name="first")
     second = create_adapter(base, sharing_method, name="second", **different[sharing_method])
     for i, adapter in enumerate((first, second)):
@@ -72,9 +77,7 @@ def test_order_of_a_stack_is_the_order_given(pair: AdaptedModel, token_ids: Call
         assert torch.equal(pair(input_ids=ids).logits, both)
 
 
-def test_gradient_checkpointing_in_a_mixed_batch(
-    pair: AdaptedModel, token_ids: Callable[..., torch.Tensor]
-) -> None:
+def test_gradient_checkpointing_in_a_mixed_batch(pair: AdaptedModel, token_ids: Callable[..., torch.Tensor]) -> None:
     ids = token_ids(len(ROUTES), 8)
     pair.train()
     results = []

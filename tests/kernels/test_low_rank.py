@@ -18,9 +18,7 @@ def problem(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, .
 
 @pytest.mark.parametrize("shape", [(4,), (2, 3), (2, 1, 3), (1, 1), (0, 3)], ids=str)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)], ids=str)
-def test_values_and_gradients_equal_the_formula(
-    shape: tuple[int, ...], dtype: torch.dtype, tolerance: float
-) -> None:
+def test_values_and_gradients_equal_the_formula(shape: tuple[int, ...], dtype: torch.dtype, tolerance: float) -> None:
     tensors = [t.requires_grad_() for t in problem(shape, dtype)]
     x, y, a, b = (t.detach().double().requires_grad_() for t in tensors)
     expected = y + 0.75 * x @ a.t() @ b.t()

@@ -12,7 +12,10 @@ from petune.backbone.base import Base
 from petune.checkpoint.folder import load_adapter, save_adapter
 from petune.errors import ConfigError, DataError
 
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Could not find a config file in tiny:UserWarning"),
+]
 
 
 def caching(base: Base, ids: torch.Tensor) -> torch.Tensor:

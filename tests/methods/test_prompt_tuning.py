@@ -12,7 +12,10 @@ from petune.backbone.base import Base
 from petune.checkpoint.folder import load_adapter, save_adapter
 from petune.errors import BaseModelError, ConfigError
 
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Could not find a config file in tiny:UserWarning"),
+]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox"])
@@ -37,7 +40,7 @@ def test_equals_embeddings_put_in_front_and_so_do_its_gradients(
     torch.testing.assert_close(actual[mask.bool()], expected[mask.bool()], rtol=1e-5, atol=1e-5)
     actual[mask.bool()].square().sum().backward()
     (gradient,) = (p.grad for p in adapter.parameters())
-    torch.testing.assert_close(gradient, prompt.grad, rtol=1e-4, atol=1e-5)
+    assert (gradient - prompt.grad).norm() / prompt.grad.norm() < 1e-4
 
 
 @torch.no_grad()

@@ -97,9 +97,7 @@ def test_an_adapter_on_the_head_uses_the_models_logits(
     torch.testing.assert_close(label_loss(model, batch), full_loss(base.model, batch), rtol=1e-5, atol=0)
 
 
-def test_a_batch_without_labels_decides_nothing(
-    batch: dict[str, torch.Tensor], tiny_base: Callable[..., Base]
-) -> None:
+def test_a_batch_without_labels_decides_nothing(batch: dict[str, torch.Tensor], tiny_base: Callable[..., Base]) -> None:
     model = AdaptedModel(tiny_base("gemma2"))
     loss = LabelLoss(model.model, model.plugged_into)
     inputs = {"input_ids": batch["input_ids"]}

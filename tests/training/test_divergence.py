@@ -52,7 +52,11 @@ def spoil_loss(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")], ids=str)
 def test_a_bad_loss_in_one_micro_batch(
-    value: float, tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    value: float,
+    tmp_path: Path,
+    tiny_base: Callable[..., Base],
+    keys: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spy = Spy(monkeypatch)
     spoil_loss(monkeypatch, value)
@@ -95,6 +99,20 @@ def test_a_bad_gradient_with_a_good_loss(
     assert all(t.isfinite().all() for t in spy.run.adapter.tensors().values())
 
 
+def test_a_failed_run_gives_the_base_back(
+    method: str, tiny_base: Callable[..., Base], keys: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_base()
+    before = {name: (id(p), p.detach().clone()) for name, p in base.model.named_parameters()}
+    with monkeypatch.context() as patch:
+        spoil_loss(patch, float("nan"))
+        with pytest.raises(DivergedError):
+            train(keys(method=method), base=base)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in base.model.modules())
+    assert all(id(p) == before[n][0] and torch.equal(p, before[n][1]) for n, p in base.model.named_parameters())
+    assert train(keys(method=method), base=base, overwrite=True).steps == 8
+
+
 def test_an_infinite_weight_of_the_base(tiny_base: Callable[..., Base], keys: Callable[..., Any]) -> None:
     base = tiny_base()
     with torch.no_grad():
@@ -111,7 +129,9 @@ def test_fp16_overflow_leaves_steps_out_until_the_scale_fits(
     result = train(keys(method=method, num_train_epochs=6, learning_rate=rate), base=tiny_base(dtype=torch.float16))
     losses = [entry["loss"] for entry in result.history]
     assert losses[-1] < losses[0] - 0.5
-    assert all(t.dtype == torch.float32 and t.isfinite().all() for t in result.model.adapter("default").tensors().values())
+    assert all(
+        t.dtype == torch.float32 and t.isfinite().all() for t in result.model.adapter("default").tensors().values()
+    )
 
 
 def test_fp16_gradients_that_are_never_finite_stop_the_run(

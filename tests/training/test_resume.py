@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from petune.backbone.base import Base
-from petune.errors import CheckpointError, Interrupted
+from petune.errors import CheckpointError, Interrupted, ResourceError
 from petune.training import checkpoints
 from petune.training.run import TrainingResult, train
 
@@ -66,6 +67,43 @@ def test_resumed_run_goes_on_as_if_never_stopped(
     assert [json.loads(line) for line in lines] == resumed.history
 
 
+def test_an_fp16_run_resumes_with_its_loss_scale(
+    tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., dict[str, Any]], signal_at: Callable[..., Any]
+) -> None:
+    options = keys(num_train_epochs=3)
+    whole = train({**options, "output_dir": str(tmp_path / "whole")}, base=tiny_base(dtype=torch.float16))
+    with pytest.raises(Interrupted):
+        train(options, base=tiny_base(dtype=torch.float16), listeners=[signal_at(5)])
+    resumed = train(options, base=tiny_base(dtype=torch.float16), resume=True)
+    assert what_counts(resumed) == what_counts(whole)
+    scales = [checkpoints.load(r.output_dir / "checkpoint-12").state["scaler"] for r in (whole, resumed)]
+    assert scales[0] == scales[1] != {}
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_later(
+    tmp_path: Path,
+    tiny_base: Callable[..., Base],
+    keys: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = train(keys(save_steps=2, output_dir=str(tmp_path / "whole")), base=tiny_base())
+    save_file = checkpoints.save_file
+
+    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        if "checkpoint-6" in str(path) and path.name == checkpoints.OPTIMIZER:
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        save_file(tensors, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_file", full)
+        with pytest.raises(ResourceError, match=r"no space left while writing .*checkpoint-6 \("):
+            train(keys(save_steps=2), base=tiny_base())
+    assert checkpoints.steps_in(tmp_path / "run") == [2, 4]
+    assert not list((tmp_path / "run").glob(".*"))
+    resumed = train(keys(save_steps=2), base=tiny_base(), resume=True)
+    assert what_counts(resumed) == what_counts(whole)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_gives_its_exit_code(
     number: int,
@@ -95,9 +133,7 @@ def test_resuming_a_finished_run_changes_nothing(
 def test_a_run_that_stopped_early_stays_stopped(
     tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., dict[str, Any]]
 ) -> None:
-    options = keys(
-        eval_data=str(tmp_path / "eval.jsonl"), eval_steps=1, early_stopping_patience=2, learning_rate=1e-30
-    )
+    options = keys(eval_data=str(tmp_path / "eval.jsonl"), eval_steps=1, early_stopping_patience=2, learning_rate=1e-30)
     first = train(options, base=tiny_base())
     assert first.steps == 3  # the first evaluation is the best, two do not improve on it
     second = train(options, base=tiny_base(), resume=True)
@@ -128,7 +164,9 @@ def test_other_rows_are_refused(
         train(keys(), base=tiny_base(), listeners=[signal_at(2)])
     for other in (rows[:-4], [{**row, "completion": "other"} for row in rows]):
         write_rows(tmp_path / "train.jsonl", other)
-        with pytest.raises(CheckpointError, match=r"step 2 was made with other rows than those that .*train\.jsonl holds"):
+        with pytest.raises(
+            CheckpointError, match=r"step 2 was made with other rows than those that .*train\.jsonl holds"
+        ):
             train(keys(), base=tiny_base(), resume=True)
 
 

@@ -68,7 +68,7 @@ def test_a_terminated_process_saves_and_its_resumed_run_equals_an_uninterrupted_
 
 
 def test_a_second_interrupt_does_not_wait() -> None:
-    with pytest.raises(KeyboardInterrupt), StopSignals() as signals:
+    with pytest.raises(KeyboardInterrupt), StopSignals() as signals:  # noqa: PT012 - only the last one may raise
         os.kill(os.getpid(), signal.SIGINT)
         assert signals.received == signal.SIGINT
         os.kill(os.getpid(), signal.SIGTERM)

@@ -64,7 +64,7 @@ class CountingCollator(DataCollatorForSeq2Seq):
 
 
 def main() -> None:
-    """Train for ``steps`` steps in the manner ``variant`` with the base in ``dtype``; keep the adapter in ``output``."""
+    """Train ``steps`` steps in the manner ``variant``, the base in ``dtype``; keep the adapter in ``output``."""
     task = Task.from_command_line()
     settings, steps = task.work.settings, int(task.arguments["steps"])
     variant, output = VARIANTS[task.arguments["variant"]], task.arguments["output"]

@@ -28,7 +28,7 @@ class Watch(Silent):
 
 
 def main() -> None:
-    """Train for ``steps`` steps with the base in ``dtype``; keep the adapter in ``output``."""
+    """Train ``steps`` steps, the base in ``dtype``; keep the adapter in ``output``."""
     task = Task.from_command_line()
     watch = Watch()
     result = petune.train(recipe(task), listeners=[watch])

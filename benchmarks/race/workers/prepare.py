@@ -3,7 +3,7 @@
 import shutil
 
 from petune.adapter import AdaptedModel, create_adapter
-from petune.api import load_base
+from petune.backbone.base import load_base
 from petune.checkpoint.folder import save_adapter
 from petune.data.encoding import encode, resolve_max_length
 from petune.data.loading import load_examples
@@ -30,7 +30,7 @@ def main() -> None:
 
     # Loaded anew, so that the adapter to start from names the folder that both sides train on.
     base = load_base(work.model, dtype="bfloat16", device="cpu")
-    options = DataOptions(data=str(work.train_text), **prompt_format())
+    options = DataOptions.model_validate({**prompt_format(), "data": str(work.train_text)})
     length = resolve_max_length(None, base.tokenizer, model_limit=context_length(base.model))
     rows = encode(load_examples(options, base.tokenizer), base.tokenizer, max_length=length).rows
     work.write_rows([Row(row.input_ids, row.labels) for row in rows])

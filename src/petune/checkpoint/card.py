@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from petune.adapter import Adapter
-from petune.checkpoint.peft import LAYOUTS
+from petune.checkpoint.peft import LAYOUTS, MODEL_LAYOUT
 
 FILE_NAME = "README.md"
 
@@ -17,7 +17,7 @@ def model_card(adapter: Adapter, base_name: str, training: Mapping[str, Any] | N
     in_peft = method.name in LAYOUTS
     front = {
         "base_model": base_name,
-        "library_name": "peft" if in_peft else "transformers",
+        "library_name": "peft" if in_peft else "transformers" if method.name in MODEL_LAYOUT else "petune",
         "pipeline_tag": "text-generation",
         "tags": ["petune", method.name],
     }
@@ -45,7 +45,7 @@ def model_card(adapter: Adapter, base_name: str, training: Mapping[str, Any] | N
     ]
     if in_peft:
         lines += ["", 'HF PEFT reads the folder as well: `PeftModel.from_pretrained(base, ".")`.']
-    else:
+    elif method.name in MODEL_LAYOUT:
         lines += [
             "",
             'The folder is also a plain transformers model: `AutoModelForCausalLM.from_pretrained(".")`.',

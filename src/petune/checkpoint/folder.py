@@ -21,9 +21,6 @@ from petune.errors import AdapterFormatError, BaseMismatchError, ConfigError
 
 logger = logging.getLogger("petune")
 
-# Layout of methods that PEFT does not know because they learn the base's own parameters: a plain transformers model.
-MODEL_LAYOUT = ("full",)
-
 
 def save_adapter(
     model: AdaptedModel,
@@ -46,7 +43,7 @@ def save_adapter(
     adapter = model.adapter(name if name is not None else _only(model))
     base = model.base
     tokenizer_files = _save_tokenizer(base, folder)
-    if adapter.method.name in MODEL_LAYOUT:
+    if adapter.method.name in peft.MODEL_LAYOUT:
         weight_files, tensors = _save_model(model, adapter, folder)
     else:
         weight_files, tensors = _save_tensors(adapter, base, folder)
@@ -171,7 +168,7 @@ def _save_tensors(adapter: Adapter, base: Base, folder: Path) -> tuple[list[str]
 
 def _read_tensors(folder: Path, adapter: Adapter, base: Base, files: Iterable[str]) -> dict[str, Tensor]:
     method = adapter.method.name
-    if method in MODEL_LAYOUT:
+    if method in peft.MODEL_LAYOUT:
         return _read_model_tensors(folder, adapter, files)
     tensors = _read_file(folder / peft.WEIGHTS_FILE)
     return peft.LAYOUTS[method].from_file(tensors, base.structure) if method in peft.LAYOUTS else tensors

@@ -13,7 +13,7 @@ from petune.checkpoint.peft_lora import LoRALayout
 from petune.checkpoint.peft_virtual_tokens import PrefixTuningLayout, PromptTuningLayout
 from petune.errors import AdapterFormatError
 
-__all__ = ["CONFIG_FILE", "LAYOUTS", "WEIGHTS_FILE", "method_of", "to_json", "to_tensors"]
+__all__ = ["CONFIG_FILE", "LAYOUTS", "MODEL_LAYOUT", "WEIGHTS_FILE", "method_of", "to_json", "to_tensors"]
 
 LAYOUTS: Mapping[str, Layout] = {
     "lora": LoRALayout(),
@@ -21,6 +21,9 @@ LAYOUTS: Mapping[str, Layout] = {
     "prompt_tuning": PromptTuningLayout(),
 }
 """The layouts by the method's name."""
+
+MODEL_LAYOUT = ("full",)
+"""Methods that learn the base's own parameters, which PEFT does not know: a plain transformers model is written."""
 
 
 def to_json(layout: Layout, adapter: Adapter, structure: Structure, base: str, revision: str | None) -> str:

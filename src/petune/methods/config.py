@@ -16,9 +16,12 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     names = list(model.model_fields)
     findings = []
     for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in item["loc"]) or "the settings"
-        if item["type"] == "extra_forbidden":
+        key = ".".join(str(part) for part in item["loc"])
+        said = item["msg"].removeprefix("Value error, ")
+        if not key:  # a rule over several settings names them itself
+            findings.append(said)
+        elif item["type"] == "extra_forbidden":
             findings.append(f"unknown key '{key}'.{nearest(key, names)} The keys are {', '.join(names)}")
         else:
-            findings.append(f"'{key}' is {item.get('input')!r}: {item['msg'].removeprefix('Value error, ')}")
+            findings.append(f"'{key}' is {item.get('input')!r}: {said}")
     return "; ".join(findings)

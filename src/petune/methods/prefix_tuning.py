@@ -60,8 +60,8 @@ class PrefixSlot(AttentionSlot):
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
-        self.keys = nn.Parameter(keys.detach().to(torch.float32, copy=True))
-        self.values = nn.Parameter(values.detach().to(torch.float32, copy=True))
+        self.keys = nn.Parameter(keys.detach().to(torch.float32).clone(memory_format=torch.contiguous_format))
+        self.values = nn.Parameter(values.detach().to(torch.float32).clone(memory_format=torch.contiguous_format))
         self.position_shift = keys.shape[1]
 
     def forward(self, stack: Stack) -> KeysValues:

@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from petune.errors import BaseModelError
-from petune.sites.routing import Routing, Stack
+from petune.sites.routing import Route, Routing, Stack
 
 IMPLEMENTATION = "petune"
 KeysValues = tuple[Tensor, Tensor]
@@ -162,6 +162,19 @@ AttentionInterface.register(IMPLEMENTATION, _attention)
 AttentionMaskInterface.register(IMPLEMENTATION, _mask)
 
 
+@contextmanager
+def _nothing_recomputed(model: nn.Module) -> Iterator[None]:
+    """Switch gradient checkpointing off inside the block."""
+    recomputing = [module for module in model.modules() if module.__dict__.get("gradient_checkpointing")]
+    for module in recomputing:
+        module.gradient_checkpointing = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in recomputing:
+            module.gradient_checkpointing = True  # type: ignore[assignment]
+
+
 @final
 class AttentionSites:
     """The attention modules of one model, by path, and the switch that sends them through their sites.
@@ -200,16 +213,25 @@ class AttentionSites:
                 site.seen = None
             self._tidy()
 
+    def read(self, paths: tuple[str, ...], inputs: Tensor) -> dict[str, KeysValues]:
+        """Return the keys and values [K, P, D] that the model makes of token ids [P] or embeddings [P, d], by path."""
+        kind = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
+        # Recomputed activations would meet another route in the backward pass; those of a few virtual tokens are small.
+        with self.watch(paths) as seen, _nothing_recomputed(self._model):
+            self._model.base_model(**{kind: inputs[None].to(self._model.device)}, use_cache=False)
+        return {path: (calls[0][0][0], calls[0][1][0]) for path, calls in seen.items()}
+
     def _site(self, path: str) -> AttentionSite:
         if not self._sites:
             self._switch_on()
         if path not in self._sites:
-            self._sites[path] = _SITES[self._model.get_submodule(path)] = AttentionSite(self._routing)
+            self._sites[path] = _SITES.setdefault(self._model.get_submodule(path), AttentionSite(self._routing))
         return self._sites[path]
 
     def _tidy(self) -> None:
         for path in [p for p, site in self._sites.items() if not site.slots and site.seen is None]:
-            del self._sites[path], _SITES[self._model.get_submodule(path)]
+            del self._sites[path]
+            _SITES.pop(self._model.get_submodule(path), None)  # gone already where the model itself is going
         if not self._sites and self._former is not None:
             self._model.set_attn_implementation(self._former)
             self._former = None
@@ -220,20 +242,18 @@ class AttentionSites:
         if self._model.config._attn_implementation != IMPLEMENTATION:
             kind = type(self._model).__name__
             raise BaseModelError(
-                f"{kind} does not use transformers' attention interface, so nothing can be added to its keys and values;"
-                " methods that change outputs or weights work (petune methods lists the sites of each)"
+                f"{kind} does not use transformers' attention interface, so nothing can be added to its keys and"
+                " values; methods that change outputs or weights work (petune methods lists the sites of each)"
             )
         self._former = former
 
 
 def read_keys_values(model: PreTrainedModel, paths: tuple[str, ...], inputs: Tensor) -> dict[str, KeysValues]:
-    """Return the keys and values [K, P, D] that ``model`` makes of token ids [P] or embeddings [P, d], by path.
+    """Return keys and values [K, P, D], by path, that the bare ``model`` makes of token ids [P] or embeddings [P, d].
 
     Raises:
         BaseModelError: the model's attention cannot be reached.
     """
-    sites = AttentionSites(model, Routing())
-    kind = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
-    with torch.no_grad(), sites.watch(paths) as seen:
-        model.base_model(**{kind: inputs[None].to(model.device)}, use_cache=False)
-    return {path: (calls[0][0][0].float(), calls[0][1][0].float()) for path, calls in seen.items()}
+    routing = Routing.of(model)
+    with torch.no_grad(), routing.use(Route.everywhere(())):
+        return AttentionSites(model, routing).read(paths, inputs)

@@ -21,10 +21,10 @@ Forward = Callable[..., Any]
 class LabelLoss:
     """The language-modelling loss of ``model``, summed over label positions.
 
-    A hook hands the head only the hidden states at label positions. Where the head is a plain linear whose result is the
-    model's logits, the loss and its gradient come from the chunked kernel; where the model reworks the logits (a soft
-    cap, a scale) or an adapter sits on the head, the model's own logits at those positions are used. Which of the two
-    holds is measured on the first batch, not looked up.
+    A hook hands the head only the hidden states at label positions. Where the head is a plain linear whose result is
+    the model's logits, the loss and its gradient come from the chunked kernel; where the model reworks the logits (a
+    soft cap, a scale) or an adapter sits on the head, the model's own logits at those positions are used. Which of the
+    two holds is measured on the first batch, not looked up.
 
     Args:
         model: a causal language model.
@@ -69,7 +69,10 @@ class LabelLoss:
     def _run(
         self, run: Forward, inputs: Mapping[str, Tensor], keep: Tensor, *, only_first: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the hidden states [N, d] at ``keep``, the model's logits and the head's own output, for them or the first."""
+        """Return the hidden states [N, d] that ``keep`` marks; the model's logits and the head's own output for them.
+
+        With ``only_first``, logits and output are those of the first marked position alone.
+        """
         seen: list[Tensor] = []
 
         def select(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -8,9 +8,10 @@ row stay together, so one index serves.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Stack = tuple[str, ...]
 """The adapters one row goes through, in order; empty for the untouched base."""
@@ -64,6 +65,11 @@ class Routing:
 
     _active: Route = field(default_factory=lambda: Route.everywhere(()))
 
+    @staticmethod
+    def of(model: nn.Module) -> "Routing":
+        """Return the one routing of ``model``."""
+        return _ROUTINGS.setdefault(model, Routing())
+
     @property
     def route(self) -> Route:
         """The grouping that the sites apply now."""
@@ -82,3 +88,6 @@ class Routing:
             yield
         finally:
             self._active = before
+
+
+_ROUTINGS: "WeakKeyDictionary[nn.Module, Routing]" = WeakKeyDictionary()

@@ -94,8 +94,12 @@ class WeightSite:
 
     def unplug(self, name: str) -> None:
         """Give the base its own parameter back."""
-        assert self.slot is not None
         assert name == self._name
+        self.restore()
+
+    def restore(self) -> None:
+        """Give the base its own parameter back, whatever stands in for it."""
+        assert self.slot is not None
         self._set(self._original)
         self.slot.forget_copy()
         self.slot = self._name = None

@@ -82,7 +82,7 @@ def load(folder: Path) -> Checkpoint:
             load_file(folder / RANDOM),
             json.loads((folder / STATE).read_text(encoding="utf-8")),
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{folder} is not a complete checkpoint ({error})") from error
 
 
@@ -112,7 +112,7 @@ def newest(output: Path) -> tuple[int, Checkpoint]:
             older = output / f"checkpoint-{step}"
             if _sound(older):
                 raise CheckpointError(
-                    f"{error}; {older} is sound: remove {output / f'checkpoint-{steps[-1]}'} and --resume goes on from it"
+                    f"{error}; {older} is sound: remove {output / f'checkpoint-{steps[-1]}'} and --resume from it"
                 ) from error
         raise CheckpointError(f"{error}; no older one is sound: start anew with --overwrite") from error
 

@@ -113,7 +113,7 @@ class Loop:
 
     def _step(self, run: AdapterRun) -> Step:
         began = time.perf_counter()
-        epoch, indices = run.schedule.rows(run.progress.step)
+        _, indices = run.schedule.rows(run.progress.step)
         rows = [run.rows[i] for i in indices]
         labels = sum(_num_labels(row) for row in rows)
         batches = split_step(
@@ -212,8 +212,8 @@ class Loop:
             for run in self._runs
         ]
         raise Interrupted(
-            f"stopped by a signal at step {self._runs[0].progress.step} of {self._runs[0].total_steps}; saved {folders[0]}."
-            f" Go on with: petune train --resume --output-dir {self._output}",
+            f"stopped by a signal at step {self._runs[0].progress.step} of {self._runs[0].total_steps};"
+            f" saved {folders[0]}. Go on with: petune train --resume --output-dir {self._output}",
             signal_number,
         )
 

@@ -10,7 +10,7 @@ Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 class TrainingOptions(BaseModel):
     """Everything about the optimisation that is not the method's own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate of AdamW (default: the method's own)."""

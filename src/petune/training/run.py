@@ -3,8 +3,8 @@
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final, get_args
@@ -29,6 +29,7 @@ from petune.data.options import FORMAT_FIELDS, DataOptions, LayoutName
 from petune.data.report import DataReport
 from petune.errors import CheckpointError, ConfigError, MissingExtraError
 from petune.evaluation.evaluate import evaluate
+from petune.evaluation.metrics import resolve_metric
 from petune.evaluation.options import EvaluationOptions
 from petune.evaluation.predict import are_choices
 from petune.evaluation.runner import context_length
@@ -118,6 +119,8 @@ def train(
     if options.data is None:
         raise ConfigError("no training data: give --data with a file or a hub data set id")
     _require_trackers(options.report_to)
+    for metric in options.metrics:
+        resolve_metric(metric)
     checked = check_files(options, seed=options.seed)
     output.prepare(folder, resume=resume, overwrite=overwrite)
     checkpoint = _checkpoint_to_resume(folder, recipe) if resume else None
@@ -133,10 +136,14 @@ def train(
     data = _encode(checked, recipe, base)
     if on_data is not None:
         on_data(data.rows.report, data.eval_report)
-    run, model = _start(recipe, base, data, checkpoint)
-    _record_start(recipe, folder, data)
+    model = _start(recipe, base, data)
     began = time.perf_counter()
-    _optimise(recipe, run, model, data, listeners)
+    with _detached_on_error(model):
+        run = AdapterRun(model.adapter("default"), data.rows.rows, options, base)
+        if checkpoint is not None:
+            run.restore(checkpoint)
+        _record_start(recipe, folder, data)
+        _optimise(recipe, run, model, data, listeners)
     result = TrainingResult(
         model=model,
         output_dir=folder,
@@ -205,19 +212,24 @@ def _encode(checked: CheckedData, recipe: Recipe, base: Base) -> _Data:
     return _Data(examples, rows, eval_rows, eval_examples)
 
 
-def _start(
-    recipe: Recipe, base: Base, data: _Data, checkpoint: checkpoints.Checkpoint | None
-) -> tuple[AdapterRun, AdaptedModel]:
+def _start(recipe: Recipe, base: Base, data: _Data) -> AdaptedModel:
     options = recipe.run
     torch.manual_seed(options.seed)
     adapter = create_adapter(base, options.method, seed=options.seed, **recipe.method.model_dump())
     adapter.data_format = data_format(options, data.examples)
     adapter.set_trainable(True)
-    model = AdaptedModel(base, [adapter])
-    run = AdapterRun(adapter, data.rows.rows, options, base)
-    if checkpoint is not None:
-        run.restore(checkpoint)
-    return run, model
+    return AdaptedModel(base, [adapter])
+
+
+@contextmanager
+def _detached_on_error(model: AdaptedModel) -> Iterator[None]:
+    """Give a caller's base back as it was where the run fails or is interrupted."""
+    try:
+        yield
+    except BaseException:
+        for name in tuple(model.adapters):
+            model.detach(name)
+        raise
 
 
 def data_format(options: DataOptions, examples: ExampleSet) -> dict[str, Any]:

@@ -1,0 +1,139 @@
+"""Virtual tokens in front of the input: their keys and values, computed once a pass, and the positions they take.
+
+Shapes: B rows, T tokens, P virtual tokens, d hidden width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from petune.errors import DataError
+from petune.sites.attention import AttentionSites, AttentionSlot, KeysValues, Source, SourcedSlot
+from petune.sites.routing import Route, Routing, Stack
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What a source gave, and the parameters it gave it for."""
+
+    parameters: list[Tensor]
+    values: Mapping[str, KeysValues]
+
+    def is_of(self, source: Source) -> bool:
+        # Compared by value: fused optimisers change parameters without counting it as a new version.
+        return all(torch.equal(p, kept) for p, kept in zip(source.parameters(), self.parameters, strict=True))
+
+
+@final
+class VirtualTokens:
+    """What has to happen before each forward pass for the attention slots that are plugged in.
+
+    Args:
+        model: the base.
+        routing: which adapters each row goes through.
+        attention: the attention sites of the base.
+    """
+
+    def __init__(self, model: PreTrainedModel, routing: Routing, attention: AttentionSites) -> None:
+        self._model = model
+        self._routing = routing
+        self._attention = attention
+        self._slots: dict[str, dict[str, AttentionSlot]] = {}
+        self._sources: dict[str, Source] = {}
+        self._kept: dict[str, _Kept] = {}
+        self._handle: RemovableHandle | None = None
+
+    def plug(self, name: str, slots: Mapping[str, AttentionSlot], source: Source | None) -> None:
+        """Prepare passes for adapter ``name``, which has ``slots`` at the attentions."""
+        self._slots[name] = dict(slots)
+        if source is not None:
+            self._sources[name] = source
+        if self._handle is None:
+            self._handle = self._model.register_forward_pre_hook(self._before_forward, with_kwargs=True)
+
+    def unplug(self, name: str) -> None:
+        """Stop preparing passes for adapter ``name``."""
+        self._slots.pop(name, None)
+        self._sources.pop(name, None)
+        self.forget()
+        if not self._slots and self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def forget(self) -> None:
+        """Forget keys and values kept from earlier passes; call it when weights of the base change."""
+        self._kept.clear()
+
+    def _before_forward(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Compute what the route's sources give, and move the positions of rows with virtual tokens."""
+        route = self._routing.route
+        for name in {name for group in route.groups for name in group.stack if name in self._sources}:
+            self._prepare(name, [group.stack for group in route.groups if name in group.stack])
+        shifts = [self._shift(group.stack) for group in route.groups]
+        if not any(shifts):
+            return None
+        return args, {**kwargs, "position_ids": self._positions(route, shifts, args, kwargs)}
+
+    def _shift(self, stack: Stack) -> int:
+        shifts = ([slot.position_shift for slot in self._slots[n].values()] for n in stack if n in self._slots)
+        return sum(max(shift) for shift in shifts)
+
+    def _prepare(self, name: str, stacks: list[Stack]) -> None:
+        """Give the slots of adapter ``name`` their keys and values for each of ``stacks``."""
+        slots = self._slots[name]
+        values = {stack: self._values(name, stack) for stack in stacks}
+        for path, slot in slots.items():
+            assert isinstance(slot, SourcedSlot)
+            slot.current = {stack: values[stack][path] for stack in stacks}
+
+    def _values(self, name: str, stack: Stack) -> Mapping[str, KeysValues]:
+        """Return what the source of ``name`` gives; without autograd it is kept until a parameter changes."""
+        source = self._sources[name]
+        keep = not torch.is_grad_enabled() and not source.training and stack == (name,)
+        if keep and name in self._kept and self._kept[name].is_of(source):
+            return self._kept[name].values
+        values: Mapping[str, KeysValues] = source(lambda embeddings: self._read(name, stack, embeddings))
+        if keep:
+            self._kept[name] = _Kept([p.detach().clone() for p in source.parameters()], values)
+        return values
+
+    def _read(self, name: str, stack: Stack, embeddings: Tensor) -> Mapping[str, KeysValues]:
+        """Return the keys and values that the base makes of ``embeddings`` [P, d] at the adapter's attentions."""
+        others = tuple(n for n in stack if n not in self._slots)
+        with self._routing.use(Route.everywhere(others)):
+            return self._attention.read(tuple(self._slots[name]), embeddings.to(self._model.dtype))
+
+    def _positions(self, route: Route, shifts: list[int], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        """Return position ids [B, T] moved by each row's shift.
+
+        Raises:
+            DataError: tokens and virtual tokens together are more than the model has positions.
+        """
+        inputs = kwargs.get("input_ids", args[0] if args else None)
+        if inputs is None:
+            inputs = kwargs["inputs_embeds"]
+        rows, tokens = inputs.shape[:2]
+        cache = kwargs.get("past_key_values")
+        past = 0 if cache is None else cache.get_seq_length()
+        limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and past + tokens + max(shifts) > limit:
+            raise DataError(
+                f"{past + tokens} tokens and {max(shifts)} virtual tokens are more than the model's {limit} positions;"
+                " use shorter rows (--max-length) or fewer virtual tokens"
+            )
+        shift = torch.zeros(rows, 1, dtype=torch.int64, device=inputs.device)
+        for group, moved in zip(route.groups, shifts, strict=True):
+            index = group.index(route.num_rows, rows, inputs.device)
+            shift[slice(None) if index is None else index] = moved
+        positions = kwargs.get("position_ids")
+        if positions is None:
+            positions = torch.arange(past, past + tokens, device=inputs.device)[None]
+        return torch.as_tensor(positions + shift)

@@ -1,0 +1,29 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+
+def test_a_base_is_measured(petune: Callable[..., str]) -> None:
+    printed = petune("eval", "--model", "tiny", "--data", "rows.jsonl")
+    assert printed.startswith("8 rows in ")
+    assert "labels compared: negative, positive\n" in printed
+    names = [line.split()[0] for line in printed.splitlines()[2:]]
+    assert names == ["loss", "accuracy", "f1"]
+
+
+def test_an_adapter_is_measured_on_its_own_base(petune: Callable[..., str], adapter: str) -> None:
+    printed = petune("eval", "--adapter", adapter, "--data", "rows.jsonl", "--metrics", "loss,perplexity")
+    assert [line.split()[0] for line in printed.splitlines()[1:]] == ["loss", "perplexity"]
+
+
+def test_metrics_are_written_as_json(petune: Callable[..., str]) -> None:
+    printed = petune("eval", "--model", "tiny", "--data", "rows.jsonl", "--metrics", "accuracy", "--output", "m.json")
+    written = json.loads(Path("m.json").read_text(encoding="utf-8"))
+    assert f"accuracy  {written['metrics']['accuracy']:.4f}\n" in printed
+    assert written["num_rows"] == 8
+
+
+def test_a_metric_of_ones_own(petune: Callable[..., str]) -> None:
+    Path("mine.py").write_text("def rows(predictions, references):\n    return len(references)\n")
+    printed = petune("eval", "--model", "tiny", "--data", "rows.jsonl", "--metrics", "mine.py:rows")
+    assert printed.endswith("rows  8.0000\n")

@@ -1,0 +1,29 @@
+import io
+import json
+from collections.abc import Callable
+
+import pytest
+
+GENERATE = ("generate", "--model", "tiny", "--max-new-tokens", "4")
+
+
+def test_each_prompt_is_continued(petune: Callable[..., str]) -> None:
+    printed = petune(*GENERATE, "--prompt", "one ", "--prompt", "two ", "--json")
+    answers = [json.loads(line) for line in printed.splitlines()]
+    assert [answer["prompt"] for answer in answers] == ["one ", "two "]
+    assert all(answer["num_tokens"] <= 4 for answer in answers)
+    assert petune(*GENERATE, "--prompt", "one ") == f"one {answers[0]['text']}\n"
+
+
+def test_a_prompt_from_stdin(petune: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("one "))
+    assert petune(*GENERATE, "--prompt", "-") == petune(*GENERATE, "--prompt", "one ")
+
+
+def test_a_prompt_as_a_user_turn(petune: Callable[..., str]) -> None:
+    answer = petune(*GENERATE, "--prompt", "one", "--chat")
+    assert petune(*GENERATE, "--prompt", "<user>one</s><assistant>").endswith(answer)
+
+
+def test_an_adapter_answers(petune: Callable[..., str], adapter: str) -> None:
+    assert petune("generate", "--adapter", adapter, "--prompt", "one ", "--max-new-tokens", "2").startswith("one ")

@@ -1,0 +1,17 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM
+
+
+def test_the_merged_folder_is_a_plain_model(petune: Callable[..., str], adapter: str) -> None:
+    printed = petune("merge", "--adapter", adapter, "--output-dir", "merged")
+    assert 'use it:       petune generate --model merged --prompt "..."\n' in printed
+    assert AutoModelForCausalLM.from_pretrained("merged").config.model_type == "llama"
+    assert not Path("merged/petune.json").exists()
+    texts = [
+        json.loads(petune("generate", *which, "--prompt", "row 1\nLabel:", "--max-new-tokens", "8", "--json"))["text"]
+        for which in (("--adapter", adapter, "--dtype", "float32"), ("--model", "merged", "--dtype", "float32"))
+    ]
+    assert texts[0] == texts[1]

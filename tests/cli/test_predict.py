@@ -1,0 +1,42 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from petune.cli import main as command_line
+
+
+def test_every_row_is_answered_in_order(petune: Callable[..., str], adapter: str) -> None:
+    petune("predict", "--adapter", adapter, "--data", "rows.jsonl", "--output", "answers.jsonl")
+    answers = [json.loads(line) for line in Path("answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [answer["text"] for answer in answers] == [f"row {i}" for i in range(8)]
+    for answer in answers:
+        assert sum(answer["probabilities"].values()) == pytest.approx(1)
+        assert answer["prediction"] == max(answer["probabilities"], key=answer["probabilities"].get)
+
+
+def test_rows_without_labels_are_answered(petune: Callable[..., str], adapter: str) -> None:
+    Path("new.jsonl").write_text('{"text": "a new row"}\n')
+    (line,) = petune("predict", "--adapter", adapter, "--data", "new.jsonl").splitlines()
+    assert json.loads(line)["prediction"] in ("negative", "positive")
+
+
+def test_plain_prompts_are_continued(petune: Callable[..., str]) -> None:
+    Path("new.jsonl").write_text('{"prompt": "once"}\n')
+    (line,) = petune("predict", "--model", "tiny", "--data", "new.jsonl", "--max-new-tokens", "3").splitlines()
+    answer = json.loads(line)
+    assert isinstance(answer["prediction"], str)
+    assert "probabilities" not in answer
+
+
+def test_an_output_file_is_replaced_only_when_asked(
+    petune: Callable[..., str], adapter: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["predict", "--adapter", adapter, "--data", "rows.jsonl", "--output", "answers.jsonl"]
+    Path("answers.jsonl").write_text("mine\n")
+    assert command_line.run(command) == 2
+    assert "answers.jsonl exists already; give another --output, or --overwrite" in capsys.readouterr().err
+    assert Path("answers.jsonl").read_text() == "mine\n"
+    petune(*command, "--overwrite")
+    assert len(Path("answers.jsonl").read_text().splitlines()) == 8

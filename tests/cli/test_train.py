@@ -1,0 +1,70 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from petune.cli import main as command_line
+
+TRAIN = ("train", "--model", "tiny", "--data", "rows.jsonl", "--output-dir", "out")
+
+
+def dry_run(petune: Callable[..., str], *arguments: str) -> dict[str, object]:
+    keys: dict[str, object] = yaml.safe_load(petune("train", *arguments, "--dry-run"))
+    return keys
+
+
+def test_training_reports_data_progress_and_result(
+    petune: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line.run([*TRAIN, "--max-steps", "2", "--validation-split", "2", "--metrics", "accuracy"]) == 0
+    captured = capsys.readouterr()
+    assert "6 read, 6 kept" in captured.out
+    assert "validation rows:\n" in captured.out
+    assert "2 read, 2 kept" in captured.out
+    assert "adapter: out\n" in captured.out
+    assert 'petune generate --adapter out --prompt "..."' in captured.out
+    assert "accuracy  " in captured.out
+    assert "trainable params: " in captured.err
+    assert "step 2/2  loss " in captured.err
+    assert {"adapter_model.safetensors", "petune.json", "loss.png", "metrics.jsonl", "recipe.yaml"} <= {
+        path.name for path in Path("out").iterdir()
+    }
+
+
+def test_flags_override_the_recipe(petune: Callable[..., str]) -> None:
+    Path("recipe.yaml").write_text("model: tiny\ndata: rows.jsonl\nr: 2\nlearning_rate: 0.5\nseed: 7\n")
+    keys = dry_run(petune, "recipe.yaml", "--learning-rate", "0.25", "r=4", "target_modules=q_proj,v_proj")
+    assert (keys["learning_rate"], keys["r"], keys["seed"]) == (0.25, 4, 7)
+    assert keys["target_modules"] == ["q_proj", "v_proj"]
+
+
+@pytest.mark.parametrize("spelling", [["r=4"], ["--r", "4"], ["--r=4"], ["lora_r=4"]])
+def test_settings_of_the_method_have_three_spellings(spelling: list[str], petune: Callable[..., str]) -> None:
+    assert dry_run(petune, "--data", "rows.jsonl", *spelling)["r"] == 4
+
+
+def test_a_dry_run_writes_nothing_and_can_be_run(petune: Callable[..., str]) -> None:
+    text = petune(*TRAIN, "--max-steps", "1", "--dry-run")
+    assert not Path("out").exists()
+    Path("recipe.yaml").write_text(text)
+    petune("train", "recipe.yaml")
+    assert yaml.safe_load(Path("out/recipe.yaml").read_text()) == yaml.safe_load(text)
+
+
+def test_resuming_needs_the_folder_alone(petune: Callable[..., str]) -> None:
+    petune(*TRAIN, "--max-steps", "2", "--save-steps", "1", "--save-total-limit", "2")
+    whole = Path("out/adapter_model.safetensors").read_bytes()
+    for name in ("adapter_model.safetensors", "petune.json"):
+        Path("out", name).unlink()
+    for path in Path("out/checkpoint-2").iterdir():
+        path.unlink()
+    Path("out/checkpoint-2").rmdir()
+    petune("train", "--resume", "--output-dir", "out")
+    assert Path("out/adapter_model.safetensors").read_bytes() == whole
+
+
+def test_overwriting_replaces_the_run(petune: Callable[..., str], adapter: str) -> None:
+    petune(*TRAIN, "--max-steps", "3", "--overwrite")
+    assert json.loads(Path("out/train_results.json").read_text())["steps"] == 3

@@ -1,0 +1,142 @@
+"""LoRA: its start, its maths, its settings."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import peft
+import pytest
+import torch
+
+from petune.adapter import AdaptedModel, Adapter, create_adapter
+from petune.backbone.base import Base
+from petune.errors import ConfigError, TargetError
+from petune.methods.lora import LoRAConfig, LoRASlot
+
+
+def slot(d_in: int = 6, d_out: int = 4, **settings: Any) -> LoRASlot:
+    made = LoRASlot(d_in, d_out, LoRAConfig(**settings), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        made.lora_B.normal_(generator=torch.Generator().manual_seed(1))
+    return made
+
+
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_forward_is_the_formula_of_the_paper(use_rslora: bool) -> None:
+    made = slot(r=3, lora_alpha=5.0, use_rslora=use_rslora)
+    scale = 5 / math.sqrt(3) if use_rslora else 5 / 3
+    x, y = torch.randn(2, 7, 6), torch.randn(2, 7, 4)
+    expected = y.double() + scale * x.double() @ made.lora_A.double().t() @ made.lora_B.double().t()
+    torch.testing.assert_close(made(x, y).double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(y + x @ made.weight_delta().t(), made(x, y), rtol=1e-5, atol=1e-5)
+    assert made.weight_delta().shape == (4, 6)
+
+
+def test_start_is_that_of_peft() -> None:
+    made = LoRASlot(1000, 4, LoRAConfig(r=64), torch.Generator().manual_seed(0))
+    assert torch.equal(made.lora_B, torch.zeros(4, 64))
+    bound = 1 / math.sqrt(1000)
+    assert made.lora_A.abs().max() <= bound
+    assert made.lora_A.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    theirs = torch.empty(64, 1000)
+    torch.nn.init.kaiming_uniform_(theirs, a=math.sqrt(5), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(made.lora_A.detach(), theirs)
+
+
+def test_dropout_only_in_training_and_without_bias() -> None:
+    made = slot(r=2, lora_dropout=0.5)
+    x, y = torch.randn(1, 6), torch.zeros(1, 4)
+    made.eval()
+    expected = made(x, y)
+    assert torch.equal(made(x, y), expected)
+    made.train()
+    torch.manual_seed(0)
+    mean = torch.stack([made(x, y) for _ in range(4000)]).mean(0)
+    torch.testing.assert_close(mean, expected, rtol=0.1, atol=0.1)
+    assert not torch.equal(made(x, y), made(x, y))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox"])
+def test_trains_step_for_step_like_peft(
+    architecture: str, tiny_base: Callable[..., Base], token_ids: Callable[..., torch.Tensor]
+) -> None:
+    ids, base, twin = token_ids(3, 10), tiny_base(architecture), tiny_base(architecture)
+    adapter = create_adapter(base, r=4, lora_alpha=6, target_modules="attention")
+    adapter.set_trainable(True)
+    ours = AdaptedModel(base, [adapter])
+    names = sorted({path.rpartition(".")[2] for path in adapter.slots})
+    if architecture == "gpt2":  # the attention's c_proj shares its name with the mlp's
+        names = [r".*attn\.(c_attn|c_proj)"]
+    transposed = architecture == "gpt2"
+    config = peft.LoraConfig(
+        r=4, lora_alpha=6, target_modules=names[0] if transposed else names, fan_in_fan_out=transposed
+    )
+    theirs = peft.tuners.lora.LoraModel(twin.model, config, "default")
+    wanted = dict(theirs.named_parameters())
+    with torch.no_grad():
+        for path, made in adapter.slots.items():
+            wanted[f"model.{path}.lora_A.default.weight"].copy_(made.lora_A)
+    trainable = [p for p in theirs.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in trainable) == adapter.num_parameters()
+    optimizers = [torch.optim.AdamW(p, lr=1e-2) for p in (adapter.parameters(), trainable)]
+    for _ in range(3):
+        losses = []
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            logits = model(input_ids=ids).logits[:, :-1].flatten(0, 1)
+            loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for path, made in adapter.slots.items():
+        torch.testing.assert_close(made.lora_B, wanted[f"model.{path}.lora_B.default.weight"], rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"r": 0}, "'r' is 0: Input should be greater than or equal to 1"),
+        ({"r": 10**9}, "'r' is 1000000000"),
+        ({"r": 2.5}, "'r' is 2.5"),
+        ({"lora_alpha": -1}, "'lora_alpha' is -1"),
+        ({"lora_alpha": float("inf")}, "'lora_alpha' is inf"),
+        ({"lora_dropout": 1.0}, "'lora_dropout' is 1.0"),
+        ({"target_modules": 3}, "'target_modules"),
+        ({"rank": 3}, r"unknown key 'rank'\..* The keys are r, lora_alpha, lora_dropout, use_rslora, target_modules"),
+        ({"r": 3, "lora_r": 4}, "lora_r"),
+    ],
+    ids=str,
+)
+def test_bad_settings_are_refused_by_name(
+    options: dict[str, Any], message: str, tiny_base: Callable[..., Base]
+) -> None:
+    with pytest.raises(ConfigError, match=f"method lora: .*{message}"):
+        create_adapter(tiny_base(), "lora", **options)
+
+
+def test_both_names_of_the_rank() -> None:
+    assert LoRAConfig(r=3) == LoRAConfig(lora_r=3)
+
+
+def test_targets_layers_and_exclusions(tiny_base: Callable[..., Base]) -> None:
+    def chosen(**options: Any) -> list[str]:
+        return [path.removeprefix("model.layers.") for path in create_adapter(tiny_base(), **options).slots]
+
+    assert chosen(target_modules="q_proj", layers_to_transform=(0, 2)) == ["0.self_attn.q_proj", "2.self_attn.q_proj"]
+    assert chosen(target_modules="attention", exclude_modules="(.*[kvo]_proj)|(.*[01].self_attn.q_proj)") == [
+        "2.self_attn.q_proj"
+    ]
+    assert len(chosen(exclude_modules=("q_proj",))) == 18
+    with pytest.raises(TargetError, match="layer 3 does not exist: this base model has 3 blocks, numbered 0 to 2"):
+        chosen(layers_to_transform=(3,))
+
+
+def test_a_linear_shared_by_all_blocks_is_adapted_once(
+    tiny_base: Callable[..., Base], randomise: Callable[..., Adapter]
+) -> None:
+    base = tiny_base(num_hidden_layers=1)
+    adapter = create_adapter(base, target_modules="all-linear")
+    assert len(adapter.slots) == len(base.structure.linears) - 1
+    assert "lm_head" not in adapter.slots
+    assert randomise(adapter).num_parameters() == sum(t.numel() for t in adapter.tensors().values())

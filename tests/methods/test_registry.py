@@ -1,0 +1,51 @@
+"""The registry, and what each method says of itself."""
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from petune import methods
+from petune.errors import ConfigError
+
+
+def test_names_are_sorted_and_complete() -> None:
+    assert methods.names() == tuple(sorted(methods.REGISTRY))
+    assert {"lora", "full"} <= set(methods.names())
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_each_method_keeps_the_contract_of_its_class(name: str) -> None:
+    method = methods.get(name)
+    assert method.name == name
+    assert method.title
+    assert method.sites
+    assert 0 < method.learning_rate < 1
+    assert method.paper is None or method.paper.url.startswith("https://")
+    assert method.build.__doc__
+    config = method.configure({})
+    with pytest.raises(ValidationError, match="frozen"):
+        config.__setattr__(next(iter(type(config).model_fields)), None)
+    for field_name, field in type(config).model_fields.items():
+        assert field.description, f"{field_name} has no docstring"
+    assert method.configure(config.model_dump(mode="json")) == config
+
+
+def test_unknown_method_offers_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"unknown method 'LoRa'; the methods are bottleneck, full, lora"):
+        methods.get("LoRa")
+    with pytest.raises(ConfigError, match=r"Did you mean 'full'\?"):
+        methods.get("ful")
+
+
+def test_names_and_configs_need_no_torch() -> None:
+    program = "import sys, petune.methods, petune.methods.config; petune.methods.names(); print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,50 @@
+"""Which rows go where."""
+
+import pytest
+import torch
+
+from petune.sites.routing import Group, Route, Routing
+
+CPU = torch.device("cpu")
+
+
+def test_rows_of_one_stack_form_one_group_in_order() -> None:
+    route = Route.of([("a",), (), ("b",), ("a",), ("a", "b"), ("b", "a")])
+    found = {group.stack: group.rows.tolist() for group in route.groups if group.rows is not None}
+    assert found == {("a",): [0, 3], (): [1], ("b",): [2], ("a", "b"): [4], ("b", "a"): [5]}
+    assert route.num_rows == 6
+
+
+def test_one_stack_for_all_rows_needs_no_index() -> None:
+    assert Route.of([("a",)] * 3) == Route.everywhere(("a",))
+    assert Route.everywhere(("a",)).groups[0].index(0, 12, CPU) is None
+
+
+@pytest.mark.parametrize(("entries", "expected"), [(3, [0, 2]), (6, [0, 1, 4, 5]), (9, [0, 1, 2, 6, 7, 8])])
+def test_entries_of_a_row_stay_together(entries: int, expected: list[int]) -> None:
+    index = Group(("a",), torch.tensor([0, 2])).index(3, entries, CPU)
+    assert index is not None
+    assert index.tolist() == expected
+
+
+def test_entries_that_belong_to_no_row_are_our_mistake() -> None:
+    with pytest.raises(AssertionError, match="7 entries cannot belong to 3 rows"):
+        Group(("a",), torch.tensor([0])).index(3, 7, CPU)
+
+
+def test_the_former_route_returns_also_after_an_error_and_when_nested() -> None:
+    routing = Routing()
+    assert routing.route == Route.everywhere(())
+    routing.set_default(("a",))
+    inner = Route.of([("a",), ()])
+    with pytest.raises(ValueError, match="broken"), routing.use(inner):  # noqa: PT012 - what happens inside is the test
+        assert routing.route is inner
+        with routing.use(Route.everywhere(("b",))):
+            assert routing.route == Route.everywhere(("b",))
+        assert routing.route is inner
+        raise ValueError("broken")
+    assert routing.route == Route.everywhere(("a",))
+
+
+def test_no_rows_go_nowhere() -> None:
+    assert Route.of([]).groups == ()

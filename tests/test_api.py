@@ -1,0 +1,131 @@
+"""The public functions, from training to merging, on a tiny model."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+import petune
+from petune.errors import BaseMismatchError, ConfigError, DataError, OutputFolderError
+
+ROWS = [{"text": f"row {i}", "label": "positive" if i % 2 else "negative"} for i in range(8)]
+
+
+@pytest.fixture
+def base(
+    tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> petune.Base:
+    tiny_model("llama").save_pretrained(tmp_path / "tiny")
+    tiny_tokenizer.save_pretrained(tmp_path / "tiny")
+    return petune.load_base(tmp_path / "tiny", dtype="float32")
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+@pytest.fixture
+def trained(base: petune.Base, rows: Path, tmp_path: Path) -> petune.TrainingResult:
+    keys = {"data": str(rows), "output_dir": str(tmp_path / "out"), "max_steps": 3, "learning_rate": 0.01}
+    return petune.train({**keys, "template": "Text: {{ text }}\nClass:", "target": " {{ label }}"}, base=base)
+
+
+def logits(model: petune.AdaptedModel | PreTrainedModel) -> torch.Tensor:
+    with torch.no_grad():
+        output: torch.Tensor = model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits
+    return output
+
+
+def test_a_loaded_adapter_is_the_trained_one(trained: petune.TrainingResult, base: petune.Base) -> None:
+    live = logits(trained.model)
+    trained.model.detach("default")
+    assert not torch.allclose(logits(trained.model), live)
+    assert torch.equal(logits(petune.load(trained.output_dir, base=base)), live)
+    assert torch.equal(logits(petune.load(trained.output_dir, dtype="float32")), live)
+
+
+def test_an_adapter_does_not_load_onto_another_base(
+    trained: petune.TrainingResult, tiny_base: Callable[..., petune.Base]
+) -> None:
+    with pytest.raises(BaseMismatchError, match=r"was made for the base .*--allow-base-mismatch"):
+        petune.load(trained.output_dir, base=tiny_base("llama", num_hidden_layers=2))
+
+
+def test_nothing_to_load_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"nothing to load: give an adapter folder, a base model, or both"):
+        petune.load()
+
+
+def test_evaluation_reads_data_as_training_did(trained: petune.TrainingResult, rows: Path) -> None:
+    result = petune.evaluate(trained.model, rows, metrics=["loss", "accuracy"])
+    same = petune.evaluate(trained.model, rows, metrics=["loss"], template="Text: {{ text }}\nClass:")
+    other = petune.evaluate(trained.model, rows, metrics=["loss"], template="{{ text }} is")
+    assert result.labels == ("negative", "positive")
+    assert result.metrics["loss"] == pytest.approx(same.metrics["loss"])
+    assert result.metrics["loss"] != pytest.approx(other.metrics["loss"])
+
+
+def test_prediction_chooses_among_the_labels_of_training(trained: petune.TrainingResult, tmp_path: Path) -> None:
+    new = tmp_path / "new.jsonl"
+    new.write_text('{"text": "unseen"}\n')
+    (answer,) = petune.predict(trained.model, new)
+    assert answer.prediction in ("negative", "positive")
+    (answer,) = petune.predict(trained.model, new, labels=("yes", "no"))
+    assert answer.prediction in ("yes", "no")
+
+
+def test_generation_of_texts_and_of_conversations(base: petune.Base) -> None:
+    model = petune.load(base=base)
+    texts = petune.generate(model, ["one", "two"], max_new_tokens=3)
+    assert len(texts) == 2
+    turn = [{"role": "user", "content": "one"}]
+    (answer,) = petune.generate(model, [turn], max_new_tokens=3)
+    (written,) = petune.generate(model, ["<user>one</s><assistant>"], max_new_tokens=3)
+    assert answer.text == written.text
+
+
+def test_merging_writes_a_plain_model(trained: petune.TrainingResult, base: petune.Base, tmp_path: Path) -> None:
+    folder = petune.merge(trained.output_dir, tmp_path / "merged", dtype="float32")
+    merged = AutoModelForCausalLM.from_pretrained(folder)
+    torch.testing.assert_close(logits(merged), logits(trained.model), atol=1e-4, rtol=0)
+    with pytest.raises(OutputFolderError, match=r"merged exists already; give another --output-dir"):
+        petune.merge(trained.output_dir, folder)
+    assert petune.merge(trained.output_dir, folder, overwrite=True) == folder
+
+
+def test_the_report_of_a_data_set(base: petune.Base, rows: Path) -> None:
+    report = petune.inspect_data(rows, model=base.name, train_on="completion")
+    assert (report.rows_read, report.layout) == (8, "text-label")
+    with pytest.raises(DataError, match=r"there is no file"):
+        petune.inspect_data(rows.with_name("row.jsonl"), model=base.name)
+
+
+def test_methods_with_counts(base: petune.Base) -> None:
+    assert all(info.trainable is None and info.total is None for info in petune.list_methods())
+    total = sum(parameter.numel() for parameter in base.model.parameters())
+    for info in petune.list_methods(base.name):
+        assert info.total == total
+        assert info.trainable == petune.create_adapter(base, info.name).num_parameters()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model, rows: petune.evaluate(model, rows, bach_tokens=1), "unknown key 'bach_tokens'"),
+        (lambda model, rows: petune.generate(model, ["a"], temprature=1), "unknown key 'temprature'"),
+        (lambda model, rows: petune.generate(model, ["a"], top_p=2), "'top_p' is 2"),
+        (lambda model, rows: petune.predict(model, rows, overlng="drop"), "unknown key 'overlng'"),
+    ],
+    ids=["evaluate", "generate", "range", "predict"],
+)
+def test_a_wrong_setting_is_named(
+    call: Callable[[petune.AdaptedModel, Path], object], message: str, base: petune.Base, rows: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        call(petune.load(base=base), rows)
