@@ -4,11 +4,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import petune
+from petune.cli import main as command_line
 from petune.errors import BaseMismatchError, ConfigError, DataError, OutputFolderError
 
 ROWS = [{"text": f"row {i}", "label": "positive" if i % 2 else "negative"} for i in range(8)]
@@ -88,6 +90,64 @@ def test_generation_of_texts_and_of_conversations(base: petune.Base) -> None:
     (answer,) = petune.generate(model, [turn], max_new_tokens=3)
     (written,) = petune.generate(model, ["<user>one</s><assistant>"], max_new_tokens=3)
     assert answer.text == written.text
+
+
+def test_a_prompt_where_a_list_belongs_is_an_error(base: petune.Base) -> None:
+    model = petune.load(base=base)
+    for single in ("one", [{"role": "user", "content": "one"}]):
+        with pytest.raises(ConfigError, match=r"prompts is a single one; give a list of prompts: \[prompt\]"):
+            petune.generate(model, single)  # type: ignore[arg-type]
+
+
+def test_one_metric_needs_no_list(trained: petune.TrainingResult, rows: Path) -> None:
+    assert list(petune.evaluate(trained.model, rows, metrics="accuracy").metrics) == ["accuracy"]
+
+
+def test_the_revision_asked_for_goes_before_the_recorded_one(
+    trained: petune.TrainingResult, base: petune.Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def load_base(model: str, *, revision: str | None, **options: object) -> petune.Base:
+        asked.append((model, revision))
+        return base
+
+    trained.model.detach("default")
+    monkeypatch.setattr("petune.api.base_of", lambda folder: ("some/model", "v1"))
+    monkeypatch.setattr("petune.api.load_base", load_base)
+    petune.load(trained.output_dir)
+    petune.load(trained.output_dir, revision="v2")
+    assert asked == [("some/model", "v1"), ("some/model", "v2")]
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # in peft
+def test_a_folder_of_hf_peft_gives_its_logits(base: petune.Base, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    theirs = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base.name), config).eval()
+    theirs.save_pretrained(tmp_path / "peft")
+    for ours in (petune.load(tmp_path / "peft", dtype="float32"), petune.load(tmp_path / "peft", base=base)):
+        torch.testing.assert_close(logits(ours), logits(theirs), atol=1e-5, rtol=0)
+        assert not torch.allclose(logits(ours), logits(AutoModelForCausalLM.from_pretrained(base.name)), atol=1e-2)
+
+
+def test_the_command_line_prints_what_the_functions_return(
+    trained: petune.TrainingResult, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    which = ["--adapter", str(trained.output_dir), "--dtype", "float32"]
+
+    def printed(*arguments: str) -> str:
+        capsys.readouterr()
+        assert command_line.run([*arguments, *which]) == 0
+        return capsys.readouterr().out
+
+    for name, value in petune.evaluate(trained.model, rows).metrics.items():
+        assert f"{name:<8}  {value:.4f}\n" in printed("eval", "--data", str(rows))
+    predictions = [prediction.to_dict() for prediction in petune.predict(trained.model, rows)]
+    lines = printed("predict", "--data", str(rows)).splitlines()
+    assert [json.loads(line) for line in lines] == predictions
+    (answer,) = petune.generate(trained.model, ["row"], max_new_tokens=4)
+    assert printed("generate", "--prompt", "row", "--max-new-tokens", "4") == f"row{answer.text}\n"
 
 
 def test_merging_writes_a_plain_model(trained: petune.TrainingResult, base: petune.Base, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ MEMORY_BAR = 0.8
 TITLES = {
     "same-order": "PEFT + Trainer, same rows in each step",
     "default": "PEFT + Trainer, its own shuffling",
-    "tuned": "PEFT + Trainer, tuned",
+    "tuned": "PEFT + Trainer, same rows, tuned",
 }
 
 

@@ -81,7 +81,7 @@ def speed_rows(timings: list[dict[str, Any]]) -> list[Row]:
         above = summary[side]["memory_of_steps_ratio"]
         rows.append(
             Row(
-                f"memory above the loaded model, MiB; {title}",
+                f"memory gained in the steps, MiB; {title}",
                 _mebibytes(summary["petune"]["memory_of_steps"]),
                 _mebibytes(summary[side]["memory_of_steps"]),
                 f"x {above.text()}",

@@ -53,7 +53,7 @@ def load(
         base: a loaded base, or where to get one; by default the one that the adapter names.
         dtype: precision of the base: bfloat16, float16, float32 or auto.
         device: cpu, cuda or auto.
-        revision: branch, tag or commit of the base, where it is a hub id.
+        revision: branch, tag or commit of the base, where it is a hub id; by default the one the adapter names.
         allow_base_mismatch: use the adapter even on a base it was not made for.
         trust_remote_code: let the base's repository run its own code.
 
@@ -64,7 +64,8 @@ def load(
         raise ConfigError("nothing to load: give an adapter folder, a base model, or both")
     if base is None:
         assert adapter is not None
-        base, revision = base_of(Path(adapter))
+        base, recorded = base_of(Path(adapter))
+        revision = revision or recorded
     if not isinstance(base, Base):
         base = load_base(base, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
     model = AdaptedModel(base)
@@ -86,10 +87,12 @@ def generate(
         options: settings of generation: max_new_tokens, temperature, top_p, stop, seed, ...
 
     Raises:
-        ConfigError: an unknown or impossible setting.
+        ConfigError: an unknown or impossible setting, or a prompt where a list of prompts belongs.
         DataError: a prompt is empty or too long for the model.
     """
     settings = _options(GenerationOptions, options)
+    if isinstance(prompts, str) or any(isinstance(p, Mapping) for p in prompts):
+        raise ConfigError("prompts is a single one; give a list of prompts: [prompt]")
     texts = [p if isinstance(p, str) else chat_prompt(model.tokenizer, p) for p in prompts]
     plain = [isinstance(p, str) for p in prompts]
     return generation.generate(model, texts, settings, add_special_tokens=plain)
@@ -109,7 +112,8 @@ def evaluate(model: AdaptedModel, data: Path_, *, metrics: Sequence[str] = (), *
         PetuneError: the data, a metric or a setting cannot be used.
     """
     reading, rest = _split(model, {**options, "data": os.fspath(data)})
-    settings = _options(EvaluationOptions, {**rest, "metrics": tuple(metrics)})
+    names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    settings = _options(EvaluationOptions, {**rest, "metrics": names})
     return evaluation.evaluate(model, _examples(model, reading), settings)
 
 

@@ -26,7 +26,7 @@ LAYERS = (
     "api",
     "cli",
 )
-SHARED_BY_METHODS = {"petune.methods", "petune.methods.config", "petune.methods.method"}
+SHARED_BY_METHODS = {"petune.methods", "petune.methods.config", "petune.methods.method", "petune.methods.starts"}
 
 
 def imported(tree: ast.Module) -> Iterator[str]:

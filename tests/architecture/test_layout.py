@@ -16,7 +16,9 @@ LONGEST_FUNCTION = 80
 # Modules without a test file of their own name, and where they are tested instead.
 TESTED_ELSEWHERE = {
     "backbone/demo.py": "backbone/test_pinned.py",
-    "checkpoint/merged.py": "test_api.py",
+    "checkpoint/peft_layout.py": "contract/test_hf_peft.py",
+    "checkpoint/peft_lora.py": "contract/test_hf_peft.py",
+    "checkpoint/peft_virtual_tokens.py": "methods/test_prefix_tuning.py",
     "data/class_names.py": "data/test_hub.py",
     "data/contents.py": "data/test_loading.py",
     "data/rendering.py": "data/test_chat.py",
@@ -25,13 +27,14 @@ TESTED_ELSEWHERE = {
     "evaluation/prompts.py": "evaluation/test_generate.py",
     "evaluation/stopping.py": "evaluation/test_generate.py",
     "methods/method.py": "methods/test_registry.py",
+    "methods/starts.py": "methods/test_prompt_tuning.py",
     "sites/sites.py": "test_adapter.py",
+    "sites/virtual_tokens.py": "sites/test_attention.py",
     "training/adapter_run.py": "training/test_run.py",
     "training/events.py": "training/test_records.py",
     "training/loop.py": "training/test_run.py",
     "training/optimizer.py": "training/test_optimizer_and_schedule.py",
     "training/options.py": "training/test_recipe.py",
-    "training/recomputation.py": "training/test_run.py",
 }
 
 

@@ -9,7 +9,6 @@ import pytest
 from transformers import PreTrainedModel
 
 from petune.cli import main as command_line
-from petune.errors import PetuneError
 
 TRAIN = ["train", "--model", "tiny", "--data", "rows.jsonl", "--output-dir", "out", "--max-steps", "1"]
 EVAL = ["eval", "--model", "tiny", "--data", "rows.jsonl"]
@@ -188,20 +187,51 @@ def test_other_commands(arguments: list[str], cause: str, fails: Callable[..., s
     assert cause in fails(arguments, code=code)
 
 
-@pytest.mark.parametrize("arguments", [["trian"], ["eval", "--no-such-flag"], ["merge"], ["eval", "--data"]])
-def test_a_command_that_cannot_be_read(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line.run(arguments) == 2
-    assert "Traceback" not in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["trian"], "no such command 'trian'"),
+        (["--no-such-flag"], "no such option: --no-such-flag"),
+        (["eval", "--no-such-flag"], "no such option: --no-such-flag"),
+        (["eval", "more"], "unexpected extra argument(s) (more)"),
+        (["merge"], "missing option '--output-dir'"),
+        (["eval", "--data"], "'--data' requires an argument"),
+        (["demo", "--rows", "many"], "'--rows': Input should be a valid integer"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_command_that_cannot_be_read(arguments: list[str], cause: str, fails: Callable[..., str]) -> None:
+    error = fails(arguments, code=2)
+    assert cause in error
+    assert error.endswith("; see --help")
 
 
-def test_debug_shows_the_traceback() -> None:
-    with pytest.raises(PetuneError):
-        command_line.run(["train", "--model", "tiny"], debug=True)
+def test_a_wrong_option_is_told_before_the_model_loads(fails: Callable[..., str]) -> None:
+    shutil.rmtree("tiny")
+    for command, option, cause in (
+        ("chat", "--top-p=3", "'top_p' is '3'"),
+        ("generate", "--temperature=hot", "'temperature' is 'hot'"),
+        ("eval", "--batch-tokens=0", "'batch_tokens' is '0'"),
+        ("predict", "--num-beams=0", "'num_beams' is '0'"),
+    ):
+        own = {"generate": ["--prompt", "a"], "chat": []}.get(command, ["--data", "rows.jsonl"])
+        assert cause in fails([command, "--model", "tiny", *own, option], code=2)
 
 
-def test_debug_may_stand_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(PetuneError):
-        command_line.main(["train", "--debug", "--model", "tiny"])
+@pytest.mark.parametrize("command", ["eval", "predict"])
+def test_an_output_file_that_exists(command: str, fails: Callable[..., str]) -> None:
+    start = [command, "--model", "tiny", "--data", "rows.jsonl", "--labels", "positive,negative", "--output"]
+    assert "rows.jsonl exists already; give another --output, or --overwrite" in fails([*start, "rows.jsonl"], code=2)
+    assert "tiny is a folder; give a file with --output" in fails([*start, "tiny", "--overwrite"], code=2)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train", "--debug", "--model", "tiny"], ["--debug", "train", "--model", "tiny"]]
+)
+def test_debug_may_stand_anywhere(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        command_line.main(["train", "--model", "tiny"])
+        command_line.main(arguments)
     assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "petune.errors.ConfigError: no training data" in said
+    assert said.splitlines()[-1].startswith("petune: error: no training data: give --data")

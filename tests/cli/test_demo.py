@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from petune.backbone.base import Base, load_base
+from petune.cli import main as command_line
 from petune.data import reviews
 
 RUN = ("demo", "--rows", "16", "--test-rows", "4")
@@ -48,6 +49,19 @@ def test_a_second_run_shows_the_first_and_changes_nothing(petune: Callable[..., 
     assert again.startswith("The demo ran before; its results from outputs/demo/demo_results.json")
     assert again.splitlines()[-12:] == first.splitlines()[-12:]
     assert times == {path: path.stat().st_mtime_ns for path in Path("outputs").rglob("*")}
+
+
+def test_a_demo_that_was_stopped_goes_on(petune: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    petune(*RUN)
+    folder = Path("outputs/demo")
+    whole = (folder / "adapter_model.safetensors").read_bytes()
+    for name in ("demo_results.json", "petune.json", "adapter_model.safetensors"):
+        (folder / name).unlink()
+    assert "after training\n" in petune(*RUN)
+    assert (folder / "adapter_model.safetensors").read_bytes() == whole
+    (folder / "demo_results.json").unlink()
+    assert command_line.run([*RUN, "--rows", "32"]) == 3
+    assert "start anew with --overwrite" in capsys.readouterr().err
 
 
 def test_overwriting_trains_again(petune: Callable[..., str]) -> None:

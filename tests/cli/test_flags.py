@@ -1,11 +1,14 @@
+from collections.abc import Callable
 from typing import Literal
 
 import pytest
 import typer
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from petune.cli.flags import extra_settings, flags_of, read, values
+from petune.cli.command import CONTEXT
+from petune.cli.flags import extra_settings, flags_of, read, shown_default, spellings, values
 from petune.errors import ConfigError
+from petune.training.recipe import RunOptions
 
 
 class Options(BaseModel):
@@ -37,7 +40,7 @@ def given(arguments: list[str]) -> dict[str, object]:
     def command(**flags: object) -> None:
         seen.update(values(flags, Options))
 
-    app(arguments, standalone_mode=False)
+    app(arguments, standalone_mode=False, **CONTEXT)
     return seen
 
 
@@ -54,6 +57,12 @@ def given(arguments: list[str]) -> dict[str, object]:
         (["--rates", "a=1,b=2"], {"rates": {"a": "1", "b": "2"}}),
         (["--target", "x"], {"target": "x"}),
         (["--target", "x,y"], {"target": ("x", "y")}),
+        (["--target", "[xy]"], {"target": "[xy]"}),
+        (["--names", '["a, b", "\\n"]'], {"names": ("a, b", "\n")}),
+        (["--names", "\n"], {"names": ("\n",)}),
+        (["--names", ","], {"names": (",",)}),
+        (["--names", "[xy]"], {"names": ("[xy]",)}),
+        (["--rates", '{"a,b": 1}'], {"rates": {"a,b": 1}}),
     ],
     ids=str,
 )
@@ -80,14 +89,60 @@ def test_help_says_meaning_kind_and_default(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_settings_in_leftover_arguments() -> None:
-    settings, others = extra_settings(["r=4", "--names", "a,b", "--batch-size=8", "x.yaml"], Options.model_fields)
-    assert settings == {"r": "4", "names": ("a", "b"), "batch_size": "8"}
+    settings, others = extra_settings(["r=4", "--names", "a,b", "--batch-size=8", "x.yaml", "--rate", "-1"])
+    assert settings == {"r": "4", "names": "a,b", "batch_size": "8", "rate": "-1"}
     assert others == ["x.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "others"),
+    [
+        (["--use-it"], {"use_it": "true"}, []),
+        (["--use-it", "x.yaml"], {"use_it": "true"}, ["x.yaml"]),
+        (["--use-it", "false", "x.yaml"], {"use_it": "false"}, ["x.yaml"]),
+        (["--use-it", "--r", "4"], {"use_it": "true", "r": "4"}, []),
+        (["--no-use-it", "x.yaml"], {"use_it": "false"}, ["x.yaml"]),
+        (["use_it=no"], {"use_it": "no"}, []),
+    ],
+    ids=str,
+)
+def test_a_switch_needs_no_value(arguments: list[str], settings: dict[str, str], others: list[str]) -> None:
+    assert extra_settings(arguments, {"use_it"}) == (settings, others)
+
+
+def test_every_key_of_a_recipe_has_a_flag_with_its_meaning(petune: Callable[..., str]) -> None:
+    lines = petune("train", "--help").splitlines()
+    flags = [line.split()[0] for line in lines if line.startswith("  --")]
+    printed = "".join("".join(lines).split())
+    assert len(RunOptions.model_fields) > 40
+    for name, field in RunOptions.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in flags
+        assert "".join((field.description or "absent").split()) in printed
+    assert flags.index("--model") < flags.index("--data") < flags.index("--learning-rate")
+
+
+def test_a_default_is_shown_as_it_is_written() -> None:
+    assert [shown_default(value) for value in (None, (), True, 1e-8, ("a", "b"), "x")] == [
+        "none",
+        "none",
+        "true",
+        "1e-08",
+        "a,b",
+        "x",
+    ]
+
+
+def test_other_spellings_are_known() -> None:
+    class Aliased(BaseModel):
+        r: int = Field(8, validation_alias=AliasChoices("r", "lora_r"))
+        alpha: int = 1
+
+    assert spellings(Aliased) == {"r": "r", "lora_r": "r", "alpha": "alpha"}
 
 
 def test_a_flag_without_a_value() -> None:
     with pytest.raises(ConfigError, match=r"--rank has no value, or is unknown; write --rank VALUE, or KEY=VALUE"):
-        extra_settings(["--rank"], {})
+        extra_settings(["--rank"])
 
 
 def test_a_map_without_an_equals_sign() -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from petune.cli.loading import LoadOptions, load_model, split
+from petune.cli.loading import LoadOptions, checked, load_model, split
 from petune.data.options import DataOptions
 from petune.errors import ConfigError, PetuneError
 from petune.evaluation.options import EvaluationOptions, GenerationOptions
@@ -40,3 +40,9 @@ def test_neither_is_an_error() -> None:
 def test_a_missing_adapter_is_an_error() -> None:
     with pytest.raises(PetuneError, match=r"there is no folder nowhere"):
         load_model({"adapter": "nowhere"})
+
+
+def test_options_are_checked_in_one_line() -> None:
+    assert checked(GenerationOptions, {"top_p": "0.5"}).top_p == 0.5
+    with pytest.raises(ConfigError, match=r"^'top_p' is '2': .*less than or equal to 1; 'seed' is '-1'"):
+        checked(GenerationOptions, {"top_p": "2", "seed": "-1"})

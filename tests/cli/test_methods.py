@@ -8,7 +8,7 @@ def test_methods_are_listed_with_their_settings(petune: Callable[..., str]) -> N
     printed = petune("methods")
     for name in methods.names():
         method = methods.get(name)
-        assert f"\n{name} settings\n" in printed
+        assert f"\n{name}: {method.title}\n" in printed
         assert f"{method.learning_rate:g}" in printed
         assert all(f"  {field} = " in printed for field in method.config_class.model_fields)
         assert method.paper is None or method.paper.url in printed

@@ -41,9 +41,15 @@ def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[st
     ]
 
 
+def test_a_resumed_run_says_where_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = ProgressBar()
+    bar.started(Plan(total_steps=8, first_step=3, parameters="trainable params: 1"))
+    assert capsys.readouterr().err == "trainable params: 1\ngoing on from step 3\n"
+
+
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(progress, "Console", lambda **options: Console(file=screen, force_terminal=True, width=120))
+    monkeypatch.setattr(progress, "Console", lambda **options: Console(file=screen, force_terminal=True, width=80))
     follow(ProgressBar(), 3)
     shown = screen.getvalue()
     for part in ("step 3/3", "loss 1.2500", "2,000 tokens/s", "3 MiB", "left", "validation at step 3"):

@@ -45,6 +45,20 @@ def test_settings_of_the_method_have_three_spellings(spelling: list[str], petune
     assert dry_run(petune, "--data", "rows.jsonl", *spelling)["r"] == 4
 
 
+def test_another_spelling_overrides_the_recipe_too(petune: Callable[..., str]) -> None:
+    Path("recipe.yaml").write_text("data: rows.jsonl\nr: 2\n")
+    assert dry_run(petune, "recipe.yaml", "lora_r=4")["r"] == 4
+    Path("recipe.yaml").write_text("data: rows.jsonl\nlora_r: 2\n")
+    assert dry_run(petune, "recipe.yaml", "--r", "4")["r"] == 4
+
+
+def test_switches_of_the_method(petune: Callable[..., str]) -> None:
+    Path("recipe.yaml").write_text("data: rows.jsonl\nuse_rslora: true\n")
+    assert dry_run(petune, "--use-rslora", "--seed", "3")["use_rslora"] is True
+    assert dry_run(petune, "recipe.yaml")["use_rslora"] is True
+    assert dry_run(petune, "recipe.yaml", "--no-use-rslora")["use_rslora"] is False
+
+
 def test_a_dry_run_writes_nothing_and_can_be_run(petune: Callable[..., str]) -> None:
     text = petune(*TRAIN, "--max-steps", "1", "--dry-run")
     assert not Path("out").exists()

@@ -7,7 +7,7 @@ import pytest
 
 from petune.backbone.pinned import Artefact
 from petune.data import reviews
-from petune.errors import DataError
+from petune.errors import ArtifactError, DataError
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +55,15 @@ def test_more_than_there_are_is_an_error() -> None:
         reviews.movie_reviews(31, 10)
     with pytest.raises(DataError, match=r"there are 10 test reviews, 11 were asked for; ask for fewer"):
         reviews.movie_reviews(30, 11)
+
+
+def test_an_archive_without_the_table_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = tmp_path / "other.tar.gz"
+    with tarfile.open(archive, "w:gz"):
+        pass
+    monkeypatch.setattr(reviews, "fetch", lambda artefact: archive)
+    with pytest.raises(ArtifactError, match=r"other.tar.gz lacks hutto_ICWSM_2014/.*; remove it and run again"):
+        reviews.movie_reviews(30, 10)
 
 
 def test_the_prompt_is_the_template_s() -> None:

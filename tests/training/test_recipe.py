@@ -76,7 +76,7 @@ def test_numbers_as_yaml_writes_them(tmp_path: Path) -> None:
     [
         (b"a: [", r"r\.yaml is not YAML: "),
         (b"\xff\xfe\x00", r"r\.yaml is not YAML: "),
-        (b"- a\n", r"r\.yaml must be a mapping of keys to values, such as 'method: lora'"),
+        (b"- a\n", r"r\.yaml must be a mapping of keys to values, such as 'model: demo'"),
         (b"", "must be a mapping"),
         (b"1: a\n", "must be a mapping"),
         (b"a: !!python/object/apply:os.getcwd []\n", "is not YAML: could not determine a constructor"),

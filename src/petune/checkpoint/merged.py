@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from petune.adapter import AdaptedModel
+from petune.backbone.loading import quiet
 from petune.checkpoint.durable import explained, write_files
 from petune.errors import ConfigError, OutputFolderError
 
@@ -14,7 +15,9 @@ def save_merged(model: AdaptedModel, folder: Path, *, overwrite: bool = False) -
         ConfigError: nothing is active, or it cannot be merged.
         OutputFolderError: the folder holds something already and ``overwrite`` is false, or cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not overwrite)):
+    if folder.exists() and not folder.is_dir():
+        raise OutputFolderError(f"{folder} is a file; give a folder with --output-dir")
+    if folder.exists() and any(folder.iterdir()) and not overwrite:
         raise OutputFolderError(f"{folder} exists already; give another --output-dir, or --overwrite")
     if Path(model.base.name).is_dir() and folder.resolve() == Path(model.base.name).resolve():
         raise OutputFolderError(f"{folder} is the base model's own folder; give another --output-dir")
@@ -31,9 +34,11 @@ def save_merged(model: AdaptedModel, folder: Path, *, overwrite: bool = False) -
             if overwrite:
                 for stale in folder.glob("model*.safetensors*"):
                     stale.unlink()
-        write_files(folder, model.model.save_pretrained)
+        with quiet():
+            write_files(folder, model.model.save_pretrained)
         write_files(folder, model.tokenizer.save_pretrained)
     finally:
         for name in reversed(merged):
             model.unmerge(name)
+        model.activate(*active)  # in the order they had
     return folder

@@ -5,12 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
+from petune.cli.command import new_app
 from petune.cli.flags import flags_of
-from petune.cli.loading import LoadOptions, load_model, split
+from petune.cli.loading import LoadOptions, checked, load_model, split
 from petune.cli.reporting import say
 from petune.evaluation.options import GenerationOptions
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = new_app()
 
 
 @app.command(help="Talk with a base model or an adapter. /reset starts anew, /exit or end of input leaves.")
@@ -18,10 +19,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def chat(system: Annotated[str | None, typer.Option("--system", help="System message.")] = None, **given: Any) -> None:
     """Talk with a base model or an adapter."""
     loading, generating = split(given, LoadOptions, GenerationOptions)
+    options = checked(GenerationOptions, generating)
     model = load_model(loading)
     from petune.evaluation.stream import stream
 
-    options = GenerationOptions.model_validate(generating)
     start = [{"role": "system", "content": system}] if system else []
     turns = list(start)
     while True:

@@ -5,20 +5,25 @@ from typing import Annotated, Any
 
 import typer
 
+from petune.cli.command import new_app
 from petune.cli.flags import flags_of, values
 from petune.cli.reporting import say
 from petune.data.options import DataOptions
 from petune.errors import ConfigError
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = new_app()
 
 
-@app.callback(help="Inspect a data set as training would read it.", no_args_is_help=True, invoke_without_command=False)
-def _root() -> None:
-    """Hold the verbs of `petune data`."""
+@app.callback(help="Inspect a data set as training would read it.", invoke_without_command=True)
+def _root(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        say(context.get_help())
 
 
-@app.command(help="Print the data report: rows kept, cut and dropped, lengths, learned tokens, an example.")
+@app.command(
+    short_help="Print the data report.",
+    help="Print the data report: rows kept, cut and dropped, lengths, learned tokens, an example.",
+)
 @flags_of(DataOptions, leave_out=("data",))
 def inspect(
     data: Annotated[str | None, typer.Argument(help="A file or a hub data set id.", metavar="DATA")] = None,

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from petune.cli.command import new_app
 from petune.cli.reporting import print_data_reports, print_metrics, say
 
 if TYPE_CHECKING:
     from petune.adapter import AdaptedModel
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = new_app()
 
 RESULTS_FILE = "demo_results.json"
 SHOWN_ANSWERS = 4
 
 
-@app.command(help="Fine-tune SmolLM2-135M-Instruct with LoRA on 2,000 movie reviews and show what it learned.")
+@app.command(help="Fine-tune SmolLM2-135M-Instruct on 2,000 movie reviews and show what it learned.")
 def demo(
     output_dir: Annotated[str, typer.Option("--output-dir", help="Folder for the adapter.")] = "outputs/demo",
     rows: Annotated[int, typer.Option("--rows", help="Training reviews.", min=16)] = 2000,
@@ -41,7 +42,7 @@ def demo(
 
 
 def _run(folder: Path, rows: int, test_rows: int, *, overwrite: bool) -> dict[str, Any]:
-    from petune import api
+    from petune import api, methods
     from petune.cli.progress import ProgressBar
     from petune.data.reviews import movie_reviews, prompt_format
     from petune.training import output
@@ -49,7 +50,8 @@ def _run(folder: Path, rows: int, test_rows: int, *, overwrite: bool) -> dict[st
     from petune.training.run import train
 
     began = time.perf_counter()
-    output.prepare(folder, resume=False, overwrite=overwrite)
+    resume = not overwrite and any(folder.glob("checkpoint-*"))  # a demo that was stopped goes on
+    output.prepare(folder, resume=resume, overwrite=overwrite)
     say("1. The base model (SmolLM2-135M-Instruct) and the movie reviews; fetched once.")
     model = api.load(base="demo")
     reviews = movie_reviews(rows, test_rows)
@@ -58,18 +60,24 @@ def _run(folder: Path, rows: int, test_rows: int, *, overwrite: bool) -> dict[st
     say(f"2. Before training: accuracy on {len(test):,} held-out reviews.")
     before = api.evaluate(model, reviews.test, **prompt_format())
     answers_before = _answers(model, shown)
-    say("3. Training LoRA.\n")
     recipe = Recipe.parse(
         {
             **prompt_format(),
             "model": "demo",
-            "method": "lora",
             "data": str(reviews.train),
             "num_train_epochs": 1,
             "output_dir": str(folder),
         }
     )
-    result = train(recipe, base=model.base, overwrite=True, listeners=[ProgressBar()], on_data=print_data_reports)
+    say(f"3. Training: {methods.get(recipe.run.method).title}.\n")
+    result = train(
+        recipe,
+        base=model.base,
+        resume=resume,
+        overwrite=overwrite,
+        listeners=[ProgressBar()],
+        on_data=print_data_reports,
+    )
     say("\n4. After training: the same reviews again.")
     after = api.evaluate(result.model, reviews.test)
     return {

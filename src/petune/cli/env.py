@@ -5,15 +5,14 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-import typer
-
 from petune import __version__
+from petune.cli.command import new_app
 from petune.cli.reporting import say
 
 if TYPE_CHECKING:
     import torch
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = new_app()
 
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "tokenizers", "peft", "gguf")
 

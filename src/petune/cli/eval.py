@@ -6,14 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
+from petune.cli.command import new_app
 from petune.cli.flags import flags_of
-from petune.cli.loading import LoadOptions, load_model, split
+from petune.cli.loading import LoadOptions, checked, load_model, refuse_existing, split
 from petune.cli.reporting import print_metrics, say
 from petune.data.options import DataOptions
 from petune.errors import ConfigError
 from petune.evaluation.options import EvaluationOptions
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = new_app()
 
 
 @app.command(help="Measure a base model or an adapter on data.")
@@ -23,6 +24,7 @@ def evaluate(
         str | None,
         typer.Option("--output", help="Write the metrics to this JSON file as well.", metavar="FILE"),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
     **given: Any,
 ) -> None:
     """Measure a base model or an adapter on data."""
@@ -30,6 +32,9 @@ def evaluate(
     data = reading.pop("data", None)
     if data is None:
         raise ConfigError("no data: give --data with a file or a hub data set id")
+    checked(EvaluationOptions, measuring)
+    if output is not None:
+        refuse_existing(Path(output), overwrite=overwrite)
     from petune import api
     from petune.checkpoint.durable import write_text
 

@@ -1,15 +1,18 @@
 """Command-line flags from pydantic models, so that YAML, --help and Python share one description of every setting."""
 
 import inspect
+import json
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel
 from pydantic.fields import FieldInfo
 
 from petune.errors import ConfigError
+
+_YES_OR_NO = ("true", "false", "yes", "no", "on", "off", "1", "0")
 
 
 def flags_of(
@@ -19,7 +22,7 @@ def flags_of(
 
     The command takes the flags that were given as ``**given: str | bool``; :func:`values` turns them into settings.
     """
-    fields = {name: field for model in models for name, field in model.model_fields.items() if name not in leave_out}
+    fields = {name: field for model in models for name, field in _fields(model).items() if name not in leave_out}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
@@ -38,41 +41,86 @@ def values(given: Mapping[str, Any], *models: type[BaseModel]) -> dict[str, Any]
 
 
 def read(field: FieldInfo, value: Any) -> Any:
-    """Return what the text ``value`` means for ``field``: lists at commas, maps as ``key=value``, ``none``."""
+    """Return what the text ``value`` means for ``field``.
+
+    Lists are cut at commas, maps are ``key=value`` pairs between commas; either may be written in JSON instead, where
+    a part holds a comma itself. ``none`` is None where the field allows it.
+    """
     if not isinstance(value, str):
         return value
-    kinds = _kinds(field.annotation)
+    kinds = kinds_of(field)
     if type(None) in kinds and value.lower() in ("none", "null"):
         return None
     if dict in kinds:
-        return dict(_pair(part) for part in value.split(",") if part)
+        return _json(value, dict) or dict(_pair(part) for part in value.split(",") if part)
+    if tuple in kinds and (listed := _json(value, list)) is not None:
+        return tuple(listed)
     if tuple in kinds and (str not in kinds or "," in value):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
+        # A list of one blank, such as a line break to stop at, is meant as it is.
+        return tuple(part.strip() for part in value.split(",") if part.strip()) or (value,)
     return value
 
 
-def extra_settings(arguments: Iterable[str], known: Mapping[str, FieldInfo]) -> tuple[dict[str, Any], list[str]]:
+def extra_settings(arguments: Iterable[str], switches: Collection[str] = ()) -> tuple[dict[str, str], list[str]]:
     """Return the settings in leftover arguments (``key=value``, ``--key value``, ``--key=value``), and the others.
+
+    Args:
+        arguments: what no flag has taken.
+        switches: settings that are true or false, and true where only ``--key`` stands.
 
     Raises:
         ConfigError: a flag has no value.
     """
-    settings: dict[str, Any] = {}
+    settings: dict[str, str] = {}
     others: list[str] = []
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
-        if argument.startswith("--") and "=" not in argument:
-            if not rest:
-                raise ConfigError(f"{argument} has no value, or is unknown; write {argument} VALUE, or KEY=VALUE")
-            argument = f"{argument}={rest.pop(0)}"
         key, equals, value = argument.lstrip("-").partition("=")
-        if not equals:
-            others.append(argument)
-            continue
         key = key.replace("-", "_")
-        settings[key] = read(known[key], value) if key in known else value
+        if equals:
+            settings[key] = value
+        elif not argument.startswith("-"):
+            others.append(argument)
+        elif key in switches and (not rest or rest[0].lower() not in _YES_OR_NO):
+            settings[key] = "true"
+        elif key.removeprefix("no_") in switches and key not in switches:
+            settings[key.removeprefix("no_")] = "false"
+        elif rest:
+            settings[key] = rest.pop(0)
+        else:
+            raise ConfigError(f"{argument} has no value, or is unknown; write {argument} VALUE, or KEY=VALUE")
     return settings, others
+
+
+def spellings(model: type[BaseModel]) -> dict[str, str]:
+    """Return every name by which a setting of ``model`` may be written, with the setting's own name."""
+    names = {name: name for name in model.model_fields}
+    for name, field in model.model_fields.items():
+        if isinstance(field.validation_alias, AliasChoices):
+            names |= {str(choice): name for choice in field.validation_alias.choices}
+    return names
+
+
+def kinds_of(field: FieldInfo) -> set[Any]:
+    """Return the plain types that a field allows."""
+    return _kinds(field.annotation)
+
+
+def shown_default(value: Any) -> str:
+    """Return a default as one would write it on the command line."""
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(str(part) for part in value) if isinstance(value, tuple) else str(value)
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of ``model``: its own first, then those it inherits."""
+    bases = [base for base in model.__bases__ if issubclass(base, BaseModel)]
+    inherited = {name: field for base in bases for name, field in _fields(base).items()}
+    return {name: field for name, field in model.model_fields.items() if name not in inherited} | inherited
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -82,23 +130,29 @@ def _pair(text: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
+def _json(text: str, kind: type) -> Any:
+    """Return the list or map that ``text`` writes in JSON, or None where it does not."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, kind) else None
+
+
 def _kinds(annotation: Any) -> set[Any]:
-    """Return the plain types an annotation allows."""
     if get_origin(annotation) in (Union, types.UnionType):
         return set().union(*(_kinds(part) for part in get_args(annotation)))
     return {get_origin(annotation) or annotation}
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    kinds = _kinds(field.annotation) - {type(None)}
     flag = f"--{name.replace('_', '-')}"
-    spellings = [flag] if flag == f"--{name}" else [flag, f"--{name}"]
     annotation: Any
-    if kinds == {bool}:
+    if kinds_of(field) - {type(None)} == {bool}:
         option = typer.Option(f"{flag}/--no-{flag[2:]}", help=_help(field), show_default=False)
         annotation = bool | None
     else:
-        option = typer.Option(*spellings, help=_help(field), metavar=_metavar(field.annotation), show_default=False)
+        option = typer.Option(flag, help=_help(field), metavar=_metavar(field.annotation), show_default=False)
         annotation = str | None
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, option]
@@ -110,16 +164,19 @@ def _help(field: FieldInfo) -> str:
     shown = field.default
     if shown is None or shown == () or field.is_required() or "(default:" in text:
         return text
-    return f"{text} (default: {','.join(shown) if isinstance(shown, tuple) else shown})"
+    return f"{text} (default: {shown_default(shown)})"
 
 
 def _metavar(annotation: Any) -> str:
-    if get_origin(annotation) in (Union, types.UnionType):
-        return next(_metavar(part) for part in get_args(annotation) if part is not type(None))
-    if get_origin(annotation) is Literal:
-        return "|".join(str(choice) for choice in get_args(annotation))
-    if get_origin(annotation) is tuple:
-        return f"{_metavar(get_args(annotation)[0])},..."
-    if get_origin(annotation) is dict:
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _metavar(parts[0])
+    if origin in (Union, types.UnionType):
+        return next(_metavar(part) for part in parts if part is not type(None))
+    if origin is Literal:
+        return "|".join(str(choice) for choice in parts)
+    if origin is tuple:
+        return f"{_metavar(parts[0])},..."
+    if origin is dict:
         return "KEY=VALUE,..."
     return {int: "INTEGER", float: "NUMBER", str: "TEXT"}.get(annotation, "VALUE")

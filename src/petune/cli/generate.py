@@ -6,13 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
+from petune.cli.command import new_app
 from petune.cli.flags import flags_of
-from petune.cli.loading import LoadOptions, load_model, split
+from petune.cli.loading import LoadOptions, checked, load_model, split
 from petune.cli.reporting import say
 from petune.errors import ConfigError
 from petune.evaluation.options import GenerationOptions
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = new_app()
 
 
 @app.command(help="Continue prompts.")
@@ -32,6 +33,7 @@ def generate(
     if not prompt:
         raise ConfigError("no prompt: give --prompt TEXT, or --prompt - to read it from stdin")
     loading, generating = split(given, LoadOptions, GenerationOptions)
+    checked(GenerationOptions, generating)
     from petune import api
 
     texts = [sys.stdin.read() if text == "-" else text for text in prompt]

@@ -1,14 +1,19 @@
 """The flags by which commands choose a base model and an adapter."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from petune.errors import ConfigError
+from petune.cli.flags import values
+from petune.errors import ConfigError, OutputFolderError
+from petune.methods.config import explain
 
 if TYPE_CHECKING:
     from petune.adapter import AdaptedModel
+
+OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 
 class LoadOptions(BaseModel):
@@ -62,7 +67,29 @@ def load_model(flags: Mapping[str, Any]) -> "AdaptedModel":
 
 def split(given: Mapping[str, Any], *models: type[BaseModel]) -> list[dict[str, Any]]:
     """Return the flags that were given, one mapping for each of ``models``; the first that knows a flag has it."""
-    from petune.cli.flags import values
-
     flags = values(given, *models)
     return [{name: flags.pop(name) for name in list(flags) if name in model.model_fields} for model in models]
+
+
+def checked(model: type[OptionsT], flags: Mapping[str, Any]) -> OptionsT:
+    """Return the options that ``flags`` set, so that a wrong one is told before a base model loads.
+
+    Raises:
+        ConfigError: a value is out of range or of the wrong kind.
+    """
+    try:
+        return model.model_validate(dict(flags))
+    except ValidationError as error:
+        raise ConfigError(explain(error, model)) from error
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Refuse to write over a file unless asked to.
+
+    Raises:
+        OutputFolderError: the file exists, and ``overwrite`` is false.
+    """
+    if path.is_dir():
+        raise OutputFolderError(f"{path} is a folder; give a file with --output")
+    if path.exists() and not overwrite:
+        raise OutputFolderError(f"{path} exists already; give another --output, or --overwrite")

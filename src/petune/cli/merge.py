@@ -4,12 +4,13 @@ from typing import Annotated, Any
 
 import typer
 
+from petune.cli.command import new_app
 from petune.cli.flags import flags_of
 from petune.cli.loading import LoadOptions, split
 from petune.cli.reporting import say
 from petune.errors import ConfigError
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = new_app()
 
 
 @app.command(help="Merge an adapter into a plain Hugging Face model folder.")

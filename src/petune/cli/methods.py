@@ -1,47 +1,61 @@
 """`petune methods`: what exists, with papers and parameter counts."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from petune.cli.command import new_app
+from petune.cli.flags import shown_default
 from petune.cli.reporting import say
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+if TYPE_CHECKING:
+    from petune.api import MethodInfo
+
+app = new_app()
 
 
 @app.command(help="List the methods, with their papers and parameter counts.")
 def methods(
     model: Annotated[
         str | None,
-        typer.Option("--model", help="Base model to count parameters for; its weights are not loaded."),
+        typer.Option("--model", help="Base model to count parameters for; its weights are not loaded.", metavar="TEXT"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the methods."""
-    from petune import methods as registry
     from petune.api import list_methods
 
     found = list_methods(model)
     if as_json:
         say(json.dumps([asdict(method) for method in found], indent=2))
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("method", "sites", "learning rate", *(("trainable", "share") if model else ()), "paper"):
-        table.add_column(column, justify="right" if column in ("trainable", "share", "learning rate") else "left")
+    rows = [("method", "sites", "learning rate", "trainable", "share")]
     for method in found:
-        counts = []
+        counts = ("", "")
         if method.trainable is not None and method.total is not None:
-            counts = [f"{method.trainable:,}", f"{method.trainable / method.total:.2%}"]
-        paper = "" if method.paper is None else f"{method.paper.authors} {method.paper.year}, {method.paper.url}"
-        table.add_row(method.name, ", ".join(method.sites), f"{method.learning_rate:g}", *counts, paper)
-    console = Console(soft_wrap=True)
-    console.print(table)
+            counts = (f"{method.trainable:,}", f"{method.trainable / method.total:.2%}")
+        rows.append((method.name, ", ".join(method.sites), f"{method.learning_rate:g}", *counts))
+    _print_table([row if model else row[:3] for row in rows])
     for method in found:
-        console.print(f"\n{method.name} settings", highlight=False)
-        for name, field in registry.get(method.name).config_class.model_fields.items():
-            description = " ".join((field.description or "").split())
-            console.print(f"  {name} = {field.default}: {description}", highlight=False, markup=False)
+        _print_settings(method)
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in columns: names on the left of theirs, numbers on the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [text.ljust(w) if i < 2 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))]
+        say("  ".join(cells).rstrip())
+
+
+def _print_settings(method: "MethodInfo") -> None:
+    from petune import methods as registry
+
+    say(f"\n{method.name}: {method.title}")
+    if method.paper is not None:
+        say(f"  {method.paper.authors} {method.paper.year}, {method.paper.title}, {method.paper.url}")
+    for name, field in registry.get(method.name).config_class.model_fields.items():
+        say(f"  {name} = {shown_default(field.default)}: {' '.join((field.description or '').split())}")

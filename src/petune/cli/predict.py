@@ -7,14 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+from petune.cli.command import new_app
 from petune.cli.flags import flags_of
-from petune.cli.loading import LoadOptions, load_model, split
+from petune.cli.loading import LoadOptions, checked, load_model, refuse_existing, split
 from petune.cli.reporting import say
 from petune.data.options import DataOptions
-from petune.errors import ConfigError, OutputFolderError
+from petune.errors import ConfigError
 from petune.evaluation.options import EvaluationOptions, GenerationOptions
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = new_app()
 
 _LEFT_OUT = ("eval_data", "validation_split", "max_length", "overlong", "train_on", "metrics")
 
@@ -33,9 +34,11 @@ def predict(
     data = reading.pop("data", None)
     if data is None:
         raise ConfigError("no data: give --data with a file of rows to answer")
+    checked(EvaluationOptions, measuring)
+    checked(GenerationOptions, generating)
     path = Path(output)
-    if output != "-" and path.exists() and not overwrite:
-        raise OutputFolderError(f"{path} exists already; give another --output, or --overwrite")
+    if output != "-":
+        refuse_existing(path, overwrite=overwrite)
     from petune import api
     from petune.checkpoint.durable import write_text
 

@@ -4,7 +4,7 @@ import sys
 from typing import final
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from petune.training.events import Evaluated, Plan, Silent, Step
 
@@ -28,13 +28,14 @@ class ProgressBar(Silent):
         """Show the parameters, then the bar."""
         self._total = plan.total_steps
         self._console.print(plan.parameters, highlight=False, soft_wrap=True)
+        if plan.first_step:
+            self._print(f"going on from step {plan.first_step}")
         if not self._console.is_terminal:
             return
         self._bar = Progress(
             TextColumn("step {task.completed}/{task.total}"),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self._console,

@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
 from petune import methods
-from petune.cli.flags import extra_settings, flags_of, values
+from petune.cli.command import new_app
+from petune.cli.flags import extra_settings, flags_of, kinds_of, read, spellings, values
 from petune.errors import ConfigError
 from petune.training.output import RECIPE_FILE
 from petune.training.recipe import Recipe, RunOptions, read_yaml
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = new_app()
 
 DEFAULT_METHOD = RunOptions.model_fields["method"].default
 DEFAULT_OUTPUT = RunOptions.model_fields["output_dir"].default
@@ -31,7 +33,8 @@ EPILOG = (
 def train(
     context: typer.Context,
     arguments: Annotated[
-        list[str] | None, typer.Argument(help="A recipe file and settings.", metavar="[RECIPE.yaml] [KEY=VALUE]...")
+        list[str] | None,
+        typer.Argument(help="A recipe file and settings.", metavar="RECIPE.yaml|KEY=VALUE", hidden=True),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint in the output folder.")
@@ -68,14 +71,23 @@ def train(
 
 def _keys(arguments: list[str], given: dict[str, Any], *, resume: bool) -> dict[str, Any]:
     """Return the settings of the recipe, overridden by flags and KEY=VALUE arguments."""
-    flags = values(given, RunOptions)
-    pairs, others = extra_settings(arguments, RunOptions.model_fields)
+    extra, others = extra_settings(arguments, _switches())
     if len(others) > 1:
         raise ConfigError(f"one recipe at a time, got {', '.join(others)}; settings are written KEY=VALUE")
-    keys = {**_from_file(others, flags | pairs, resume=resume), **flags, **pairs}
-    fields = methods.get(str(keys.get("method", DEFAULT_METHOD))).config_class.model_fields
-    own, _ = extra_settings(arguments, fields)  # once more, now that the method says which settings are lists
-    return {**keys, **{key: value for key, value in own.items() if key in fields}}
+    written = {**values(given, RunOptions), **extra}
+    recipe = _from_file(others, written, resume=resume)
+    config = methods.get(str(written.get("method", recipe.get("method", DEFAULT_METHOD)))).config_class
+    fields = {**config.model_fields, **RunOptions.model_fields}
+    names = spellings(config)
+    written = {names.get(key, key): value for key, value in written.items()}
+    kept = {key: value for key, value in recipe.items() if names.get(key, key) not in written}
+    return kept | {key: read(fields[key], value) if key in fields else value for key, value in written.items()}
+
+
+def _switches() -> set[str]:
+    """Return the settings that are true or false: those of the run and of every method."""
+    models: list[type[BaseModel]] = [RunOptions, *(methods.get(name).config_class for name in methods.names())]
+    return {name for model in models for name, field in model.model_fields.items() if kinds_of(field) == {bool}}
 
 
 def _from_file(recipes: list[str], overrides: dict[str, Any], *, resume: bool) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def movie_reviews(rows: int, test_rows: int) -> Reviews:
 
 def _table(archive: Path) -> str:
     with tarfile.open(fileobj=io.BytesIO(archive.read_bytes())) as files:
-        member = files.extractfile(_TABLE)
+        member = files.extractfile(_TABLE) if _TABLE in files.getnames() else None
         if member is None:
             raise ArtifactError(f"{archive} lacks {_TABLE}; remove it and run again")
         return member.read().decode("latin-1")

@@ -126,7 +126,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         where = " ".join(str(error).split())
         raise ConfigError(f"the recipe {path} is not YAML: {where}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigError(f"the recipe {path} must be a mapping of keys to values, such as 'method: lora'")
+        raise ConfigError(f"the recipe {path} must be a mapping of keys to values, such as 'model: demo'")
     return content
 
 
