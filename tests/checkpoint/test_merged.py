@@ -98,6 +98,18 @@ def test_the_base_s_own_folder_is_refused(
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("method", ["bottleneck", "prefix_tuning", "prompt_tuning"])
+def test_what_adds_to_activations_cannot_be_merged(
+    method: str, adapted: Callable[[str, str], AdaptedModel], token_ids: Callable[..., Tensor], tmp_path: Path
+) -> None:
+    model, ids = adapted("llama", method), token_ids(1, 5)
+    expected = logits(model.model, ids)
+    with pytest.raises(ConfigError, match=r"so it cannot be merged"):
+        save_merged(model, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+    assert torch.equal(logits(model.model, ids), expected)
+
+
 def test_nothing_active_is_an_error(tiny_base: Callable[..., Base], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no adapter is active: there is nothing to merge"):
         save_merged(AdaptedModel(tiny_base("llama")), tmp_path / "merged")

@@ -128,6 +128,13 @@ def test_a_read_only_output_folder(folder: Path, fails: Callable[..., str]) -> N
     assert "permissions" in error
 
 
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder that even the superuser cannot write to")
+def test_a_folder_that_nobody_can_write_to(fails: Callable[..., str]) -> None:
+    error = fails([*TRAIN, "--output-dir", "/sys/kernel/run"], code=2)
+    assert "cannot write /sys/kernel/run" in error
+    assert "choose another --output-dir" in error
+
+
 def test_an_adapter_on_another_base(tiny_model: Callable[..., PreTrainedModel], fails: Callable[..., str]) -> None:
     trained_adapter()
     shutil.copytree("tiny", "other")

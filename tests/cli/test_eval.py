@@ -23,6 +23,12 @@ def test_metrics_are_written_as_json(petune: Callable[..., str]) -> None:
     assert written["num_rows"] == 8
 
 
+def test_the_file_of_metrics_is_replaced_only_when_asked(petune: Callable[..., str]) -> None:
+    Path("m.json").write_text("mine")
+    petune("eval", "--model", "tiny", "--data", "rows.jsonl", "--output", "m.json", "--overwrite")
+    assert json.loads(Path("m.json").read_text())["num_rows"] == 8
+
+
 def test_a_metric_of_ones_own(petune: Callable[..., str]) -> None:
     Path("mine.py").write_text("def rows(predictions, references):\n    return len(references)\n")
     printed = petune("eval", "--model", "tiny", "--data", "rows.jsonl", "--metrics", "mine.py:rows")

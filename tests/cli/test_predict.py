@@ -22,6 +22,11 @@ def test_rows_without_labels_are_answered(petune: Callable[..., str], adapter: s
     assert json.loads(line)["prediction"] in ("negative", "positive")
 
 
+def test_text_of_any_script_is_kept(petune: Callable[..., str], adapter: str) -> None:
+    Path("new.jsonl").write_text('{"text": "这部电影很好看 😀"}\n', encoding="utf-8")
+    assert '"这部电影很好看 😀"' in petune("predict", "--adapter", adapter, "--data", "new.jsonl")
+
+
 def test_plain_prompts_are_continued(petune: Callable[..., str]) -> None:
     Path("new.jsonl").write_text('{"prompt": "once"}\n')
     (line,) = petune("predict", "--model", "tiny", "--data", "new.jsonl", "--max-new-tokens", "3").splitlines()
