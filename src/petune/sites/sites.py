@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import final
 
 from torch import nn
@@ -83,6 +84,10 @@ class Sites:
         for name in tuple(self._plugged):
             self.unplug(name)
         self.routing.set_default(())
+
+    def own_attention(self) -> AbstractContextManager[None]:
+        """Train with our attention inside the block, where the model allows it; results are the same."""
+        return self._attention.held()
 
     def base_changed(self) -> None:
         """Drop what was computed from the base's weights; call it when they change."""

@@ -78,7 +78,7 @@ class Loop:
             )
         )
         try:
-            with StopSignals() as signals:
+            with StopSignals() as signals, self._model.fast_training():
                 unfinished = [run for run in self._runs if self._goes_on(run)]
                 while unfinished:
                     unfinished = [run for run in unfinished if self._advance(run)]

@@ -1,0 +1,67 @@
+"""Attention of short sequences as plain batched products, with its backward written out.
+
+PyTorch's CPU kernel works in tiles, which pays for long sequences; for short ones, two products over all rows and heads
+are faster, the more so in the backward pass. Query heads that share keys are rows of one product, so keys and values are
+never repeated. The forward is computed in fp32: rounded scores
+and weights would show in the loss.
+
+Shapes: B rows, T queries, S keys, H query heads, K key-value heads, D head width.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def product_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Return ``softmax(scale * query key^T + mask) value`` [B, T, H, D].
+
+    Args:
+        query: [B, H, T, D].
+        key: [B, K, S, D]; K divides H.
+        value: [B, K, S, D].
+        mask: added to the scores, or boolean with true for what is seen; [B or 1, 1 or H, T, S], None for all seen.
+        scale: factor of the scores.
+    """
+    rows, heads, queries, width = query.shape
+    groups, keys = key.shape[1], key.shape[2]
+    flat = (
+        query.reshape(rows * groups, heads // groups * queries, width),
+        key.reshape(rows * groups, keys, width),
+        value.reshape(rows * groups, keys, value.shape[3]),
+    )
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, torch.finfo(torch.float32).min)
+    shape = (rows, groups, heads // groups, queries)
+    mixed: Tensor = _ProductAttention.apply(*flat, mask, scale, shape)  # type: ignore[no-untyped-call]
+    return mixed.view(rows, heads, queries, value.shape[3]).transpose(1, 2)
+
+
+class _ProductAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, shape: tuple[int, ...]
+    ) -> Tensor:
+        wide = torch.promote_types(query.dtype, torch.float32)
+        scores = torch.bmm(query.to(wide) * scale, key.to(wide).transpose(1, 2))
+        if mask is not None:
+            split = scores.view(*shape, key.shape[1])
+            split += mask[:, :, None] if mask.shape[1] == 1 else mask.view(-1, *shape[1:], key.shape[1])
+        weights = scores.softmax(-1)
+        ctx.save_for_backward(query, key, value, weights.to(query.dtype))
+        ctx.scale = scale
+        return torch.bmm(weights, value.to(wide)).to(query.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (d_out,) = gradients
+        query, key, value, weights = ctx.saved_tensors
+        d_value = torch.bmm(weights.transpose(1, 2), d_out) if ctx.needs_input_grad[2] else None
+        d_query = d_key = None
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+            d_weights = torch.bmm(d_out, value.transpose(1, 2))
+            d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype).mul_(ctx.scale)
+            d_query = torch.bmm(d_scores, key) if ctx.needs_input_grad[0] else None
+            d_key = torch.bmm(d_scores.transpose(1, 2), query) if ctx.needs_input_grad[1] else None
+        return d_query, d_key, d_value, None, None, None
