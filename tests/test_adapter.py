@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from petune.adapter import AdaptedModel, Adapter, build_adapter, create_adapter
+from petune.adapted_model import AdaptedModel
+from petune.adapter import Adapter, build_adapter, create_adapter
 from petune.backbone.base import Base
 from petune.errors import AdapterFormatError, ConfigError, TargetError
 

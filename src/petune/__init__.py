@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from petune.adapter import AdaptedModel, Adapter, create_adapter
+    from petune.adapted_model import AdaptedModel
+    from petune.adapter import Adapter, create_adapter
     from petune.api import evaluate, generate, inspect_data, list_methods, load, merge, predict
     from petune.backbone.base import Base, load_base
     from petune.checkpoint.folder import save_adapter
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "AdaptedModel": "adapter",
+    "AdaptedModel": "adapted_model",
     "Adapter": "adapter",
     "Base": "backbone.base",
     "PetuneError": "errors",

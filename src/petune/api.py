@@ -9,7 +9,8 @@ from typing import Any, TypeVar, final
 from pydantic import BaseModel, ValidationError
 
 from petune import methods as registry
-from petune.adapter import AdaptedModel, build_adapter
+from petune.adapted_model import AdaptedModel
+from petune.adapter import build_adapter
 from petune.backbone.base import Base, load_base, meta_model
 from petune.backbone.structure import Structure
 from petune.backbone.tokenizer import load_tokenizer

@@ -19,6 +19,7 @@ LAYERS = (
     "sites",
     "methods",
     "adapter",
+    "adapted_model",
     "checkpoint",
     "data",
     "evaluation",

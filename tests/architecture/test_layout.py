@@ -15,6 +15,7 @@ LONGEST_FUNCTION = 80
 
 # Modules without a test file of their own name, and where they are tested instead.
 TESTED_ELSEWHERE = {
+    "adapted_model.py": "test_adapter.py",
     "backbone/demo.py": "backbone/test_pinned.py",
     "checkpoint/peft_layout.py": "contract/test_hf_peft.py",
     "checkpoint/peft_lora.py": "contract/test_hf_peft.py",

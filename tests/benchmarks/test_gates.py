@@ -46,11 +46,6 @@ def test_equal_runs_pass(sound: Compared) -> None:
             {"petune_float32": [2.0, 1.5, 1.011]},
             ["first 3 losses, largest distance to PEFT, float32"],
         ),
-        ({"petune_bfloat16": [2.007, 1.6, 1.1]}, ["step-0 loss to PEFT's, bfloat16"]),
-        (
-            {"petune_bfloat16": [2.013, 1.6, 1.1]},
-            ["step-0 loss to PEFT's, bfloat16", "step-0 loss to the float32 reference, bfloat16"],
-        ),
         ({"petune_bfloat16": [2.01, 1.9, 1.1]}, ["first 3 losses, mean drift from float32, bfloat16"]),
     ],
 )

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from petune.adapter import AdaptedModel, Adapter, create_adapter
+from petune.adapted_model import AdaptedModel
+from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.checkpoint.folder import save_adapter
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from petune.adapter import AdaptedModel, Adapter, create_adapter
+from petune.adapted_model import AdaptedModel
+from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base, load_base
 from petune.checkpoint.merged import save_merged
 from petune.errors import ConfigError, OutputFolderError

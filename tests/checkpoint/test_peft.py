@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from petune.adapter import AdaptedModel, create_adapter
+from petune.adapted_model import AdaptedModel
+from petune.adapter import create_adapter
 from petune.backbone.base import Base
 from petune.checkpoint.folder import base_of, load_adapter, save_adapter
 from petune.checkpoint.manifest import FILE_NAME

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from petune import methods
-from petune.adapter import AdaptedModel, create_adapter
+from petune.adapted_model import AdaptedModel
+from petune.adapter import create_adapter
 from petune.backbone.base import Base
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from petune.adapter import AdaptedModel, Adapter, create_adapter
+from petune.adapted_model import AdaptedModel
+from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 
 LENGTHS = (11, 4, 7)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from petune import methods
-from petune.adapter import AdaptedModel
+from petune.adapted_model import AdaptedModel
 from petune.backbone.base import Base
 from petune.checkpoint.folder import base_of, load_adapter, save_adapter
 from petune.checkpoint.peft import LAYOUTS

@@ -6,7 +6,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from petune.adapter import AdaptedModel, Adapter, create_adapter
+from petune.adapted_model import AdaptedModel
+from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.training.recomputation import gradient_checkpointing
 

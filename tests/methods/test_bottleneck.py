@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from petune.adapter import AdaptedModel, create_adapter
+from petune.adapted_model import AdaptedModel
+from petune.adapter import create_adapter
 from petune.backbone.base import Base
 from petune.errors import ConfigError
 from petune.methods.bottleneck import START_STD, BottleneckConfig, BottleneckSlot
@@ -22,7 +23,7 @@ def test_forward_is_the_formula_of_the_paper() -> None:
     inner = F.gelu(y.double() @ down.t() + slot.down_bias.double())
     expected = y.double() + inner @ up.t() + slot.up_bias.double()
     torch.testing.assert_close(slot(x, y).double(), expected, rtol=1e-5, atol=1e-5)
-    assert slot.weight_delta() is None
+    assert slot.merged_weight(torch.ones(8, 8)) is None
 
 
 def test_start_is_a_truncated_normal_and_zero_biases() -> None:

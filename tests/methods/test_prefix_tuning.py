@@ -7,7 +7,8 @@ import peft
 import pytest
 import torch
 
-from petune.adapter import AdaptedModel, Adapter, create_adapter
+from petune.adapted_model import AdaptedModel
+from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.checkpoint.folder import load_adapter, save_adapter
 from petune.errors import ConfigError, DataError

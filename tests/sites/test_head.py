@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from petune.adapter import AdaptedModel, Adapter, create_adapter
+from petune.adapted_model import AdaptedModel
+from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.kernels import loss_head
 from petune.sites import head

@@ -62,4 +62,4 @@ def test_the_last_slot_takes_the_hook_along(linear: nn.Linear) -> None:
     assert len(linear._forward_hooks) == 1
     site.unplug("b")
     assert not linear._forward_hooks
-    assert Affine(1.0).weight_delta() is None
+    assert Affine(1.0).merged_weight(torch.ones(2, 2)) is None

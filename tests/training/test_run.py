@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from petune.adapter import AdaptedModel
+from petune.adapted_model import AdaptedModel
 from petune.backbone.base import Base
 from petune.checkpoint.folder import load_adapter
 from petune.errors import ConfigError, DataError, MissingExtraError, OutputFolderError

@@ -2,7 +2,8 @@
 
 import shutil
 
-from petune.adapter import AdaptedModel, create_adapter
+from petune.adapted_model import AdaptedModel
+from petune.adapter import create_adapter
 from petune.backbone.base import load_base
 from petune.checkpoint.folder import save_adapter
 from petune.data.encoding import encode, resolve_max_length

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from petune import __version__
-from petune.adapter import AdaptedModel, Adapter, build_adapter
+from petune.adapted_model import AdaptedModel
+from petune.adapter import Adapter, build_adapter
 from petune.backbone.base import Base
 from petune.backbone.fingerprint import Fingerprint, compare
 from petune.checkpoint import card, manifest, peft

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from petune.adapter import AdaptedModel
+from petune.adapted_model import AdaptedModel
 from petune.backbone.loading import quiet
 from petune.checkpoint.durable import explained, write_files
 from petune.errors import ConfigError, OutputFolderError

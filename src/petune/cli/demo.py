@@ -11,7 +11,7 @@ from petune.cli.command import new_app
 from petune.cli.reporting import print_data_reports, print_metrics, say
 
 if TYPE_CHECKING:
-    from petune.adapter import AdaptedModel
+    from petune.adapted_model import AdaptedModel
 
 app = new_app()
 

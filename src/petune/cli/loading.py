@@ -11,7 +11,7 @@ from petune.errors import ConfigError, OutputFolderError
 from petune.methods.config import explain
 
 if TYPE_CHECKING:
-    from petune.adapter import AdaptedModel
+    from petune.adapted_model import AdaptedModel
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
 

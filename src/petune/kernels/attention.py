@@ -1,9 +1,8 @@
 """Attention of short sequences as plain batched products, with its backward written out.
 
-PyTorch's CPU kernel works in tiles, which pays for long sequences; for short ones, two products over all rows and heads
-are faster, the more so in the backward pass. Query heads that share keys are rows of one product, so keys and values are
-never repeated. The forward is computed in fp32: rounded scores
-and weights would show in the loss.
+PyTorch's CPU kernel works in tiles, which pays for long sequences; for short ones, two products over all rows and
+heads are faster, the more so in the backward pass. Query heads that share keys are rows of one product, so keys and
+values are never repeated. The forward pass is computed in fp32: rounded scores and weights would show in the loss.
 
 Shapes: B rows, T queries, S keys, H query heads, K key-value heads, D head width.
 """
@@ -47,7 +46,7 @@ class _ProductAttention(torch.autograd.Function):
         scores = torch.bmm(query.to(wide) * scale, key.to(wide).transpose(1, 2))
         if mask is not None:
             split = scores.view(*shape, key.shape[1])
-            split += mask[:, :, None] if mask.shape[1] == 1 else mask.view(-1, *shape[1:], key.shape[1])
+            split += mask[:, :, None] if mask.shape[1] == 1 else mask.reshape(-1, *shape[1:], key.shape[1])
         weights = scores.softmax(-1)
         ctx.save_for_backward(query, key, value, weights.to(query.dtype))
         ctx.scale = scale

@@ -81,9 +81,9 @@ class LoRASlot(OutputSlot):
             x = F.dropout(x, self.dropout)
         return add_low_rank(x, y, self.lora_A, self.lora_B, self.scale)
 
-    def weight_delta(self) -> Tensor:
-        """Return s B A [d_out, d_in]."""
-        return self.scale * (self.lora_B @ self.lora_A)
+    def merged_weight(self, weight: Tensor) -> Tensor:
+        """Return W + s B A [d_out, d_in]."""
+        return weight + self.scale * (self.lora_B @ self.lora_A)
 
 
 @final

@@ -156,7 +156,8 @@ def _attention(
         if site.seen is not None:
             site.seen.append((key, value))
         key, value, attention_mask = site.extend(key, value, attention_mask, query.shape[2])
-    if attention_mask is not None and _is_short(query, key) and options.keys() <= _PRODUCT_OPTIONS and not options.get("dropout"):
+    plain = options.keys() <= _PRODUCT_OPTIONS and not options.get("dropout")
+    if plain and attention_mask is not None and _is_short(query, key):
         scale = options.get("scaling")
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         return product_attention(query, key, value, attention_mask, scale), None

@@ -21,8 +21,8 @@ class OutputSlot(nn.Module, ABC):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the new output [N, ..., d_out] for input ``x`` and the sub-module's own output ``y``."""
 
-    def weight_delta(self) -> Tensor | None:
-        """Return the change [d_out, d_in] of the host's weight that equals this slot, or None if there is none."""
+    def merged_weight(self, weight: Tensor) -> Tensor | None:
+        """Return the host's weight [d_out, d_in] that equals ``weight`` with this slot, or None if there is none."""
         return None
 
 

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from petune.adapter import AdaptedModel
+from petune.adapted_model import AdaptedModel
 from petune.data.batching import collate, split_step
 from petune.data.encoding import IGNORED, Encoded
 from petune.errors import DivergedError, Interrupted

@@ -18,7 +18,8 @@ from accelerate.utils import (
     is_wandb_available,
 )
 
-from petune.adapter import AdaptedModel, create_adapter
+from petune.adapted_model import AdaptedModel
+from petune.adapter import create_adapter
 from petune.backbone.base import Base, load_base
 from petune.checkpoint.durable import write_text
 from petune.checkpoint.folder import save_adapter

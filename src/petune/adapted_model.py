@@ -1,0 +1,244 @@
+"""A base model with adapters attached."""
+
+import weakref
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from petune.adapter import Adapter
+from petune.backbone.base import Base
+from petune.errors import ConfigError, nearest
+from petune.sites.output import OutputSlot
+from petune.sites.routing import Route, Stack
+from petune.sites.sites import Sites
+from petune.sites.weights import WeightSlot
+
+
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """What unmerging brings back: the base's weights by path, and whether rows went through the adapter."""
+
+    originals: dict[str, Tensor]
+    was_active: bool
+
+
+@final
+class AdaptedModel(nn.Module):
+    """A base model with adapters attached; rows of a batch may go through different ones.
+
+    Attaching plugs slots into the sites of the base and changes none of its weights. Calls of ``model`` or
+    ``model.generate`` go through the active adapters until :meth:`route` says otherwise.
+    """
+
+    def __init__(self, base: Base, adapters: Sequence[Adapter] = ()) -> None:
+        super().__init__()
+        self.base = base
+        self._model: PreTrainedModel = base.model
+        self.adapters: dict[str, Adapter] = {}
+        self._registered = nn.ModuleList()  # a ModuleDict would forbid names such as "v1.2" and "keys"
+        self._sites = Sites(base.model)
+        # Adapters act as long as this object lives: once it is gone, the base is as it was.
+        weakref.finalize(self, self._sites.clear).atexit = False
+        self._merged: dict[str, _Merged] = {}
+        self._active: Stack = ()
+        self.eval()
+        for adapter in adapters:
+            self.attach(adapter)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The transformers model, to be called with the active adapters.
+
+        Raises:
+            ConfigError: another AdaptedModel has adapters on the same base, which would answer instead.
+        """
+        self._sites.check()
+        return self._model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer."""
+        return self.base.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base lies."""
+        return self.base.device
+
+    @property
+    def active(self) -> Stack:
+        """The adapters that every row goes through unless it is routed otherwise."""
+        return self._active
+
+    def forward(self, **inputs: Any) -> Any:
+        """Run the base, adapters included; takes and returns what the transformers model does."""
+        return self.model(**inputs)
+
+    def adapter(self, name: str) -> Adapter:
+        """Return the attached adapter called ``name``.
+
+        Raises:
+            ConfigError: no such adapter is attached.
+        """
+        if name not in self.adapters:
+            attached = ", ".join(self.adapters) or "none"
+            raise ConfigError(f"no adapter '{name}' is attached; attached: {attached}.{nearest(name, self.adapters)}")
+        return self.adapters[name]
+
+    def attach(self, adapter: Adapter, *, active: bool = True) -> None:
+        """Plug ``adapter`` into the base, and let all rows go through it unless ``active`` is false.
+
+        Raises:
+            ConfigError: an adapter of that name is attached already, it was made for another base, or it cannot share
+                this one with the adapters that are attached to it.
+        """
+        if adapter.name in self.adapters:
+            raise ConfigError(
+                f"an adapter called '{adapter.name}' is attached already; detach it or choose another name"
+            )
+        alone = next((a for a in (adapter, *self.adapters.values()) if not a.method.shares_batch), None)
+        if self.adapters and alone is not None:
+            raise ConfigError(
+                f"{alone.method.title} ('{alone.name}') replaces weights of the base, so it cannot be attached"
+                " beside other adapters; detach the others first"
+            )
+        places = {path for path, _ in (*self.model.named_modules(), *self._model.named_parameters())}
+        strange = next((path for path in adapter.slots if path not in places), None)
+        if strange is not None:
+            raise ConfigError(
+                f"'{adapter.name}' was made for another base: this one has no '{strange}'.{nearest(strange, places)}"
+            )
+        adapter.to(self.base.device)
+        self._sites.plug(adapter.name, adapter.slots, adapter.source)
+        self.adapters[adapter.name] = adapter
+        self._registered = nn.ModuleList(self.adapters.values())
+        adapter.train(self.training)
+        if active:
+            self.activate(adapter.name)
+
+    def detach(self, name: str) -> Adapter:
+        """Unplug the adapter called ``name`` and return it; the base is as it was before, bit for bit."""
+        adapter = self.adapter(name)
+        if name in self._merged:
+            self.unmerge(name)
+        self._sites.unplug(name)
+        del self.adapters[name]
+        self._registered = nn.ModuleList(self.adapters.values())
+        self.activate(*(n for n in self._active if n != name))
+        return adapter
+
+    def activate(self, *names: str) -> None:
+        """Send every row through the adapters called ``names``, in order; through none without names.
+
+        Raises:
+            ConfigError: no such adapter is attached, or it is merged and so acts already.
+        """
+        for name in names:
+            self.adapter(name)
+            if name in self._merged:
+                raise ConfigError(f"'{name}' is merged, so every row goes through it already; call unmerge first")
+        self._active = names
+        self._sites.routing.set_default(names)
+
+    def route(self, rows: Sequence[str | Sequence[str] | None]) -> AbstractContextManager[None]:
+        """Send row i of the batch through ``rows[i]``: an adapter, several in order, or None for the bare base.
+
+        A context manager. Keep a backward pass inside it where gradient checkpointing recomputes the forward pass.
+
+        Raises:
+            ConfigError: a name is not attached, or a merged adapter would be routed around.
+        """
+        stacks = [() if r is None else (r,) if isinstance(r, str) else tuple(r) for r in rows]
+        for name in {name for stack in stacks for name in stack}:
+            self.adapter(name)
+        if self._merged:
+            raise ConfigError("rows cannot be routed while an adapter is merged; call unmerge first")
+        for name, adapter in self.adapters.items():
+            if not adapter.method.shares_batch and any(name not in stack for stack in stacks):
+                raise ConfigError(f"'{name}' replaces weights of the base: every row must go through it")
+        return self._sites.routing.use(Route.of(stacks))
+
+    def fast_training(self) -> AbstractContextManager[None]:
+        """Compute attention in the way that trains fastest inside the block; results are the same."""
+        return self._sites.own_attention()
+
+    def plugged_into(self, module: nn.Module) -> bool:
+        """Say whether an adapter changes the output of ``module``."""
+        return self._sites.in_use(module)
+
+    @torch.no_grad()
+    def merge(self, name: str) -> None:
+        """Add the adapter's change to the base's weights, so that it costs nothing to run.
+
+        The sum is made in fp32 (float64 inputs keep theirs) and rounded to the base's precision. Weights set aside
+        meanwhile cost as much memory as the merged ones; :meth:`unmerge` brings them back bit for bit.
+
+        Raises:
+            ConfigError: the method, or the place it is plugged into, cannot be merged.
+        """
+        adapter = self.adapter(name)
+        if name in self._merged:
+            raise ConfigError(f"'{name}' is merged already")
+        originals: dict[str, Tensor] = {}
+        merged: dict[str, Tensor] = {}
+        for path, slot in adapter.slots.items():
+            if isinstance(slot, WeightSlot):
+                continue  # its value stands in for the base's weight already
+            if not isinstance(slot, OutputSlot):
+                raise ConfigError(f"{adapter.method.title} adds to activations, not to weights, so it cannot be merged")
+            weight = self._model.get_submodule(path).get_parameter("weight")
+            merged[path] = self._merged_weight(adapter, path, slot, weight)
+            originals[path] = weight.detach()
+        for path, value in merged.items():
+            module = self._model.get_submodule(path)
+            module._parameters["weight"] = nn.Parameter(value, requires_grad=False)
+        self._sites.base_changed()
+        self._merged[name] = _Merged(originals, name in self._active)
+        self.activate(*(n for n in self._active if n != name))
+
+    def _merged_weight(self, adapter: Adapter, path: str, slot: OutputSlot, weight: nn.Parameter) -> Tensor:
+        transposed = isinstance(self._model.get_submodule(path), Conv1D)
+        wide = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+        value = slot.merged_weight(wide.t() if transposed else wide)
+        if value is None:
+            raise ConfigError(f"{adapter.method.title} changes activations, not weights, so it cannot be merged")
+        shared = [n for n, p in self._model.named_parameters(remove_duplicate=False) if p is weight]
+        if len(shared) > 1:
+            raise ConfigError(
+                f"'{path}' shares its weight with {', '.join(n for n in shared if n != f'{path}.weight')}: merging"
+                " would change both. Leave it out with exclude_modules, or use the adapter unmerged"
+            )
+        return (value.t() if transposed else value).to(weight.dtype).contiguous()
+
+    def unmerge(self, name: str) -> None:
+        """Give the base its own weights back, bit for bit, and let the adapter act as before merging.
+
+        Raises:
+            ConfigError: the adapter is not merged.
+        """
+        self.adapter(name)
+        if name not in self._merged:
+            raise ConfigError(f"'{name}' is not merged")
+        if name != (last := next(reversed(self._merged))):
+            raise ConfigError(f"'{last}' was merged after '{name}': unmerge '{last}' first")
+        merged = self._merged.pop(name)
+        self._sites.base_changed()
+        for path, weight in merged.originals.items():
+            self._model.get_submodule(path)._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
+        if merged.was_active:
+            self.activate(*self._active, name)
+
+    def parameter_summary(self) -> str:
+        """Return the line everybody knows: trainable parameters, all parameters, and the share in percent."""
+        own = {id(p): p for a in self.adapters.values() for p in a.parameters()}
+        trainable = sum(p.numel() for p in own.values() if p.requires_grad)
+        replaced = any(not a.method.shares_batch for a in self.adapters.values())
+        total = sum(p.numel() for p in self._model.parameters())
+        total += 0 if replaced else sum(p.numel() for p in own.values())
+        return f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}"

@@ -1,0 +1,76 @@
+"""Attention as batched products equals the plain formula, gradients too."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from petune.kernels.attention import product_attention
+
+
+def plain(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float) -> Tensor:
+    """Return softmax(scale * q k^T) v [B, T, H, D], keys repeated for the heads that share them."""
+    repeats = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    scores = (scale * query @ key.transpose(-1, -2)).masked_fill(~seen, -torch.inf)
+    return (scores.softmax(-1) @ value).transpose(1, 2)
+
+
+def inputs(heads: int, groups: int, queries: int, keys: int) -> list[Tensor]:
+    """Return queries, keys and values laid out as a model's projections leave them."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((queries, heads), (keys, groups), (keys, groups))
+    made = [torch.randn(3, n, h, 8, generator=generator, dtype=torch.float64).transpose(1, 2) for n, h in shapes]
+    return [t.requires_grad_() for t in made]
+
+
+def causal(queries: int, keys: int) -> Tensor:
+    """Return what each query sees [3, 1, T, S]; the second row has padding on the left."""
+    seen = torch.ones(3, 1, queries, keys, dtype=torch.bool).tril(keys - queries)
+    seen[1, :, :, 0] = False
+    seen[1, :, 0, 1] = True
+    return seen
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2), (4, 1)])
+@pytest.mark.parametrize(("queries", "keys"), [(7, 7), (5, 9)])
+@pytest.mark.parametrize("additive", [False, True])
+def test_output_and_gradients_are_those_of_the_formula(
+    heads: int, groups: int, queries: int, keys: int, additive: bool
+) -> None:
+    tensors, seen = inputs(heads, groups, queries, keys), causal(queries, keys)
+    mask = torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, -1e300) if additive else seen
+    ours, expected = product_attention(*tensors, mask, 0.3), plain(*tensors, seen, 0.3)
+    torch.testing.assert_close(ours, expected)
+    pull = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for mine, theirs in zip(
+        torch.autograd.grad(ours, tensors, pull), torch.autograd.grad(expected, tensors, pull), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_a_bias_of_each_head_is_added_to_its_own_scores() -> None:
+    tensors = inputs(6, 2, 5, 5)
+    bias = torch.randn(1, 6, 5, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    keys, values = (t.repeat_interleave(3, 1) for t in tensors[1:])
+    scores = 0.3 * tensors[0] @ keys.transpose(-1, -2) + bias
+    torch.testing.assert_close(product_attention(*tensors, bias, 0.3), (scores.softmax(-1) @ values).transpose(1, 2))
+
+
+def test_only_what_asks_for_a_gradient_gets_one() -> None:
+    query, key, value = inputs(4, 2, 5, 5)
+    key, value = key.detach(), value.detach()
+    (gradient,) = torch.autograd.grad(product_attention(query, key, value, None, 0.3).sum(), [query])
+    everything = torch.ones(3, 1, 5, 5, dtype=torch.bool)
+    (expected,) = torch.autograd.grad(plain(query, key, value, everything, 0.3).sum(), [query])
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_low_precision_is_no_farther_from_the_truth_than_pytorch_s_kernel() -> None:
+    tensors, seen = [t.detach().to(torch.bfloat16) for t in inputs(4, 2, 33, 33)], causal(33, 33)
+    exact = plain(*(t.double() for t in tensors), seen, 0.3)
+    query, key, value = tensors
+    peer = torch.nn.functional.scaled_dot_product_attention(
+        query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), seen, scale=0.3
+    ).transpose(1, 2)
+    ours = product_attention(query, key, value, seen, 0.3)
+    assert (ours.double() - exact).norm() < 1.05 * (peer.double() - exact).norm()
