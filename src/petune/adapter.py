@@ -10,10 +10,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from petune import methods
 from petune.backbone.base import Base
 from petune.backbone.structure import Structure
-from petune.errors import AdapterFormatError, nearest
+from petune.errors import AdapterFormatError, ConfigError, nearest
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Target
 from petune.sites.attention import Source
+from petune.sites.replacement import Replacement, replacements
 from petune.sites.sites import Slot
 from petune.sites.weights import WeightSlot
 
@@ -52,6 +53,16 @@ class Adapter(nn.Module):
     def slots(self) -> dict[str, Slot]:
         """The slots by the path they plug into."""
         return {key.replace("/", "."): slot for key, slot in self._modules_by_path.items()}  # type: ignore[misc]
+
+    @property
+    def replacements(self) -> dict[str, Replacement]:
+        """The slots that are copies of whole modules, by path."""
+        return {path: slot for path, slot in self.slots.items() if isinstance(slot, Replacement)}
+
+    def without_replacements(self) -> "Adapter":
+        """Return the part that the method itself describes; slots are shared, not copied."""
+        slots = {path: slot for path, slot in self.slots.items() if not isinstance(slot, Replacement)}
+        return Adapter(self.method, self.config, slots, self.name, self.source)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the learned tensors (fp32 masters, not copies), by ``path.tensor``."""
@@ -134,7 +145,19 @@ def build_adapter(
     chosen = methods.get(method)
     config = chosen.configure(options)
     target = Target(model, structure, tokenizer, torch.Generator().manual_seed(seed))
-    return Adapter(chosen, config, chosen.build(config, target), name, chosen.source(config, target))
+    slots = chosen.build(config, target)
+    copies = _copies(chosen, config, target)
+    # What is learned whole is not adapted besides, as in HF PEFT.
+    left = {path: s for path, s in slots.items() if not any(f"{path}.".startswith(f"{copied}.") for copied in copies)}
+    return Adapter(chosen, config, {**left, **copies}, name, chosen.source(config, target))
+
+
+def _copies(method: Method[Any], config: MethodConfig, target: Target) -> dict[str, Replacement]:
+    if config.modules_to_save and not method.shares_batch:
+        raise ConfigError(
+            f"modules_to_save: {method.title} learns the base's own parameters, so copies would hide them; leave it out"
+        )
+    return replacements(target.model, target.structure, config.modules_to_save)
 
 
 def create_adapter(
