@@ -12,8 +12,8 @@ from petune.backbone.base import Base
 from petune.backbone.structure import Structure
 from petune.errors import AdapterFormatError, ConfigError, nearest
 from petune.methods.config import MethodConfig
-from petune.methods.method import Method, Target
-from petune.sites.attention import Source
+from petune.methods.method import Method, Parts, Target
+from petune.sites.attention import AttentionSlot, Source
 from petune.sites.replacement import Replacement, replacements
 from petune.sites.sites import Slot
 from petune.sites.weights import WeightSlot
@@ -43,6 +43,8 @@ class Adapter(nn.Module):
         self.method = method
         self.config = config
         self.name = name
+        self.trained_config = config
+        """The settings it was trained with, where it has been baked since."""
         self.data_format: dict[str, Any] = {}
         """How rows became text when it was trained; rows it answers later are written the same way."""
         self.source = source
@@ -62,7 +64,9 @@ class Adapter(nn.Module):
     def without_replacements(self) -> "Adapter":
         """Return the part that the method itself describes; slots are shared, not copied."""
         slots = {path: slot for path, slot in self.slots.items() if not isinstance(slot, Replacement)}
-        return Adapter(self.method, self.config, slots, self.name, self.source)
+        adapter = Adapter(self.method, self.config, slots, self.name, self.source)
+        adapter.trained_config = self.trained_config
+        return adapter
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the learned tensors (fp32 masters, not copies), by ``path.tensor``."""
@@ -121,6 +125,24 @@ class Adapter(nn.Module):
             if isinstance(slot, WeightSlot):
                 slot.refresh()
 
+    @property
+    def needs_answers(self) -> bool:
+        """Whether it must be told where each row's answer begins."""
+        return any(isinstance(slot, AttentionSlot) and slot.answer_only for slot in self.slots.values())
+
+    def baked(self) -> "Adapter":
+        """Return the adapter without what only training needs; itself where there is nothing of the kind."""
+        own = {path: slot for path, slot in self.slots.items() if not isinstance(slot, Replacement)}
+        parts = self.method.bake(Parts(self.config, own, self.source))
+        if parts is None:
+            return self
+        slots = {**parts.slots, **self.replacements}
+        adapter = Adapter(self.method, parts.config, slots, self.name, parts.source)
+        adapter.trained_config = self.trained_config
+        adapter.data_format = self.data_format
+        adapter.set_trainable(False)
+        return adapter.train(self.training)
+
     def num_parameters(self) -> int:
         """Return how many numbers the adapter learned."""
         return sum(p.numel() for p in self.parameters())
@@ -137,6 +159,8 @@ def build_adapter(
     seed: int = 42,
 ) -> Adapter:
     """Return a fresh adapter of ``method`` for ``model`` (weights may be on the meta device).
+
+    Without a tokenizer its values mean nothing yet: only its shapes are right.
 
     Raises:
         ConfigError: an unknown method or setting.
