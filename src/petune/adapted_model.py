@@ -213,8 +213,8 @@ class AdaptedModel(nn.Module):
                 raise ConfigError(f"{adapter.method.title} adds to activations, not to weights, so it cannot be merged")
             merged |= self._merged_parameters(adapter, path, slot)
         originals = {path: self._model.get_parameter(path).detach() for path in merged}
-        self._set_parameters(merged)
         self._merged[name] = _Merged(originals, name in self._active)
+        self._set_parameters(merged)
         self.activate(*(n for n in self._active if n != name))
 
     def _merged_parameters(self, adapter: Adapter, path: str, slot: OutputSlot) -> dict[str, Tensor]:
@@ -238,7 +238,10 @@ class AdaptedModel(nn.Module):
         for path, value in values.items():
             owner, _, name = path.rpartition(".")
             self._model.get_submodule(owner)._parameters[name] = nn.Parameter(value, requires_grad=False)
-        self._sites.base_changed()
+        bare: dict[str, Tensor] = {}
+        for done in reversed(self._merged.values()):  # the first to be merged into a weight found the base's own
+            bare |= done.originals
+        self._sites.base_changed(bare)
 
     def unmerge(self, name: str) -> None:
         """Give the base its own weights back, bit for bit, and let the adapter act as before merging.

@@ -69,8 +69,11 @@ class Adapter(nn.Module):
         return adapter
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the learned tensors (fp32 masters, not copies), by ``path.tensor``."""
-        return {name: parameter.detach() for name, parameter in self.named_masters()}
+        """Return the learned tensors (fp32 masters, no copies) by ``path.tensor``, and what slots keep fixed."""
+        tensors = {name: parameter.detach() for name, parameter in self.named_masters()}
+        for path, slot in self.slots.items():
+            tensors |= {f"{path}.{name}": tensor for name, tensor in slot.state_dict().items()}
+        return tensors
 
     def named_masters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the learned parameters by ``path.tensor``, those of the source by ``source.tensor``."""

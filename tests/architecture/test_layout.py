@@ -19,6 +19,7 @@ TESTED_ELSEWHERE = {
     "backbone/demo.py": "backbone/test_pinned.py",
     "checkpoint/peft_layout.py": "contract/test_hf_peft.py",
     "checkpoint/peft_lora.py": "contract/test_hf_peft.py",
+    "checkpoint/peft_tables.py": "contract/test_hf_peft.py",
     "checkpoint/peft_virtual_tokens.py": "methods/test_prefix_tuning.py",
     "data/class_names.py": "data/test_hub.py",
     "data/contents.py": "data/test_loading.py",

@@ -25,8 +25,8 @@ ORDINARY_WORDS = {"full"}
 @functools.cache
 def classes_of_methods() -> frozenset[str]:
     """Return the names of all classes that the methods' files define."""
-    files = {target.partition(":")[0].rpartition(".")[2] for target in REGISTRY.values()}
-    trees = [ast.parse((PACKAGE / "methods" / f"{name}.py").read_text(encoding="utf-8")) for name in files]
+    files = [path for path in (PACKAGE / "methods").glob("*.py") if path.stem not in ("config", "method")]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
     return frozenset(node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef))
 
 

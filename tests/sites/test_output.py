@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from petune.sites.output import OutputSite, OutputSlot
+from petune.sites.output import Host, OutputSite, OutputSlot
 from petune.sites.routing import Route, Routing
 
 
@@ -33,7 +33,7 @@ def test_each_row_goes_through_its_own_slots(linear: nn.Linear, shape: tuple[int
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     y = linear(x).detach()
     routing = Routing()
-    site = OutputSite(linear, routing)
+    site = OutputSite(Host(linear), routing)
     site.plug("a", Affine(2.0))
     site.plug("b", Affine(-1.0))
     total = x.sum(-1, keepdim=True)
@@ -51,7 +51,7 @@ def test_each_row_goes_through_its_own_slots(linear: nn.Linear, shape: tuple[int
 
 
 def test_the_last_slot_takes_the_hook_along(linear: nn.Linear) -> None:
-    site = OutputSite(linear, Routing())
+    site = OutputSite(Host(linear), Routing())
     assert not linear._forward_hooks
     site.plug("a", Affine(2.0))
     site.plug("b", Affine(3.0))

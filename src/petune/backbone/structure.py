@@ -9,7 +9,7 @@ head, or none of these. Every module counts once, however often the model runs i
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Literal, TypeVar, final
 
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from petune.backbone.targets import choose, names_by_role
+from petune.backbone.targets import choose, indices_in, names_by_role
 from petune.errors import TargetError, nearest
 
 Role = Literal["attention", "mlp", "head", "other"]
@@ -53,6 +53,26 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class Embedding:
+    """One table of a base model that rows are looked up in by their numbers.
+
+    Attributes:
+        path: module path below the model.
+        num_embeddings: rows of the table.
+        embedding_dim: width of a row.
+        block: index into :attr:`Structure.blocks`; None outside the blocks, where embeddings mostly are.
+    """
+
+    path: str
+    num_embeddings: int
+    embedding_dim: int
+    block: int | None = None
+
+
+ModuleT = TypeVar("ModuleT", bound=Linear | Embedding)
+
+
+@dataclass(frozen=True)
 class Attention:
     """One attention module of a base model: the one that calls the attention function.
 
@@ -79,6 +99,7 @@ class Structure:
     Attributes:
         blocks: paths of the repeated transformer blocks, in order (encoder before decoder).
         linears: every linear once, in module order.
+        embeddings: every table that is looked up by its input's numbers, once, in module order.
         attentions: every attention module once, in module order; empty for a model that is no ``PreTrainedModel``.
     """
 
@@ -86,6 +107,7 @@ class Structure:
         self.blocks: tuple[str, ...] = tuple(_block_paths(model))
         self.kind: Kind = kind_of(model.config) if isinstance(model, PreTrainedModel) else "decoder"
         self.linears: tuple[Linear, ...] = tuple(_linears(model, self.blocks))
+        self.embeddings: tuple[Embedding, ...] = tuple(_embeddings(model, self.blocks))
         self.attentions: tuple[Attention, ...] = (
             tuple(_attentions(model, self.blocks)) if isinstance(model, PreTrainedModel) else ()
         )
@@ -147,20 +169,56 @@ class Structure:
             TargetError: a name matches nothing, a pattern cannot be used, a block index is out of range, or
                 nothing is left.
         """
-        roles = {linear.path: linear.role for linear in self.linears}
+        return self._select(self.linears, targets, exclude, layers, ())
+
+    def select_with_embeddings(
+        self,
+        targets: str | Sequence[str],
+        *,
+        exclude: str | Sequence[str] = (),
+        layers: Sequence[int] | None = None,
+        layers_pattern: Sequence[str] = (),
+    ) -> tuple[Linear | Embedding, ...]:
+        """Return the linears and embeddings that ``targets`` means: linears first, each kind in module order.
+
+        Embeddings have no role: only a name or a pattern chooses them.
+
+        Args:
+            targets: as for :meth:`select`.
+            exclude: what to leave out, written the same way.
+            layers: keep only these block indices.
+            layers_pattern: names of lists of blocks; given, an index counts in the list of that name.
+
+        Raises:
+            TargetError: as from :meth:`select`.
+        """
+        return self._select((*self.linears, *self.embeddings), targets, exclude, layers, layers_pattern)
+
+    def _select(
+        self,
+        modules: Sequence[ModuleT],
+        targets: str | Sequence[str],
+        exclude: str | Sequence[str],
+        layers: Sequence[int] | None,
+        layers_pattern: Sequence[str],
+    ) -> tuple[ModuleT, ...]:
+        roles = {module.path: module.role if isinstance(module, Linear) else "embedding" for module in modules}
         chosen = choose(roles, targets, what="target modules")
         dropped = choose(roles, exclude, what="excluded modules") if exclude else frozenset[str]()
+        blocks = {module.path: module.block for module in modules}
+        if layers_pattern:
+            blocks = indices_in(layers_pattern, roles, what="layers_pattern")
         wanted = None if layers is None else frozenset(layers)
         for index in sorted(wanted or ()):
-            if not 0 <= index < self.num_blocks:
+            if not layers_pattern and not 0 <= index < self.num_blocks:
                 raise TargetError(
                     f"layer {index} does not exist: this base model has {self.num_blocks} blocks, "
                     f"numbered 0 to {self.num_blocks - 1}."
                 )
         kept = tuple(
-            linear
-            for linear in self.linears
-            if linear.path in chosen - dropped and (wanted is None or linear.block in wanted)
+            module
+            for module in modules
+            if module.path in chosen - dropped and (wanted is None or blocks[module.path] in wanted)
         )
         if not kept:
             raise TargetError(
@@ -223,6 +281,15 @@ def _linears(model: nn.Module, blocks: tuple[str, ...]) -> Iterator[Linear]:
             role = "attention" if any("Attention" in name for name in names) else "mlp"
         tied = holders[id(module.weight)] > 1
         yield Linear(path, in_features, out_features, role, isinstance(module, Conv1D), block, tied)
+
+
+def _embeddings(model: nn.Module, blocks: tuple[str, ...]) -> Iterator[Embedding]:
+    own = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
+    for path, module in model.named_modules():
+        # Other subclasses (OPT's positions) are called with something else than the numbers they look up.
+        if type(module) is nn.Embedding or (module is own and isinstance(module, nn.Embedding)):
+            block = next((i for i, block in enumerate(blocks) if path.startswith(f"{block}.")), None)
+            yield Embedding(path, module.num_embeddings, module.embedding_dim, block)
 
 
 def _ancestors(path: str) -> list[str]:

@@ -18,6 +18,7 @@ from petune.backbone.base import Base
 from petune.backbone.fingerprint import Fingerprint, compare
 from petune.checkpoint import card, manifest, peft
 from petune.checkpoint.durable import write_file, write_files, write_text
+from petune.checkpoint.peft_tables import without_base_tables
 from petune.errors import AdapterFormatError, BaseMismatchError, ConfigError
 
 logger = logging.getLogger("petune")
@@ -52,7 +53,9 @@ def save_adapter(
     content = manifest.Manifest(
         method=adapter.method.name,
         config=adapter.config.model_dump(mode="json"),
-        trained_config=None if adapter.trained_config == adapter.config else adapter.trained_config.model_dump(mode="json"),
+        trained_config=None
+        if adapter.trained_config == adapter.config
+        else adapter.trained_config.model_dump(mode="json"),
         base=manifest.BaseIdentity(name=base.name, revision=base.revision, fingerprint=base.fingerprint.to_dict()),
         digest=manifest.tensors_digest(tensors),
         files={file: manifest.file_digest(folder / file) for file in (*weight_files, *tokenizer_files)},
@@ -176,7 +179,10 @@ def _read_tensors(folder: Path, adapter: Adapter, base: Base, files: Iterable[st
     if adapter.method.name in peft.MODEL_LAYOUT:
         return _read_model_tensors(folder, adapter, files)
     tensors, layout = _read_file(folder / peft.WEIGHTS_FILE), peft.layout_of(adapter)
-    return tensors if layout is None else peft.from_tensors(layout, tensors, adapter, base.structure)
+    if layout is None:
+        return tensors
+    tensors = without_base_tables(tensors, layout.prefix, adapter.replacements, base.model)
+    return peft.from_tensors(layout, tensors, adapter, base.structure)
 
 
 def _read_model_tensors(folder: Path, adapter: Adapter, files: Iterable[str]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ Shapes: x [N, ..., d_in] and y [N, ..., d_out] are the sub-module's input and ou
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, final
 
 import torch
@@ -17,12 +18,48 @@ from transformers.pytorch_utils import Conv1D
 from petune.sites.routing import Routing
 
 
+@final
+class Host:
+    """The sub-module that slots are plugged into, with the weight it has while no adapter is merged into it.
+
+    Args:
+        module: the sub-module.
+        path: its path in the model.
+        bare: parameters of the model, by path, in place of which merged ones stand now.
+    """
+
+    def __init__(self, module: nn.Module, path: str = "", bare: Mapping[str, Tensor] = MappingProxyType({})) -> None:
+        self.module = module
+        self._path = f"{path}.weight"
+        self._bare = bare
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight [d_out, d_in], of an embedding [d, V]; a view, whatever the layout it is stored in."""
+        weight = self._bare.get(self._path, self.module.get_parameter("weight")).detach()
+        return weight.t() if stored_transposed(self.module) else weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """What the sub-module adds to its product."""
+        return self.module._parameters.get("bias")
+
+
+def stored_transposed(module: nn.Module) -> bool:
+    """Say whether a module's weight is stored as [d_in, d_out]: GPT-2's Conv1D, and tables with a row per input."""
+    return isinstance(module, Conv1D | nn.Embedding)
+
+
 class OutputSlot(nn.Module, ABC):
     """What one adapter learned at one output site."""
 
     @abstractmethod
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the new output [N, ..., d_out] for input ``x`` and the sub-module's own output ``y``."""
+
+    def meet(self, host: Host) -> None:
+        """Take note of where the slot is plugged in; for slots that compute with their host's own weight."""
+        return
 
     def merged_weight(self, weight: Tensor) -> Tensor | None:
         """Return the host's weight [d_out, d_in] that equals ``weight`` with this slot, or None if there is none."""
@@ -35,19 +72,20 @@ class OutputSlot(nn.Module, ABC):
         """
         weight = host.get_parameter("weight").detach()
         wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-        if isinstance(host, Conv1D):  # stored as [d_in, d_out]
-            merged = self.merged_weight(wide.t())
-            return None if merged is None else {"weight": merged.t()}
-        merged = self.merged_weight(wide)
-        return None if merged is None else {"weight": merged}
+        transposed = stored_transposed(host)
+        merged = self.merged_weight(wide.t() if transposed else wide)
+        if merged is None:
+            return None
+        return {"weight": merged.t() if transposed else merged}
 
 
 @final
 class OutputSite:
     """All slots that adapters have plugged into one sub-module."""
 
-    def __init__(self, module: nn.Module, routing: Routing) -> None:
-        self.module = module
+    def __init__(self, host: Host, routing: Routing) -> None:
+        self.host = host
+        self.module = host.module
         self.slots: dict[str, OutputSlot] = {}
         self._routing = routing
         self._handle: RemovableHandle | None = None
@@ -56,6 +94,7 @@ class OutputSite:
         """Add the slot of adapter ``name``."""
         assert name not in self.slots, f"adapter {name!r} is plugged in here already"
         self.slots[name] = slot
+        slot.meet(self.host)
         if self._handle is None:
             self._handle = self.module.register_forward_hook(self._forward)
 

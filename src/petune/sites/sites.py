@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import final
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from petune.errors import ConfigError
 from petune.sites.attention import AttentionSites, AttentionSlot, Source
-from petune.sites.output import OutputSite, OutputSlot
+from petune.sites.output import Host, OutputSite, OutputSlot
 from petune.sites.routing import Routing
 from petune.sites.virtual_tokens import VirtualTokens
 from petune.sites.weights import WeightSite, WeightSlot
@@ -36,6 +36,7 @@ class Sites:
         self._attention = AttentionSites(model, self.routing)
         self._virtual_tokens = VirtualTokens(model, self.routing, self._attention)
         self._plugged: dict[str, Mapping[str, Slot]] = {}
+        self._bare: dict[str, Tensor] = {}
 
     def check(self) -> None:
         """Make sure that nobody else's slots would act.
@@ -93,8 +94,14 @@ class Sites:
         """Train with our attention inside the block, where the model allows it; results are the same."""
         return self._attention.held()
 
-    def base_changed(self) -> None:
-        """Drop what was computed from the base's weights; call it when they change."""
+    def base_changed(self, bare: Mapping[str, Tensor]) -> None:
+        """Drop what was computed from the base's weights; call it when they change.
+
+        Args:
+            bare: the base's own parameters, by path, in place of which merged ones stand from now on.
+        """
+        self._bare.clear()
+        self._bare.update(bare)
         self._virtual_tokens.forget()
 
     def in_use(self, module: nn.Module) -> bool:
@@ -103,8 +110,10 @@ class Sites:
 
     def _plug(self, name: str, path: str, slot: Slot) -> None:
         if isinstance(slot, OutputSlot):
-            site = self._outputs.setdefault(path, OutputSite(self._model.get_submodule(path), self.routing))
-            site.plug(name, slot)
+            if path not in self._outputs:
+                host = Host(self._model.get_submodule(path), path, self._bare)
+                self._outputs[path] = OutputSite(host, self.routing)
+            self._outputs[path].plug(name, slot)
         elif isinstance(slot, WeightSlot):
             self._weights.setdefault(path, WeightSite.find(self._model, path)).plug(name, slot)
         else:
