@@ -10,12 +10,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from petune import methods
 from petune.backbone.base import Base
 from petune.backbone.structure import Structure
+from petune.backbone.vocabulary import read_tokens
 from petune.errors import AdapterFormatError, ConfigError, nearest
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Parts, Target
 from petune.sites.attention import AttentionSlot, Source
 from petune.sites.replacement import Replacement, replacements
 from petune.sites.sites import Slot
+from petune.sites.token_rows import TokenRows, token_rows, with_tokens
 from petune.sites.weights import WeightSlot
 
 
@@ -61,10 +63,18 @@ class Adapter(nn.Module):
         """The slots that are copies of whole modules, by path."""
         return {path: slot for path, slot in self.slots.items() if isinstance(slot, Replacement)}
 
+    @property
+    def token_rows(self) -> dict[str, TokenRows]:
+        """The slots that are rows of the embeddings or of the head, by path."""
+        return {path: slot for path, slot in self.slots.items() if isinstance(slot, TokenRows)}
+
+    def method_slots(self) -> dict[str, Slot]:
+        """Return the slots that the method itself made, by path."""
+        return {path: slot for path, slot in self.slots.items() if not isinstance(slot, Replacement | TokenRows)}
+
     def without_replacements(self) -> "Adapter":
         """Return the part that the method itself describes; slots are shared, not copied."""
-        slots = {path: slot for path, slot in self.slots.items() if not isinstance(slot, Replacement)}
-        adapter = Adapter(self.method, self.config, slots, self.name, self.source)
+        adapter = Adapter(self.method, self.config, self.method_slots(), self.name, self.source)
         adapter.trained_config = self.trained_config
         return adapter
 
@@ -135,11 +145,10 @@ class Adapter(nn.Module):
 
     def baked(self) -> "Adapter":
         """Return the adapter without what only training needs; itself where there is nothing of the kind."""
-        own = {path: slot for path, slot in self.slots.items() if not isinstance(slot, Replacement)}
-        parts = self.method.bake(Parts(self.config, own, self.source))
+        parts = self.method.bake(Parts(self.config, self.method_slots(), self.source))
         if parts is None:
             return self
-        slots = {**parts.slots, **self.replacements}
+        slots = {**parts.slots, **self.replacements, **self.token_rows}
         adapter = Adapter(self.method, parts.config, slots, self.name, parts.source)
         adapter.trained_config = self.trained_config
         adapter.data_format = self.data_format
@@ -173,18 +182,29 @@ def build_adapter(
     config = chosen.configure(options)
     target = Target(model, structure, tokenizer, torch.Generator().manual_seed(seed))
     slots = chosen.build(config, target)
-    copies = _copies(chosen, config, target)
+    besides = _besides(chosen, config, target)
+    copies = [path for path, slot in besides.items() if isinstance(slot, Replacement)]
     # What is learned whole is not adapted besides, as in HF PEFT.
-    left = {path: s for path, s in slots.items() if not any(f"{path}.".startswith(f"{copied}.") for copied in copies)}
-    return Adapter(chosen, config, {**left, **copies}, name, chosen.source(config, target))
-
-
-def _copies(method: Method[Any], config: MethodConfig, target: Target) -> dict[str, Replacement]:
-    if config.modules_to_save and not method.shares_batch:
+    slots = {path: s for path, s in slots.items() if not any(f"{path}.".startswith(f"{copied}.") for copied in copies)}
+    twice = next((path for path in slots if path in besides), None)
+    if twice is not None:
         raise ConfigError(
-            f"modules_to_save: {method.title} learns the base's own parameters, so copies would hide them; leave it out"
+            f"'{twice}' is adapted by {chosen.title} and has rows of its own for some tokens; leave it out of what is"
+            " adapted, or learn it whole with modules_to_save"
         )
-    return replacements(target.model, target.structure, config.modules_to_save)
+    return Adapter(chosen, config, {**slots, **besides}, name, chosen.source(config, target))
+
+
+def _besides(method: Method[Any], config: MethodConfig, target: Target) -> dict[str, Replacement | TokenRows]:
+    """Return what is learned beside the method: whole modules, and rows of tokens in tables that are not whole."""
+    for setting in ("modules_to_save", "trainable_token_indices"):
+        if getattr(config, setting) and not method.shares_batch:
+            raise ConfigError(
+                f"{setting}: {method.title} learns the base's own parameters, so copies would hide them; leave it out"
+            )
+    copies = replacements(target.model, target.structure, config.modules_to_save)
+    rows = token_rows(target.model, config.trainable_token_indices) if config.trainable_token_indices else {}
+    return {**rows, **copies}
 
 
 def create_adapter(
@@ -192,8 +212,20 @@ def create_adapter(
 ) -> Adapter:
     """Return a fresh adapter of ``method`` for ``base``; ``options`` are the method's settings.
 
+    New tokens are added to the base, and their rows are learned beside the method.
+
     Raises:
         ConfigError: an unknown method or setting.
         TargetError: the settings name places that the base does not have.
+        BaseModelError: the base's vocabulary cannot grow.
     """
+    chosen = methods.get(method)
+    new_tokens = read_tokens(chosen.configure(options).new_tokens)
+    if new_tokens:
+        ids = base.add_tokens(new_tokens)
+        options = {**options, "new_tokens": new_tokens}
+        if chosen.shares_batch:
+            options["trainable_token_indices"] = with_tokens(
+                base.model, options.get("trainable_token_indices", ()), ids
+            )
     return build_adapter(method, options, base.model, base.structure, tokenizer=base.tokenizer, name=name, seed=seed)

@@ -1,7 +1,7 @@
 """A frozen pretrained model with everything petune must know of it."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import final
@@ -15,6 +15,7 @@ from petune.backbone.precision import pick_device, pick_dtype
 from petune.backbone.refusals import explained
 from petune.backbone.sources import resolve
 from petune.backbone.structure import Structure
+from petune.backbone.vocabulary import extend, read_tokens
 from petune.errors import BaseModelError
 
 
@@ -57,6 +58,8 @@ class Base:
         self.name = name
         self.revision = revision
         self._weight_files = tuple(weight_files)
+        self.new_tokens: tuple[str, ...] = ()
+        """Tokens that were added to the tokenizer."""
 
     @classmethod
     def from_model(
@@ -84,6 +87,29 @@ class Base:
     def fingerprint(self) -> Fingerprint:
         """Which model this is exactly; the first use reads the weight files once."""
         return fingerprint(self.model, self.tokenizer, self._weight_files)
+
+    def add_tokens(self, tokens: str | Sequence[str]) -> tuple[int, ...]:
+        """Add tokens to the tokenizer and rows for them to the model, and return their ids; old rows stay as they are.
+
+        Tokens that were added before are not added again. What identifies the base stays what it was without them.
+
+        Args:
+            tokens: the tokens, or a text file with one a line.
+
+        Raises:
+            ConfigError: the tokenizer came with one of them, or adapters are plugged into the tables.
+            BaseModelError: the model has tables that cannot grow.
+        """
+        wanted = read_tokens(tokens)
+        missing = [token for token in wanted if token not in self.new_tokens]
+        if missing:
+            _ = self.fingerprint  # taken before anything changes
+            extend(self.model, self.tokenizer, missing)
+            self.new_tokens = (*self.new_tokens, *missing)
+            self.structure = Structure(self.model)
+        ids = self.tokenizer.convert_tokens_to_ids(list(wanted))
+        assert isinstance(ids, list)
+        return tuple(ids)
 
     @property
     def dtype(self) -> torch.dtype:

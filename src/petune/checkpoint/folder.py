@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,8 @@ def load_adapter(
             manifest.FILE_NAME,
         )
     try:
+        if options.get("new_tokens"):
+            _add_tokens(folder, options, base)
         adapter = build_adapter(method, options, base.model, base.structure, name=name)
     except ConfigError as error:
         raise AdapterFormatError(f"{folder} does not fit this base: {error}") from error
@@ -110,6 +112,17 @@ def load_adapter(
             adapter.trained_config = adapter.method.configure(content.trained_config)
     adapter.set_trainable(False)
     return adapter
+
+
+def _add_tokens(folder: Path, options: Mapping[str, Any], base: Base) -> None:
+    """Add the adapter's new tokens to the base; their ids must be those that it has rows for."""
+    ids = base.add_tokens(options["new_tokens"])
+    rows = options.get("trainable_token_indices")
+    if isinstance(rows, Mapping) and any(not set(ids) <= set(indices) for indices in rows.values()):
+        raise AdapterFormatError(
+            f"{folder} has rows for tokens {sorted(next(iter(rows.values())))}, but on this base its new tokens are"
+            f" {sorted(ids)}: others were added before; load the base again for this adapter"
+        )
 
 
 def check_base(content: manifest.Manifest, base: Base, folder: Path, *, allow_base_mismatch: bool = False) -> None:

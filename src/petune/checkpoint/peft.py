@@ -19,6 +19,9 @@ __all__ = [
     "to_options", "to_tensors",
 ]  # fmt: skip
 
+_TOKENS = "token_adapter.trainable_tokens_delta"
+"""What PEFT calls the rows of chosen tokens; they stand in place of the base's, despite the name."""
+
 LAYOUTS: Mapping[str, Layout] = {
     "lora": LoRALayout(),
     "p_tuning": PTuningLayout(),
@@ -35,7 +38,9 @@ MODEL_LAYOUT = ("full",)
 def layout_of(adapter: Adapter) -> Layout | None:
     """Return how PEFT spells ``adapter``; None where PEFT lacks the method, or what the settings ask of it."""
     layout = LAYOUTS.get(adapter.method.name)
-    return layout if layout is not None and layout.expresses(adapter.config) else None
+    if layout is None or not layout.expresses(adapter.config) or (adapter.token_rows and not layout.trains_tokens):
+        return None
+    return layout
 
 
 def to_json(layout: Layout, adapter: Adapter, structure: Structure, base: str, revision: str | None) -> str:
@@ -49,6 +54,9 @@ def to_json(layout: Layout, adapter: Adapter, structure: Structure, base: str, r
         **layout.config(adapter.without_replacements(), structure),
         "modules_to_save": sorted(adapter.replacements) or None,
     }
+    if layout.trains_tokens:
+        own = {path: slot for path, slot in adapter.token_rows.items() if slot.tied_to is None}
+        content["trainable_token_indices"] = {path: slot.indices.tolist() for path, slot in own.items()} or None
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
@@ -57,6 +65,9 @@ def to_tensors(layout: Layout, adapter: Adapter, structure: Structure) -> dict[s
     tensors = layout.to_file(adapter.without_replacements(), structure)
     for path, slot in adapter.replacements.items():
         tensors |= {f"{layout.prefix}{path}.{name}": tensor for name, tensor in slot.own.state_dict().items()}
+    for path, rows in adapter.token_rows.items():
+        if rows.tied_to is None:
+            tensors[f"{layout.prefix}{path}.{_TOKENS}"] = rows.values.detach()
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
@@ -68,8 +79,10 @@ def to_options(
     Raises:
         AdapterFormatError: the config asks for something petune does not do.
     """
-    rest = {field: value for field, value in config.items() if field != "modules_to_save"}
-    options = layout.options(rest, structure)
+    ours = ("modules_to_save", "trainable_token_indices") if layout.trains_tokens else ("modules_to_save",)
+    options = layout.options({field: value for field, value in config.items() if field not in ours}, structure)
+    if layout.trains_tokens and config.get("trainable_token_indices"):
+        options["trainable_token_indices"] = config["trainable_token_indices"]
     names = config.get("modules_to_save") or ()
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
         raise AdapterFormatError(f"{CONFIG_FILE}: modules_to_save is {names!r}, expected a list of names")
@@ -88,12 +101,15 @@ def from_tensors(
     Raises:
         AdapterFormatError: a tensor is of a kind or shape the method does not have.
     """
+    rows = {f"{layout.prefix}{path}.{_TOKENS}": f"{path}.rows" for path in adapter.token_rows}
     starts = {f"{layout.prefix}{path}.": f"{path}.own." for path in adapter.replacements}
     whole: dict[str, Tensor] = {}
     rest: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         start = next((start for start in starts if name.startswith(start)), None)
-        if start is None:
+        if name in rows:
+            whole[rows[name]] = tensor
+        elif start is None:
             rest[name] = tensor
         else:
             whole[starts[start] + name.removeprefix(start)] = tensor

@@ -45,6 +45,9 @@ class Layout(ABC):
     prefix: str = PREFIX
     """What stands before the path of a module that is saved whole."""
 
+    trains_tokens: bool = False
+    """Whether PEFT has ``trainable_token_indices`` for the method."""
+
     def expresses(self, config: MethodConfig) -> bool:
         """Say whether PEFT computes the same from its files as an adapter with these settings."""
         return True

@@ -22,6 +22,7 @@ class LoRALayout(Layout):
     """
 
     peft_type = "LORA"
+    trains_tokens = True
 
     # Fields without a counterpart: the value with which PEFT computes what petune does.
     _NEUTRAL: Mapping[str, Rule] = {
@@ -34,7 +35,7 @@ class LoRALayout(Layout):
         "lora_ga_config": neutral,
         **dict.fromkeys(
             (
-                "megatron_config", "trainable_token_indices", "loftq_config", "corda_config", "velora_config",
+                "megatron_config", "loftq_config", "corda_config", "velora_config",
                 "alora_invocation_tokens", "use_qalora", "monteclora_config", "layer_replication", "lora_bias",
                 "target_parameters", "use_bdlora", "arrow_config", "kasa_config", "ensure_weight_tying",
             ),

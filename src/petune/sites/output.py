@@ -93,8 +93,8 @@ class OutputSite:
     def plug(self, name: str, slot: OutputSlot) -> None:
         """Add the slot of adapter ``name``."""
         assert name not in self.slots, f"adapter {name!r} is plugged in here already"
-        self.slots[name] = slot
         slot.meet(self.host)
+        self.slots[name] = slot
         if self._handle is None:
             self._handle = self.module.register_forward_hook(self._forward)
 

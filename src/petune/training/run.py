@@ -134,6 +134,7 @@ def train(
             trust_remote_code=trust_remote_code,
         )
     output.refuse_base_folder(folder, base)
+    base.add_tokens(recipe.method.new_tokens)
     data = _encode(checked, recipe, base)
     if on_data is not None:
         on_data(data.rows.report, data.eval_report)
