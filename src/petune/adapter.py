@@ -14,6 +14,7 @@ from petune.errors import AdapterFormatError, nearest
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Target
 from petune.sites.attention import Source
+from petune.sites.placement import Placement
 from petune.sites.sites import Slot
 from petune.sites.weights import WeightSlot
 
@@ -28,6 +29,7 @@ class Adapter(nn.Module):
         slots: what was learned, by the path in the base it plugs into.
         name: the label that routes rows to it.
         source: what computes the slots' values anew at each pass, for methods that need it.
+        placement: where virtual tokens are written into the rows, for methods that do.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Adapter(nn.Module):
         slots: Mapping[str, Slot],
         name: str = "default",
         source: Source | None = None,
+        placement: Placement | None = None,
     ) -> None:
         super().__init__()
         self.method = method
@@ -45,6 +48,7 @@ class Adapter(nn.Module):
         self.data_format: dict[str, Any] = {}
         """How rows became text when it was trained; rows it answers later are written the same way."""
         self.source = source
+        self.placement = placement
         # Module names may not contain dots; paths may.
         self._modules_by_path = nn.ModuleDict({path.replace(".", "/"): slot for path, slot in slots.items()})
 
@@ -134,7 +138,8 @@ def build_adapter(
     chosen = methods.get(method)
     config = chosen.configure(options)
     target = Target(model, structure, tokenizer, torch.Generator().manual_seed(seed))
-    return Adapter(chosen, config, chosen.build(config, target), name, chosen.source(config, target))
+    slots, source = chosen.build(config, target), chosen.source(config, target)
+    return Adapter(chosen, config, slots, name, source, chosen.placement(config, structure))
 
 
 def create_adapter(

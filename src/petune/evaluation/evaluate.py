@@ -155,4 +155,4 @@ def _values(
 
 def _encode(runner: Runner, examples: ExampleSet) -> list[Encoded]:
     longest = resolve_max_length(None, runner.tokenizer, model_limit=context_length(runner.model))
-    return encode(examples, runner.tokenizer, max_length=longest).rows
+    return encode(examples, runner.tokenizer, max_length=longest, insertions=runner.insertions).rows

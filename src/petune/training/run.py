@@ -18,6 +18,7 @@ from accelerate.utils import (
     is_wandb_available,
 )
 
+from petune import methods
 from petune.adapted_model import AdaptedModel
 from petune.adapter import create_adapter
 from petune.backbone.base import Base, load_base
@@ -35,6 +36,8 @@ from petune.evaluation.options import EvaluationOptions
 from petune.evaluation.predict import are_choices
 from petune.evaluation.runner import context_length
 from petune.evaluation.scoring import distinct_labels
+from petune.sites.embeddings import vocabulary_size
+from petune.sites.placement import Insertion
 from petune.training import checkpoints, output, records
 from petune.training.adapter_run import AdapterRun
 from petune.training.events import Listener, Listeners
@@ -205,11 +208,17 @@ def _encode(checked: CheckedData, recipe: Recipe, base: Base) -> _Data:
     assert checked.train is not None
     length = resolve_max_length(options.max_length, base.tokenizer, model_limit=context_length(base.model))
     examples = render_examples(checked.train, options, base.tokenizer)
-    rows = encode(examples, base.tokenizer, max_length=length, overlong=options.overlong)
+    placement = methods.get(options.method).placement(recipe.method, base.structure)
+    settings: dict[str, Any] = {
+        "max_length": length,
+        "overlong": options.overlong,
+        "insertions": [] if placement is None else [Insertion(placement, vocabulary_size(base.model))],
+    }
+    rows = encode(examples, base.tokenizer, **settings)
     if checked.eval is None:
         return _Data(examples, rows, None, None)
     eval_examples = render_examples(checked.eval, options, base.tokenizer)
-    eval_rows = encode(eval_examples, base.tokenizer, max_length=length, overlong=options.overlong)
+    eval_rows = encode(eval_examples, base.tokenizer, **settings)
     return _Data(examples, rows, eval_rows, eval_examples)
 
 
