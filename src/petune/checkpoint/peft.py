@@ -10,20 +10,28 @@ from petune.adapter import Adapter
 from petune.backbone.structure import Structure
 from petune.checkpoint.peft_layout import CONFIG_FILE, WEIGHTS_FILE, Layout
 from petune.checkpoint.peft_lora import LoRALayout
-from petune.checkpoint.peft_virtual_tokens import PrefixTuningLayout, PromptTuningLayout
+from petune.checkpoint.peft_virtual_tokens import PrefixTuningLayout, PromptTuningLayout, PTuningLayout
 from petune.errors import AdapterFormatError
 
-__all__ = ["CONFIG_FILE", "LAYOUTS", "MODEL_LAYOUT", "WEIGHTS_FILE", "method_of", "to_json", "to_tensors"]
+__all__ = ["CONFIG_FILE", "LAYOUTS", "MODEL_LAYOUT", "WEIGHTS_FILE", "layout_of", "method_of", "to_json", "to_tensors"]
 
 LAYOUTS: Mapping[str, Layout] = {
     "lora": LoRALayout(),
+    "p_tuning": PTuningLayout(),
     "prefix_tuning": PrefixTuningLayout(),
+    "p_tuning_v2": PrefixTuningLayout(),
     "prompt_tuning": PromptTuningLayout(),
 }
-"""The layouts by the method's name."""
+"""The layouts by the method's name; of several with one ``peft_type``, the first is the method that reads it."""
 
 MODEL_LAYOUT = ("full",)
 """Methods that learn the base's own parameters, which PEFT does not know: a plain transformers model is written."""
+
+
+def layout_of(adapter: Adapter) -> Layout | None:
+    """Return how PEFT spells ``adapter``; None where PEFT lacks the method, or what the settings ask of it."""
+    layout = LAYOUTS.get(adapter.method.name)
+    return layout if layout is not None and layout.expresses(adapter.config) else None
 
 
 def to_json(layout: Layout, adapter: Adapter, structure: Structure, base: str, revision: str | None) -> str:
@@ -50,7 +58,7 @@ def method_of(config: Mapping[str, Any]) -> str:
     Raises:
         AdapterFormatError: petune has no method of that type.
     """
-    by_type = {layout.peft_type: name for name, layout in LAYOUTS.items()}
+    by_type = {layout.peft_type: name for name, layout in reversed(LAYOUTS.items())}
     peft_type = config.get("peft_type")
     if not isinstance(peft_type, str) or peft_type not in by_type:
         known = ", ".join(sorted(by_type))

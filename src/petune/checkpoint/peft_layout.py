@@ -12,6 +12,7 @@ from torch import Tensor
 
 from petune.adapter import Adapter
 from petune.backbone.structure import Structure
+from petune.methods.config import MethodConfig
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -39,6 +40,10 @@ class Layout(ABC):
     """How one method is spelled in PEFT's files."""
 
     peft_type: str
+
+    def expresses(self, config: MethodConfig) -> bool:
+        """Say whether PEFT computes the same from its files as an adapter with these settings."""
+        return True
 
     @abstractmethod
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
