@@ -67,16 +67,17 @@ class PTuningConfig(MethodConfig):
         template = settings.get("prompt_template") if isinstance(settings, dict) else None
         if not isinstance(template, str):
             return settings
-        found = Placement.of_template(template).num_virtual_tokens
-        if settings.get("num_virtual_tokens", found) != found:
-            raise ValueError(
-                f"num_virtual_tokens is {settings['num_virtual_tokens']}, and prompt_template has {found}: leave"
-                " num_virtual_tokens out, or make them the same"
-            )
-        return {**settings, "num_virtual_tokens": found}
+        return {"num_virtual_tokens": Placement.of_template(template).num_virtual_tokens, **settings}
 
     @model_validator(mode="after")
     def _settings_go_together(self) -> Self:
+        if self.prompt_template is not None:
+            found = Placement.of_template(self.prompt_template).num_virtual_tokens
+            if found != self.num_virtual_tokens:
+                raise ValueError(
+                    f"num_virtual_tokens is {self.num_virtual_tokens}, and prompt_template has {found}: leave"
+                    " num_virtual_tokens out, or make them the same"
+                )
         if (self.prompt_init == "text") != (self.prompt_init_text is not None):
             raise ValueError("prompt_init=text and prompt_init_text go together; give both or neither")
         if self.encoder_reparameterization_type != "LSTM" and (self.encoder_num_layers or self.encoder_dropout):
