@@ -10,13 +10,16 @@ from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 
 
-@pytest.fixture(params=methods.names())
+TRAINING = [name for name in methods.names() if methods.get(name).trains]
+
+
+@pytest.fixture(params=TRAINING)
 def method(request: pytest.FixtureRequest) -> str:
-    """Name of a method."""
+    """Name of a method that trains."""
     return str(request.param)
 
 
-@pytest.fixture(params=[name for name in methods.names() if methods.get(name).shares_batch])
+@pytest.fixture(params=[name for name in TRAINING if methods.get(name).shares_batch])
 def sharing_method(request: pytest.FixtureRequest) -> str:
     """Name of a method whose rows may share a batch with rows of other adapters."""
     return str(request.param)

@@ -99,7 +99,9 @@ def test_versions_lie_one_behind_the_other(tokenizer: PreTrainedTokenizerFast) -
     found = encode(
         rows, tokenizer, max_length=50, insertions=[Insertion(Placement.at("prepend", 2, versions=3), FIRST)]
     )
-    assert [row.input_ids[:2] for row in found.rows] == [[FIRST + 2 * (i % 3), FIRST + 2 * (i % 3) + 1] for i in range(6)]
+    assert [row.input_ids[:2] for row in found.rows] == [
+        [FIRST + 2 * (i % 3), FIRST + 2 * (i % 3) + 1] for i in range(6)
+    ]
     assert found.rows[0].input_ids[2:] == found.rows[2].input_ids[2:] != found.rows[3].input_ids[2:]
     assert found.report.rows_kept == 2
 

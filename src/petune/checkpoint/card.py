@@ -29,7 +29,8 @@ def model_card(adapter: Adapter, base_name: str, training: Mapping[str, Any] | N
         f"# {method.title} on {base_name}",
         "",
     ]
-    lines.append(f"{adapter.num_parameters():,} numbers, trained with {method.title}.")
+    learned = "trained with" if method.trains else "none learned: chosen with"
+    lines.append(f"{adapter.num_parameters():,} numbers, {learned} {method.title}.")
     if method.paper is not None:
         lines.append(
             f"Method: {method.paper.authors} ({method.paper.year}), [{method.paper.title}]({method.paper.url})."

@@ -12,8 +12,8 @@ from transformers import GenerationConfig, StoppingCriteriaList
 from petune.data.batching import collate
 from petune.data.encoding import IGNORED, Encoded
 from petune.evaluation.options import GenerationOptions
-from petune.evaluation.prompts import encode_prompts
 from petune.evaluation.penalty import repetition_penalty
+from petune.evaluation.prompts import encode_prompts
 from petune.evaluation.runner import Runner, context_length, end_token_ids, evaluating, versions
 from petune.evaluation.stopping import StopText, decode, first_stop
 from petune.sites.routing import Routing

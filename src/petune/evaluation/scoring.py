@@ -46,8 +46,9 @@ class Choice:
 
 
 def distinct_labels(examples: Sequence[Example]) -> tuple[str, ...]:
-    """Return the distinct labels of classification rows, sorted."""
-    return tuple(sorted({example.choices_key for example in examples if example.choices_key is not None}))
+    """Return the distinct labels of classification rows, sorted; where a verbalizer has words for more, those too."""
+    found = {example.choices_key for example in examples if example.choices_key is not None}
+    return tuple(sorted(found.union(*(example.words for example in examples))))
 
 
 def check_labels(labels: Sequence[str]) -> None:
@@ -149,7 +150,7 @@ def _encode(runner: Runner, examples: Sequence[Example], labels: Sequence[str]) 
             example,
             segments=(
                 Segment(example.prompt, learned=False),
-                Segment(answer_lead(example) + label, learned=True),
+                Segment(answer_lead(example) + example.words.get(label, label), learned=True),
             ),
         )
         for example in examples

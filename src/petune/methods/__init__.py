@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 REGISTRY = {
     "bottleneck": "petune.methods.bottleneck:Bottleneck",
     "full": "petune.methods.full:FullFineTuning",
+    "hard_prompts": "petune.methods.hard_prompts:HardPrompts",
     "lora": "petune.methods.lora:LoRA",
     "p_tuning": "petune.methods.p_tuning:PTuning",
     "p_tuning_v2": "petune.methods.p_tuning_v2:PTuningV2",

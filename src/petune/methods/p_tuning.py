@@ -4,8 +4,8 @@ Paper: Liu, Zheng, Du, Ding, Qian, Yang, Tang: "GPT Understands, Too" (2021), ht
 
     h_i = MLP([LSTM_forward(e)_i ; LSTM_backward(e)_i])      or      h_i = MLP(e_i),      e [P, d] learned
 
-[h_1 .. h_P; X] takes the place of X, or a template says where they stand among X and other words. The network ties the virtual tokens to each other and eases training; afterwards
-it is dropped, and h alone is kept.
+[h_1 .. h_P; X] takes the place of X, or a template says where they stand among X and other words. The network ties the
+virtual tokens to each other and eases training; afterwards it is dropped, and h alone is kept.
 
 Where we differ: the authors start from whatever the fresh network computes (``prompt_init: random``). By default ours
 is started such that it computes the embeddings of sampled common tokens, by solving for its last layer.
@@ -41,7 +41,7 @@ class PTuningConfig(MethodConfig):
     """How many virtual tokens; where a template is given, as many as it has."""
 
     prompt_template: str | None = None
-    """Where they stand: `{p*3} {text} {p*3} the answer: {mask}`, with the row's prompt as text; before it if not given."""
+    """Where they stand: `{p*3} {text} {p*3} the answer: {mask}`, the row's prompt as text (default: in front of it)."""
 
     encoder_reparameterization_type: Literal["MLP", "LSTM", "none"] = "MLP"
     """The network: three linears, or a two-way LSTM and two linears; none: what is left after training."""
@@ -157,9 +157,7 @@ class LSTMEncoder(PromptEncoder):
         layers = config.encoder_num_layers or LSTM_LAYERS
         dropout = config.encoder_dropout if layers > 1 else 0.0
         with torch.random.fork_rng(devices=[]):  # it draws a start of its own
-            self.lstm_head = nn.LSTM(
-                hidden_size, width, layers, bidirectional=True, batch_first=True, dropout=dropout
-            )
+            self.lstm_head = nn.LSTM(hidden_size, width, layers, bidirectional=True, batch_first=True, dropout=dropout)
         draw(self.lstm_head, width**-0.5, generator)
         self.mlp_head = nn.Sequential(
             drawn_linear(2 * width, 2 * width, generator), nn.ReLU(), drawn_linear(2 * width, hidden_size, generator)

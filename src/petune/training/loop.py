@@ -16,6 +16,7 @@ from petune.adapted_model import AdaptedModel
 from petune.data.batching import answer_starts, collate, split_step
 from petune.data.encoding import IGNORED, Encoded
 from petune.errors import DivergedError, Interrupted
+from petune.evaluation.metrics import HIGHER_IS_WORSE
 from petune.sites.head import LabelLoss
 from petune.training import checkpoints
 from petune.training.adapter_run import AdapterRun
@@ -25,8 +26,6 @@ from petune.training.signals import StopSignals
 
 Evaluate = Callable[[AdapterRun], dict[str, float]]
 """Measures an adapter on its validation rows: metric name to value, ``loss`` among them."""
-
-HIGHER_IS_WORSE = ("loss", "perplexity")
 
 
 @final
