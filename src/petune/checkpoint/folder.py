@@ -32,7 +32,8 @@ def save_adapter(
 ) -> Path:
     """Write the attached adapter ``name`` (the only one, if not given) as a folder, for HF PEFT too where it can be.
 
-    What only training needs is left out. Each file is complete or absent, and ``petune.json``, written last, vouches for all of them.
+    What only training needs is left out. Each file is complete or absent, and ``petune.json``, written last, vouches for
+    all of them.
 
     Returns:
         The folder.
@@ -52,7 +53,9 @@ def save_adapter(
     content = manifest.Manifest(
         method=adapter.method.name,
         config=adapter.config.model_dump(mode="json"),
-        trained_config=None if adapter.trained_config == adapter.config else adapter.trained_config.model_dump(mode="json"),
+        trained_config=None
+        if adapter.trained_config == adapter.config
+        else adapter.trained_config.model_dump(mode="json"),
         base=manifest.BaseIdentity(name=base.name, revision=base.revision, fingerprint=base.fingerprint.to_dict()),
         digest=manifest.tensors_digest(tensors),
         files={file: manifest.file_digest(folder / file) for file in (*weight_files, *tokenizer_files)},

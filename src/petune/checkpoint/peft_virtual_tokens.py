@@ -86,7 +86,7 @@ class PromptTuningLayout(SoftPromptLayout):
             lambda _: True,
         ),
     }
-    _FIXED = {"prompt_tuning_init": "RANDOM"}
+    _FIXED: Mapping[str, Any] = {"prompt_tuning_init": "RANDOM"}
 
 
 @final
@@ -135,8 +135,9 @@ class PrefixTuningLayout(VirtualTokensLayout):
     }
 
     def expresses(self, config: MethodConfig) -> bool:
-        """PEFT knows no infix: it would show the prefix to every token."""
-        return config.model_dump().get("placement", "prefix") == "prefix"
+        """PEFT knows no infix and no gate: it would show the prefix to every token, in the one softmax."""
+        settings = config.model_dump()
+        return settings.get("placement", "prefix") == "prefix" and not settings.get("prefix_gate", False)
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
         """Return PEFT's fields of prefix tuning."""

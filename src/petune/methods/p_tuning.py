@@ -62,7 +62,8 @@ class PTuningConfig(MethodConfig):
             raise ValueError("prompt_init=text and prompt_init_text go together; give both or neither")
         if self.encoder_reparameterization_type != "LSTM" and (self.encoder_num_layers or self.encoder_dropout):
             raise ValueError(
-                "encoder_num_layers and encoder_dropout are the LSTM's; set encoder_reparameterization_type=LSTM with them"
+                "encoder_num_layers and encoder_dropout are the LSTM's; set encoder_reparameterization_type=LSTM with"
+                " them"
             )
         if self.encoder_reparameterization_type == "none" and self.encoder_hidden_size is not None:
             raise ValueError("encoder_hidden_size is the width of the network, and there is none; leave it out")
@@ -141,9 +142,7 @@ class LSTMEncoder(PromptEncoder):
         layers = config.encoder_num_layers or LSTM_LAYERS
         dropout = config.encoder_dropout if layers > 1 else 0.0
         with torch.random.fork_rng(devices=[]):  # it draws a start of its own
-            self.lstm_head = nn.LSTM(
-                hidden_size, width, layers, bidirectional=True, batch_first=True, dropout=dropout
-            )
+            self.lstm_head = nn.LSTM(hidden_size, width, layers, bidirectional=True, batch_first=True, dropout=dropout)
         draw(self.lstm_head, width**-0.5, generator)
         self.mlp_head = nn.Sequential(
             drawn_linear(2 * width, 2 * width, generator), nn.ReLU(), drawn_linear(2 * width, hidden_size, generator)
