@@ -9,7 +9,6 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 
-
 IMPOSSIBLE = {("bitfit", "llama"): "no biases"}
 """Pairs of a method and a tiny base that it refuses, and why; tests/methods holds each of them to its refusal."""
 
