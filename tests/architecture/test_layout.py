@@ -17,8 +17,11 @@ LONGEST_FUNCTION = 80
 TESTED_ELSEWHERE = {
     "adapted_model.py": "test_adapter.py",
     "backbone/demo.py": "backbone/test_pinned.py",
+    "checkpoint/peft_adaption_prompt.py": "methods/test_llama_adapter.py",
+    "checkpoint/peft_ia3.py": "methods/test_ia3.py",
     "checkpoint/peft_layout.py": "contract/test_hf_peft.py",
     "checkpoint/peft_lora.py": "contract/test_hf_peft.py",
+    "checkpoint/peft_names.py": "contract/test_hf_peft.py",
     "checkpoint/peft_virtual_tokens.py": "methods/test_prefix_tuning.py",
     "data/class_names.py": "data/test_hub.py",
     "data/contents.py": "data/test_loading.py",

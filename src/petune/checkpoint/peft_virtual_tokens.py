@@ -12,7 +12,6 @@ from petune.adapter import Adapter
 from petune.backbone.structure import Structure
 from petune.checkpoint.peft_layout import CONFIG_FILE, DESCRIPTIVE, WEIGHTS_FILE, Layout, Rule, neutral
 from petune.errors import AdapterFormatError
-from petune.methods.config import MethodConfig
 
 
 class VirtualTokensLayout(Layout, ABC):
@@ -134,9 +133,9 @@ class PrefixTuningLayout(VirtualTokensLayout):
         **dict.fromkeys(("encoder_hidden_size", "init_weights", "prefix_projection"), lambda _: True),
     }
 
-    def expresses(self, config: MethodConfig) -> bool:
-        """PEFT knows no infix and no gate: it would show the prefix to every token, in the one softmax."""
-        settings = config.model_dump()
+    def fits(self, adapter: Adapter, structure: Structure) -> bool:
+        """Say whether it is a plain prefix: PEFT would show an infix to every token, and knows no gate."""
+        settings = adapter.config.model_dump()
         return settings.get("placement", "prefix") == "prefix" and not settings.get("prefix_gate", False)
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:

@@ -100,9 +100,7 @@ class LlamaAdapter(Method[LlamaAdapterConfig]):
         """Return one slot for each attention of the upper layers."""
         chosen = _upper(target.structure, config.adapter_layers)
         if not chosen:
-            raise TargetError(
-                "this base has no attention modules for the prompts; methods that change outputs work"
-            )
+            raise TargetError("this base has no attention modules for the prompts; methods that change outputs work")
         made = projections(target.model, target.structure, chosen)
         return {a.path: LlamaAdapterSlot(made[a.path], a.num_heads, config, target.generator) for a in chosen}
 
