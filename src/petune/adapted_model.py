@@ -25,7 +25,7 @@ from petune.sites.weights import WeightSlot
 
 @dataclass(frozen=True, slots=True)
 class _Merged:
-    """What unmerging brings back: the base's weights by path, and whether rows went through the adapter."""
+    """What unmerging brings back: the base's parameters by path, and whether rows went through the adapter."""
 
     originals: dict[str, Tensor]
     was_active: bool
@@ -253,36 +253,51 @@ class AdaptedModel(nn.Module):
         adapter = self.adapter(name)
         if name in self._merged:
             raise ConfigError(f"'{name}' is merged already")
-        originals: dict[str, Tensor] = {}
         merged: dict[str, Tensor] = {}
         for path, slot in adapter.slots.items():
             if isinstance(slot, WeightSlot):
                 continue  # its value stands in for the base's weight already
             if not isinstance(slot, OutputSlot):
                 raise ConfigError(f"{adapter.method.title} adds to activations, not to weights, so it cannot be merged")
-            weight = self._model.get_submodule(path).get_parameter("weight")
-            merged[path] = self._merged_weight(adapter, path, slot, weight)
-            originals[path] = weight.detach()
-        for path, value in merged.items():
-            module = self._model.get_submodule(path)
-            module._parameters["weight"] = nn.Parameter(value, requires_grad=False)
+            merged |= self._merged_parameters(adapter, path, slot)
+        originals = {path: self._model.get_parameter(path).detach() for path in merged}
+        self._set_parameters(merged)
         self._sites.base_changed()
         self._merged[name] = _Merged(originals, name in self._active)
         self.activate(*(n for n in self._active if n != name))
 
-    def _merged_weight(self, adapter: Adapter, path: str, slot: OutputSlot, weight: nn.Parameter) -> Tensor:
-        transposed = isinstance(self._model.get_submodule(path), Conv1D)
-        wide = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
-        value = slot.merged_weight(wide.t() if transposed else wide)
-        if value is None:
+    def _merged_parameters(self, adapter: Adapter, path: str, slot: OutputSlot) -> dict[str, Tensor]:
+        """Return the parameters of the module at ``path``, by their paths, that differ with ``slot`` merged in."""
+        module = self._model.get_submodule(path)
+        transposed = isinstance(module, Conv1D)
+        weight = _wide(module.get_parameter("weight"))
+        weight = weight.t() if transposed else weight
+        new = slot.merged_weight(weight)
+        if new is None:
             raise ConfigError(f"{adapter.method.title} changes activations, not weights, so it cannot be merged")
-        shared = [n for n, p in self._model.named_parameters(remove_duplicate=False) if p is weight]
+        changed = {} if new is weight else {"weight": new.t() if transposed else new}
+        if module._parameters.get("bias") is not None:
+            bias = _wide(module.get_parameter("bias"))
+            new = slot.merged_bias(bias)
+            changed |= {} if new is bias else {"bias": new}
+        for name in changed:
+            self._require_unshared(path, name)
+        dtypes = {name: module.get_parameter(name).dtype for name in changed}
+        return {f"{path}.{name}": value.to(dtypes[name]).contiguous() for name, value in changed.items()}
+
+    def _require_unshared(self, path: str, name: str) -> None:
+        parameter = self._model.get_submodule(path).get_parameter(name)
+        shared = [n for n, p in self._model.named_parameters(remove_duplicate=False) if p is parameter]
         if len(shared) > 1:
             raise ConfigError(
-                f"'{path}' shares its weight with {', '.join(n for n in shared if n != f'{path}.weight')}: merging"
+                f"'{path}' shares its {name} with {', '.join(n for n in shared if n != f'{path}.{name}')}: merging"
                 " would change both. Leave it out with exclude_modules, or use the adapter unmerged"
             )
-        return (value.t() if transposed else value).to(weight.dtype).contiguous()
+
+    def _set_parameters(self, values: dict[str, Tensor]) -> None:
+        for path, value in values.items():
+            owner, _, name = path.rpartition(".")
+            self._model.get_submodule(owner)._parameters[name] = nn.Parameter(value, requires_grad=False)
 
     def unmerge(self, name: str) -> None:
         """Give the base its own weights back, bit for bit, and let the adapter act as before merging.
@@ -297,8 +312,7 @@ class AdaptedModel(nn.Module):
             raise ConfigError(f"'{last}' was merged after '{name}': unmerge '{last}' first")
         merged = self._merged.pop(name)
         self._sites.base_changed()
-        for path, weight in merged.originals.items():
-            self._model.get_submodule(path)._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
+        self._set_parameters(merged.originals)
         if merged.was_active:
             self.activate(*self._active, name)
 
@@ -314,3 +328,8 @@ class AdaptedModel(nn.Module):
 
 def _stacks(rows: Sequence[str | Sequence[str] | None]) -> list[Stack]:
     return [() if row is None else (row,) if isinstance(row, str) else tuple(row) for row in rows]
+
+
+def _wide(parameter: Tensor) -> Tensor:
+    """Return a parameter in fp32, or in its own precision where that is wider."""
+    return parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))

@@ -99,7 +99,7 @@ def test_the_base_s_own_folder_is_refused(
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
-@pytest.mark.parametrize("method", ["bottleneck", "prefix_tuning", "prompt_tuning"])
+@pytest.mark.parametrize("method", ["bottleneck", "llama_adapter", "prefix_tuning", "prompt_tuning"])
 def test_what_adds_to_activations_cannot_be_merged(
     method: str, adapted: Callable[[str, str], AdaptedModel], token_ids: Callable[..., Tensor], tmp_path: Path
 ) -> None:

@@ -6,17 +6,18 @@ from typing import Any
 import yaml
 
 from petune.adapter import Adapter
+from petune.backbone.base import Base
 from petune.checkpoint.peft import MODEL_LAYOUT, layout_of
 
 FILE_NAME = "README.md"
 
 
-def model_card(adapter: Adapter, base_name: str, training: Mapping[str, Any] | None) -> str:
+def model_card(adapter: Adapter, base: Base, training: Mapping[str, Any] | None) -> str:
     """Return the Markdown of the card: what was trained, on which base, how to load it here and with HF PEFT."""
     method = adapter.method
-    in_peft = layout_of(adapter) is not None
+    in_peft = layout_of(adapter, base.structure) is not None
     front = {
-        "base_model": base_name,
+        "base_model": base.name,
         "library_name": "peft" if in_peft else "transformers" if method.name in MODEL_LAYOUT else "petune",
         "pipeline_tag": "text-generation",
         "tags": ["petune", method.name],
@@ -26,7 +27,7 @@ def model_card(adapter: Adapter, base_name: str, training: Mapping[str, Any] | N
         yaml.safe_dump(front, sort_keys=True).strip(),
         "---",
         "",
-        f"# {method.title} on {base_name}",
+        f"# {method.title} on {base.name}",
         "",
     ]
     learned = "trained with" if method.trains else "none learned: chosen with"

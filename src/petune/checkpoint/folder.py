@@ -32,7 +32,8 @@ def save_adapter(
 ) -> Path:
     """Write the attached adapter ``name`` (the only one, if not given) as a folder, for HF PEFT too where it can be.
 
-    What only training needs is left out. Each file is complete or absent, and ``petune.json``, written last, vouches for all of them.
+    What only training needs is left out. Each file is complete or absent, and ``petune.json``, written last, vouches for
+    all of them.
 
     Returns:
         The folder.
@@ -48,11 +49,13 @@ def save_adapter(
         weight_files, tensors = _save_model(model, adapter, folder)
     else:
         weight_files, tensors = _save_tensors(adapter, base, folder)
-    write_text(folder / card.FILE_NAME, card.model_card(adapter, base.name, training))
+    write_text(folder / card.FILE_NAME, card.model_card(adapter, base, training))
     content = manifest.Manifest(
         method=adapter.method.name,
         config=adapter.config.model_dump(mode="json"),
-        trained_config=None if adapter.trained_config == adapter.config else adapter.trained_config.model_dump(mode="json"),
+        trained_config=None
+        if adapter.trained_config == adapter.config
+        else adapter.trained_config.model_dump(mode="json"),
         base=manifest.BaseIdentity(name=base.name, revision=base.revision, fingerprint=base.fingerprint.to_dict()),
         digest=manifest.tensors_digest(tensors),
         files={file: manifest.file_digest(folder / file) for file in (*weight_files, *tokenizer_files)},
@@ -159,14 +162,14 @@ def _require_adapter(folder: Path) -> None:
 
 def _save_tensors(adapter: Adapter, base: Base, folder: Path) -> tuple[list[str], dict[str, Tensor]]:
     """Write the adapter's own tensors: as PEFT spells them where it has the method, else under our names."""
-    layout = peft.layout_of(adapter)
+    layout = peft.layout_of(adapter, base.structure)
     if layout is None:
         tensors = {name: tensor.cpu().contiguous() for name, tensor in adapter.tensors().items()}
     else:
         tensors = peft.to_tensors(layout, adapter, base.structure)
     write_file(folder / peft.WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     if layout is None:
-        (folder / peft.CONFIG_FILE).unlink(missing_ok=True)  # of another adapter: PEFT would read this one by it
+        (folder / peft.CONFIG_FILE).unlink(missing_ok=True)  # one of an earlier adapter would speak for this one
         return [peft.WEIGHTS_FILE], tensors
     write_text(folder / peft.CONFIG_FILE, peft.to_json(layout, adapter, base.structure, base.name, base.revision))
     return [peft.WEIGHTS_FILE, peft.CONFIG_FILE], tensors
@@ -175,7 +178,9 @@ def _save_tensors(adapter: Adapter, base: Base, folder: Path) -> tuple[list[str]
 def _read_tensors(folder: Path, adapter: Adapter, base: Base, files: Iterable[str]) -> dict[str, Tensor]:
     if adapter.method.name in peft.MODEL_LAYOUT:
         return _read_model_tensors(folder, adapter, files)
-    tensors, layout = _read_file(folder / peft.WEIGHTS_FILE), peft.layout_of(adapter)
+    tensors = _read_file(folder / peft.WEIGHTS_FILE)
+    in_peft_layout = not files or peft.CONFIG_FILE in files
+    layout = peft.LAYOUTS.get(adapter.method.name) if in_peft_layout else None
     return tensors if layout is None else layout.from_file(tensors, base.structure)
 
 

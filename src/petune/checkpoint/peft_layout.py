@@ -12,7 +12,6 @@ from torch import Tensor
 
 from petune.adapter import Adapter
 from petune.backbone.structure import Structure
-from petune.methods.config import MethodConfig
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -41,8 +40,8 @@ class Layout(ABC):
 
     peft_type: str
 
-    def expresses(self, config: MethodConfig) -> bool:
-        """Say whether PEFT computes the same from its files as an adapter with these settings."""
+    def fits(self, adapter: Adapter, structure: Structure) -> bool:
+        """Say whether PEFT can express ``adapter``; if not, it is written under our own names."""
         return True
 
     @abstractmethod

@@ -82,7 +82,8 @@ class PTuningConfig(MethodConfig):
             raise ValueError("prompt_init=text and prompt_init_text go together; give both or neither")
         if self.encoder_reparameterization_type != "LSTM" and (self.encoder_num_layers or self.encoder_dropout):
             raise ValueError(
-                "encoder_num_layers and encoder_dropout are the LSTM's; set encoder_reparameterization_type=LSTM with them"
+                "encoder_num_layers and encoder_dropout are the LSTM's; set encoder_reparameterization_type=LSTM with"
+                " them"
             )
         if self.encoder_reparameterization_type == "none" and self.encoder_hidden_size is not None:
             raise ValueError("encoder_hidden_size is the width of the network, and there is none; leave it out")
