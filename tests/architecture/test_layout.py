@@ -26,6 +26,7 @@ TESTED_ELSEWHERE = {
     "data/class_names.py": "data/test_hub.py",
     "data/contents.py": "data/test_loading.py",
     "data/rendering.py": "data/test_chat.py",
+    "data/tokens.py": "data/test_insertion.py",
     "data/rows.py": "data/test_reading.py",
     "data/text_files.py": "data/test_json_files.py",
     "evaluation/prompts.py": "evaluation/test_generate.py",
@@ -40,6 +41,8 @@ TESTED_ELSEWHERE = {
     "training/loop.py": "training/test_run.py",
     "training/optimizer.py": "training/test_optimizer_and_schedule.py",
     "training/options.py": "training/test_recipe.py",
+    "training/result.py": "training/test_run.py",
+    "training/run_data.py": "training/test_run.py",
 }
 
 

@@ -144,7 +144,7 @@ def test_rows_of_text_are_judged_by_loss_or_by_what_is_generated(
     [
         ({"templates": ["{{ text }} so", "{{ txt }}"]}, DataError, r"slot 'txt', which is no column\. Did you mean"),
         ({"templates": ["{{ text"]}, DataError, "--template line 1"),
-        ({"verbalizers": [{"pos": "good", "negg": "bad"}]}, DataError, r"'neg' has no word in the verbalizer; .*Did you mean 'negg'"),
+        ({"verbalizers": [{"pos": "good", "negg": "bad"}]}, DataError, r"'neg' has no word .*Did you mean 'negg'\?"),
         ({"verbalizers": [{"pos": "good", "neg": "good"}]}, DataError, "'good' stands for two labels"),
         ({"verbalizers": [{"pos": "good"}]}, DataError, "a word for each of at least two labels"),
         ({"selection_metric": "acuracy"}, ConfigError, "unknown metric 'acuracy'"),

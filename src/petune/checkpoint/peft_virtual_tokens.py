@@ -57,11 +57,10 @@ class SoftPromptLayout(VirtualTokensLayout, ABC):
     _FIXED: Mapping[str, Any] = {}
     """Fields of the method that are written."""
 
-    def expresses(self, config: MethodConfig) -> bool:
-        """PEFT puts one prompt in front of everything, and knows nothing else."""
-        settings = config.model_dump()
-        one = settings.get("num_prompts", 1) == 1 and settings.get("prompt_template") is None
-        return one and settings.get("placement", "prepend") == "prepend"
+    def fits(self, adapter: Adapter, structure: Structure) -> bool:
+        """Say whether it is one prompt in front of everything: PEFT knows nothing else."""
+        placement = adapter.placement
+        return placement is None or (placement.before_special and placement.versions == 1)
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
         """Return PEFT's fields."""
