@@ -78,7 +78,7 @@ def test_recipe_trains(
         model = save_tiny("llama", max_position_embeddings=1024, num_hidden_layers=1)
     recipe = Recipe.read(path, {"model": model, "output_dir": str(tmp_path / "out"), "max_steps": 2})
     result = petune.train(recipe)
-    assert result.steps == 2
+    assert result.steps == (0 if result.candidates else 2)
     assert 0 <= result.eval_metrics["accuracy"] <= 1
     assert petune.load(result.output_dir).active == ("default",)
 
