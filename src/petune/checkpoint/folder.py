@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -97,9 +97,7 @@ def load_adapter(
         adapter = build_adapter(method, options, base.model, base.structure, name=name)
     except ConfigError as error:
         raise AdapterFormatError(f"{folder} does not fit this base: {error}") from error
-    files = content.files if content is not None else ()
-    tensors = _read_tensors(folder, adapter, base, files)
-    adapter.load_tensors(tensors)
+    adapter.load_tensors(_read_tensors(folder, adapter, base, content))
     adapter.data_format = content.data_format if content is not None else {}
     adapter.set_trainable(False)
     return adapter
@@ -167,12 +165,28 @@ def _save_tensors(adapter: Adapter, base: Base, folder: Path) -> tuple[list[str]
     return [peft.WEIGHTS_FILE, peft.CONFIG_FILE], tensors
 
 
-def _read_tensors(folder: Path, adapter: Adapter, base: Base, files: Iterable[str]) -> dict[str, Tensor]:
+def _read_tensors(
+    folder: Path, adapter: Adapter, base: Base, content: manifest.Manifest | None
+) -> dict[str, Tensor]:
+    """Return the adapter's tensors under our names, compared with the manifest where there is one."""
     method = adapter.method.name
     if method in peft.MODEL_LAYOUT:
-        return _read_model_tensors(folder, adapter, files)
-    tensors = _read_file(folder / peft.WEIGHTS_FILE)
+        tensors = _read_model_tensors(folder, adapter, content.files if content is not None else ())
+    else:
+        tensors = _read_file(folder / peft.WEIGHTS_FILE)
+    if content is not None:
+        _check_digest(content, tensors, folder)
     return peft.LAYOUTS[method].from_file(tensors, base.structure) if method in peft.LAYOUTS else tensors
+
+
+def _check_digest(content: manifest.Manifest, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    actual = manifest.tensors_digest(tensors)
+    if actual != content.digest:
+        weights = ", ".join(sorted(name for name in content.files if name.endswith(".safetensors")))
+        raise AdapterFormatError(
+            f"{folder} does not hold the tensors that were saved: {weights} has digest {actual[:19]}...,"
+            f" {manifest.FILE_NAME} says {content.digest[:19]}...; restore both from one copy"
+        )
 
 
 def _read_model_tensors(folder: Path, adapter: Adapter, files: Iterable[str]) -> dict[str, Tensor]:

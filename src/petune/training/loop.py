@@ -1,8 +1,6 @@
 """The training loop: one for every method, over a list of adapters on one base."""
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +18,7 @@ from petune.sites.head import LabelLoss
 from petune.training import checkpoints
 from petune.training.adapter_run import AdapterRun
 from petune.training.events import Evaluated, Listeners, Plan, Step
+from petune.training.memory import peak_memory
 from petune.training.options import TrainingOptions
 from petune.training.signals import StopSignals
 
@@ -220,11 +219,3 @@ class Loop:
 
 def _num_labels(row: Encoded) -> int:
     return sum(label != IGNORED for label in row.labels[1:])
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the most bytes held so far: on CUDA by tensors, on CPU by the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

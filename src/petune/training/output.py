@@ -8,15 +8,14 @@ from petune.backbone.base import Base
 from petune.checkpoint import card, manifest, peft
 from petune.checkpoint.durable import explained
 from petune.errors import OutputFolderError
-from petune.training import checkpoints, records
+from petune.training import checkpoints, recipe, records
 
-RECIPE_FILE = "recipe.yaml"
 REPORT_FILE = "data_report.json"
 RESULTS_FILE = "train_results.json"
 
 _OURS = frozenset(
     {
-        RECIPE_FILE,
+        recipe.FILE_NAME,
         REPORT_FILE,
         RESULTS_FILE,
         records.METRICS_FILE,

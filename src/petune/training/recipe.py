@@ -19,6 +19,9 @@ from petune.errors import ConfigError, nearest
 from petune.methods.config import MethodConfig, explain
 from petune.training.options import TrainingOptions
 
+FILE_NAME = "recipe.yaml"
+"""Under this name every run keeps its recipe."""
+
 # Keys that may change when a run goes on: where it runs and what it reports, not what it computes.
 FREE_ON_RESUME = frozenset(
     {

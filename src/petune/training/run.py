@@ -38,7 +38,9 @@ from petune.evaluation.scoring import distinct_labels
 from petune.training import checkpoints, output, records
 from petune.training.adapter_run import AdapterRun
 from petune.training.events import Listener, Listeners
-from petune.training.loop import Evaluate, Loop, peak_memory
+from petune.training.loop import Evaluate, Loop
+from petune.training.memory import peak_memory
+from petune.training.recipe import FILE_NAME as RECIPE_FILE
 from petune.training.recipe import Recipe
 from petune.training.recomputation import gradient_checkpointing
 
@@ -191,7 +193,7 @@ def _require_trackers(trackers: Sequence[str]) -> None:
 
 def _checkpoint_to_resume(folder: Path, recipe: Recipe) -> checkpoints.Checkpoint:
     _, checkpoint = checkpoints.newest(folder)
-    differences = Recipe.read(folder / output.RECIPE_FILE).differences(recipe)
+    differences = Recipe.read(folder / RECIPE_FILE).differences(recipe)
     if differences:
         raise CheckpointError(
             f"{folder} was trained with other settings: {'; '.join(differences)}. Resume with the same ones"
@@ -244,7 +246,7 @@ def data_format(options: DataOptions, examples: ExampleSet) -> dict[str, Any]:
 
 
 def _record_start(recipe: Recipe, folder: Path, data: _Data) -> None:
-    write_text(folder / output.RECIPE_FILE, recipe.to_yaml())
+    write_text(folder / RECIPE_FILE, recipe.to_yaml())
     reports = {"train": data.rows.report.to_dict()}
     if data.eval_report is not None:
         reports["eval"] = data.eval_report.to_dict()
