@@ -102,6 +102,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def listed_files(folder: Path) -> tuple[str, ...]:
+    """Return the names of the files that the folder's manifest lists, as it stands; none where there is no manifest."""
+    try:
+        files = read_json(folder / FILE_NAME).get("files")
+    except AdapterFormatError:
+        return ()
+    return tuple(name for name in files if Path(name).name == name) if isinstance(files, dict) else ()
+
+
 def read_manifest(folder: Path) -> Manifest | None:
     """Return the folder's manifest, or None where it has none; every file it lists must be as it was written.
 

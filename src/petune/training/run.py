@@ -125,6 +125,7 @@ def train(
     for metric in options.metrics:
         resolve_metric(metric)
     checked = check_files(options, seed=options.seed)
+    output.refuse_base_folder(folder, options.model if base is None else base.name)
     output.prepare(folder, resume=resume, overwrite=overwrite)
     checkpoint = _checkpoint_to_resume(folder, recipe) if resume else None
     if base is None:
@@ -135,7 +136,6 @@ def train(
             revision=options.revision,
             trust_remote_code=trust_remote_code,
         )
-    output.refuse_base_folder(folder, base)
     data = _encode(checked, recipe, base)
     if on_data is not None:
         on_data(data.rows.report, data.eval_report)
@@ -145,6 +145,8 @@ def train(
         run = AdapterRun(model.adapter("default"), data.rows.rows, options, base)
         if checkpoint is not None:
             run.restore(checkpoint)
+        if overwrite:
+            output.clear(folder)
         _record_start(recipe, folder, data)
         _optimise(recipe, run, model, data, listeners)
     result = TrainingResult(
