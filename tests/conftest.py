@@ -119,6 +119,12 @@ def build_model(architecture: str, seed: int, dtype: torch.dtype, **changes: Any
     return model.to(dtype).eval()
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what petune caches out of the user's folder."""
+    monkeypatch.setenv("PETUNE_HOME", str(tmp_path_factory.getbasetemp() / "petune-home"))
+
+
 @pytest.fixture
 def tiny_model() -> Callable[..., PreTrainedModel]:
     """Build a random model: ``tiny_model("llama", seed=0, dtype=torch.float32, **config_changes)``."""

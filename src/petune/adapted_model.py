@@ -76,6 +76,11 @@ class AdaptedModel(nn.Module):
         """The adapters that every row goes through unless it is routed otherwise."""
         return self._active
 
+    @property
+    def virtual_tokens(self) -> int:
+        """How many of the model's positions the active adapters take in front of the input."""
+        return sum(self.adapters[name].virtual_tokens for name in self._active)
+
     def forward(self, **inputs: Any) -> Any:
         """Run the base, adapters included; takes and returns what the transformers model does."""
         return self.model(**inputs)

@@ -8,7 +8,7 @@ import pytest
 
 from petune.backbone.base import Base
 from petune.errors import ConfigError, DataError, OutputFolderError, TargetError
-from petune.training.output import clear, prepare
+from petune.training.output import clear, prepare, refuse_base_folder
 from petune.training.run import train
 
 
@@ -94,6 +94,14 @@ def test_the_base_s_own_folder_is_refused_before_anything_is_removed(
     with pytest.raises(OutputFolderError, match=r"is the base model's own folder; give another --output-dir"):
         train(keys(max_steps=1, model=str(folder)), overwrite=True)
     assert (folder / "model.safetensors").is_file()
+
+
+def test_the_demo_model_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()
+    refuse_base_folder(Path("demo"), "demo")
+    with pytest.raises(OutputFolderError, match="base model's own folder"):
+        refuse_base_folder(Path("demo"), "./demo")
 
 
 def test_going_on_and_beginning_anew_contradict_each_other(tmp_path: Path) -> None:

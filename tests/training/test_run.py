@@ -101,7 +101,7 @@ def test_best_evaluation_is_kept_and_restored(
         return lambda _: {"loss": next(losses)}
 
     monkeypatch.setattr(run, "_evaluation", evaluation)
-    options = keys(max_steps=6, eval_steps=1, save_total_limit=1)
+    options = keys(max_steps=6, eval_steps=1, save_total_limit=1, validation_split=2)
     result = train(options, base=tiny_base())
     assert checkpoints.steps_in(tmp_path / "run") == [2, 6]
     best = checkpoints.load(tmp_path / "run" / "checkpoint-2").masters
@@ -133,7 +133,7 @@ def test_early_stopping(
     monkeypatch.setattr(run, "_evaluation", lambda *_: lambda _: {metric: next(measured)})
     options = keys(
         max_steps=6, eval_steps=1, metric_for_best_model=metric, metrics=[] if metric == "loss" else [metric],
-        early_stopping_patience=patience, load_best_model_at_end=False,
+        early_stopping_patience=patience, load_best_model_at_end=False, validation_split=2,
     )  # fmt: skip
     assert train(options, base=tiny_base()).steps == steps
 
@@ -166,7 +166,7 @@ def test_bad_input_is_told_before_anything_loads(tmp_path: Path, keys: Callable[
     with pytest.raises(DataError, match=r"no-such\.jsonl"):
         train(keys(model=nowhere, data=str(tmp_path / "no-such.jsonl")))
     with pytest.raises(ConfigError, match=r"unknown metric 'acuracy'; .*Did you mean 'accuracy'"):
-        train(keys(model=nowhere, metrics=["acuracy"]))
+        train(keys(model=nowhere, metrics=["acuracy"], validation_split=2))
     (tmp_path / "file").touch()
     with pytest.raises(OutputFolderError, match=r"file is a file; give a folder"):
         train(keys(model=nowhere, output_dir=str(tmp_path / "file")))
@@ -182,6 +182,7 @@ def test_output_into_the_base_is_refused(
     tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any]
 ) -> None:
     made = tiny_base()
+    (tmp_path / "run").mkdir()
     base = Base.from_model(made.model, made.tokenizer, name=str(tmp_path / "run"))
     with pytest.raises(OutputFolderError, match="base model's own folder"):
         train(keys(), base=base)

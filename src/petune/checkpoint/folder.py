@@ -165,9 +165,7 @@ def _save_tensors(adapter: Adapter, base: Base, folder: Path) -> tuple[list[str]
     return [peft.WEIGHTS_FILE, peft.CONFIG_FILE], tensors
 
 
-def _read_tensors(
-    folder: Path, adapter: Adapter, base: Base, content: manifest.Manifest | None
-) -> dict[str, Tensor]:
+def _read_tensors(folder: Path, adapter: Adapter, base: Base, content: manifest.Manifest | None) -> dict[str, Tensor]:
     """Return the adapter's tensors under our names, compared with the manifest where there is one."""
     method = adapter.method.name
     if method in peft.MODEL_LAYOUT:

@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import final
 
-import torch
 from accelerate import Accelerator
 from torch import nn
 
 from petune.adapted_model import AdaptedModel
 from petune.data.batching import collate, split_step
 from petune.data.encoding import IGNORED, Encoded
-from petune.errors import DivergedError, Interrupted
+from petune.errors import ConfigError, DivergedError, Interrupted
 from petune.sites.head import LabelLoss
 from petune.training import checkpoints
 from petune.training.adapter_run import AdapterRun
@@ -182,7 +181,12 @@ class Loop:
 
     def _judge(self, run: AdapterRun, metrics: dict[str, float]) -> None:
         """Note an evaluation, and whether it is the best so far."""
-        progress, key = run.progress, self._options.metric_for_best_model
+        progress = run.progress
+        key = self._options.metric_for_best_model.rpartition(":")[2]  # a user's own goes by its function's name
+        if key not in metrics:
+            raise ConfigError(
+                f"metric_for_best_model is '{key}', which is not measured; measured are {', '.join(metrics)}"
+            )
         value = -metrics[key] if key in HIGHER_IS_WORSE else metrics[key]
         better = math.isfinite(value) and (progress.best_value is None or value > progress.best_value)
         if better:

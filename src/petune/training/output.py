@@ -73,7 +73,8 @@ def refuse_base_folder(folder: Path, base: str) -> None:
     Raises:
         OutputFolderError: they are the same folder.
     """
-    if Path(base).is_dir() and folder.resolve() == Path(base).resolve():
+    place = Path(base).expanduser()
+    if base != "demo" and place.is_dir() and folder.resolve() == place.resolve():
         raise OutputFolderError(f"{folder} is the base model's own folder; give another --output-dir")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self, final
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from petune import methods
 from petune.data.options import DataOptions
@@ -36,6 +36,9 @@ FREE_ON_RESUME = frozenset(
 )
 
 
+_OF_VALIDATION = ("eval_steps", "metrics", "metric_for_best_model", "early_stopping_patience")
+
+
 class RunOptions(DataOptions, TrainingOptions):
     """The keys of a recipe that do not depend on the method."""
 
@@ -56,6 +59,19 @@ class RunOptions(DataOptions, TrainingOptions):
 
     output_dir: str = Field(default="outputs/petune", min_length=1)
     """Folder for the adapter, the checkpoints and the records of the run."""
+
+    @model_validator(mode="after")
+    def _validation_has_rows(self) -> Self:
+        if self.eval_data is not None or self.validation_split is not None:
+            return self
+        fields = type(self).model_fields
+        idle = [name for name in _OF_VALIDATION if getattr(self, name) != fields[name].default]
+        if idle:
+            raise ValueError(
+                f"without validation rows {', '.join(idle)} would do nothing; give eval_data, or validation_split (such"
+                " as 0.1 for a tenth of the rows)"
+            )
+        return self
 
 
 @final

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final, get_args
+from typing import Any, final
 
 import torch
 from accelerate import Accelerator
@@ -19,22 +19,17 @@ from accelerate.utils import (
 )
 
 from petune.adapted_model import AdaptedModel
-from petune.adapter import create_adapter
+from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base, load_base
 from petune.checkpoint.durable import write_text
 from petune.checkpoint.folder import save_adapter
-from petune.data.encoding import EncodedSet, encode, resolve_max_length
-from petune.data.examples import ExampleSet
-from petune.data.loading import CheckedData, check_files, render_examples
-from petune.data.options import FORMAT_FIELDS, DataOptions, LayoutName
+from petune.data.loading import check_files
+from petune.data.options import DataOptions
 from petune.data.report import DataReport
 from petune.errors import CheckpointError, ConfigError, MissingExtraError
 from petune.evaluation.evaluate import evaluate
 from petune.evaluation.metrics import resolve_metric
 from petune.evaluation.options import EvaluationOptions
-from petune.evaluation.predict import are_choices
-from petune.evaluation.runner import context_length
-from petune.evaluation.scoring import distinct_labels
 from petune.training import checkpoints, output, records
 from petune.training.adapter_run import AdapterRun
 from petune.training.events import Listener, Listeners
@@ -43,6 +38,7 @@ from petune.training.memory import peak_memory
 from petune.training.recipe import FILE_NAME as RECIPE_FILE
 from petune.training.recipe import Recipe
 from petune.training.recomputation import gradient_checkpointing
+from petune.training.rows import RunRows, data_format, encode_rows
 
 _TRACKERS = {
     "tensorboard": is_tensorboard_available,
@@ -136,10 +132,11 @@ def train(
             revision=options.revision,
             trust_remote_code=trust_remote_code,
         )
-    data = _encode(checked, recipe, base)
+    adapter = _fresh_adapter(recipe, base)
+    data = encode_rows(checked, options, base, virtual_tokens=adapter.virtual_tokens)
     if on_data is not None:
         on_data(data.rows.report, data.eval_report)
-    model = _start(recipe, base, data)
+    model = _attached(adapter, base, options, data)
     began = time.perf_counter()
     with _detached_on_error(model):
         run = AdapterRun(model.adapter("default"), data.rows.rows, options, base)
@@ -163,20 +160,6 @@ def train(
     write_text(folder / output.RESULTS_FILE, json.dumps(summary, indent=2) + "\n")
     save_adapter(model, folder, training=summary)
     return result
-
-
-@dataclass(frozen=True, slots=True)
-class _Data:
-    """Encoded training rows; encoded and rendered validation rows, where there are any."""
-
-    examples: ExampleSet
-    rows: EncodedSet
-    eval_rows: EncodedSet | None
-    eval_examples: ExampleSet | None
-
-    @property
-    def eval_report(self) -> DataReport | None:
-        return None if self.eval_rows is None else self.eval_rows.report
 
 
 def _as_recipe(recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str]) -> Recipe:
@@ -204,23 +187,12 @@ def _checkpoint_to_resume(folder: Path, recipe: Recipe) -> checkpoints.Checkpoin
     return checkpoint
 
 
-def _encode(checked: CheckedData, recipe: Recipe, base: Base) -> _Data:
-    options = recipe.run
-    assert checked.train is not None
-    length = resolve_max_length(options.max_length, base.tokenizer, model_limit=context_length(base.model))
-    examples = render_examples(checked.train, options, base.tokenizer)
-    rows = encode(examples, base.tokenizer, max_length=length, overlong=options.overlong)
-    if checked.eval is None:
-        return _Data(examples, rows, None, None)
-    eval_examples = render_examples(checked.eval, options, base.tokenizer)
-    eval_rows = encode(eval_examples, base.tokenizer, max_length=length, overlong=options.overlong)
-    return _Data(examples, rows, eval_rows, eval_examples)
+def _fresh_adapter(recipe: Recipe, base: Base) -> Adapter:
+    torch.manual_seed(recipe.run.seed)
+    return create_adapter(base, recipe.run.method, seed=recipe.run.seed, **recipe.method.model_dump())
 
 
-def _start(recipe: Recipe, base: Base, data: _Data) -> AdaptedModel:
-    options = recipe.run
-    torch.manual_seed(options.seed)
-    adapter = create_adapter(base, options.method, seed=options.seed, **recipe.method.model_dump())
+def _attached(adapter: Adapter, base: Base, options: DataOptions, data: RunRows) -> AdaptedModel:
     adapter.data_format = data_format(options, data.examples)
     adapter.set_trainable(True)
     return AdaptedModel(base, [adapter])
@@ -237,17 +209,7 @@ def _detached_on_error(model: AdaptedModel) -> Iterator[None]:
         raise
 
 
-def data_format(options: DataOptions, examples: ExampleSet) -> dict[str, Any]:
-    """Return how the rows became text, for the adapter to remember, and the label words of classification rows."""
-    form: dict[str, Any] = {name: getattr(options, name) for name in FORMAT_FIELDS}
-    if examples.layout in get_args(LayoutName):  # what auto found
-        form["layout"] = examples.layout
-    if are_choices(examples):
-        form["labels"] = list(distinct_labels(examples))
-    return form
-
-
-def _record_start(recipe: Recipe, folder: Path, data: _Data) -> None:
+def _record_start(recipe: Recipe, folder: Path, data: RunRows) -> None:
     write_text(folder / RECIPE_FILE, recipe.to_yaml())
     reports = {"train": data.rows.report.to_dict()}
     if data.eval_report is not None:
@@ -255,7 +217,9 @@ def _record_start(recipe: Recipe, folder: Path, data: _Data) -> None:
     write_text(folder / output.REPORT_FILE, json.dumps(reports, indent=2, ensure_ascii=False) + "\n")
 
 
-def _optimise(recipe: Recipe, run: AdapterRun, model: AdaptedModel, data: _Data, listeners: Sequence[Listener]) -> None:
+def _optimise(
+    recipe: Recipe, run: AdapterRun, model: AdaptedModel, data: RunRows, listeners: Sequence[Listener]
+) -> None:
     options, folder = recipe.run, Path(recipe.run.output_dir)
     accelerator = Accelerator(
         cpu=model.device.type == "cpu", log_with=list(options.report_to) or None, project_dir=str(folder)
@@ -278,14 +242,14 @@ def _optimise(recipe: Recipe, run: AdapterRun, model: AdaptedModel, data: _Data,
         run.adapter.set_trainable(False)
 
 
-def _evaluation(model: AdaptedModel, data: _Data, recipe: Recipe) -> Evaluate | None:
+def _evaluation(model: AdaptedModel, data: RunRows, recipe: Recipe) -> Evaluate | None:
     if data.eval_rows is None or data.eval_examples is None:
         return None
     examples, rows, options = data.eval_examples, data.eval_rows.rows, recipe.run
-    wanted = EvaluationOptions(
-        metrics=("loss", *(m for m in options.metrics if m != "loss")),
-        batch_tokens=options.max_tokens_per_batch,
-    )
+    names = ["loss", *options.metrics]
+    if options.metric_for_best_model == "perplexity":
+        names.append("perplexity")
+    wanted = EvaluationOptions(metrics=tuple(dict.fromkeys(names)), batch_tokens=options.max_tokens_per_batch)
 
     def measure(run: AdapterRun) -> dict[str, float]:
         return dict(evaluate(model, examples, wanted, rows=rows).metrics)
