@@ -54,9 +54,10 @@ def test_rows_are_written_as_they_are_answered(
             raise KeyboardInterrupt
         return score_choices(*arguments, **options)
 
-    monkeypatch.setattr("petune.evaluation.predict._LABEL_WINDOW", 2)
-    monkeypatch.setattr("petune.evaluation.predict.score_choices", fail_at_the_third_window)
-    assert command_line.run(command) == 130
+    with monkeypatch.context() as patch:
+        patch.setattr("petune.evaluation.predict._LABEL_WINDOW", 2)
+        patch.setattr("petune.evaluation.predict.score_choices", fail_at_the_third_window)
+        assert command_line.run(command) == 130
     said = capsys.readouterr().err
     assert "answers.jsonl is not complete: the first 4 rows are in answers.jsonl.part\n" in said
     assert said.endswith("petune: interrupted\n")
@@ -66,7 +67,6 @@ def test_rows_are_written_as_they_are_answered(
     assert [len(text.splitlines()) for text in seen] == [0, 2, 4]
     assert seen[-1] == left
 
-    monkeypatch.undo()
     assert command_line.run(command) == 2
     assert "answers.jsonl.part exists already; give another --output, or --overwrite" in capsys.readouterr().err
     petune(*command, "--overwrite")
@@ -77,9 +77,8 @@ def test_rows_are_written_as_they_are_answered(
 def test_settings_of_text_are_not_ignored_in_silence(adapter: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["predict", "--adapter", adapter, "--data", "rows.jsonl", "--max-new-tokens", "3"]
     assert command_line.run(command) == 0
-    assert (
-        "warning: max_new_tokens would act on generated text, but the labels negative, pos" in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert "warning: max_new_tokens would act on generated text, but the labels negative, positive are compared" in said
 
 
 def test_an_output_file_is_replaced_only_when_asked(

@@ -24,7 +24,8 @@ def test_keys_go_to_the_run_or_to_the_method() -> None:
 def test_written_and_read_again_it_is_the_same(method: str, tmp_path: Path) -> None:
     recipe = Recipe.parse({
         "method": method, "data": "größe.jsonl", "validation_split": 0.1, "metrics": ["accuracy"],
-        "columns": {"text": "review"}, "learning_rate": 1e-5, "template": "{{ a }}: \n", "module_learning_rates": {"*": 1e-3}, "max_steps": 3,
+        "columns": {"text": "review"}, "learning_rate": 1e-5, "template": "{{ a }}: \n", "max_steps": 3,
+        "module_learning_rates": {"*": 1e-3},
     })  # fmt: skip
     (tmp_path / "r.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     again = Recipe.read(tmp_path / "r.yaml")
