@@ -159,6 +159,42 @@ def test_gradient_checkpointing_changes_nothing_but_memory(
     assert [e["loss"] for e in again.history] == pytest.approx([e["loss"] for e in plain.history], rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("metric", "measured"),
+    [
+        ("perplexity", []),
+        ("rows", ["mine.py:rows"]),
+        ("mine.py:rows", ["mine.py:rows"]),
+        ("a", ["mine.py:several"]),
+    ],
+)
+def test_metrics_that_may_decide_which_is_best(
+    metric: str, measured: list[str], tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any]
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def rows(predictions, references):\n    return len(references)\n"
+        "def several(predictions, references):\n    return {'a': 1, 'b': 2}\n"
+    )
+    names = [str(tmp_path / name) for name in measured]
+    best = str(tmp_path / metric) if ":" in metric else metric
+    data = str(tmp_path / "eval.jsonl")
+    result = train(keys(max_steps=1, eval_data=data, metrics=names, metric_for_best_model=best), base=tiny_base())
+    assert result.history[-1][f"eval_{metric.rpartition(':')[2]}"] > 0
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    assert state["best_metric"] == result.history[-1][f"eval_{metric.rpartition(':')[2]}"]
+
+
+def test_a_best_metric_that_nobody_measures(
+    tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any]
+) -> None:
+    (tmp_path / "mine.py").write_text("def rows(predictions, references):\n    return len(references)\n")
+    own = {"metrics": [f"{tmp_path / 'mine.py'}:rows"], "metric_for_best_model": "row"}
+    with pytest.raises(
+        ConfigError, match=r"metric_for_best_model is 'row', which is not measured; measured are loss, rows"
+    ):
+        train(keys(max_steps=1, eval_data=str(tmp_path / "eval.jsonl"), **own), base=tiny_base())
+
+
 def test_bad_input_is_told_before_anything_loads(tmp_path: Path, keys: Callable[..., Any]) -> None:
     nowhere = str(tmp_path / "no-such-model")
     with pytest.raises(ConfigError, match="no training data: give --data"):

@@ -181,8 +181,7 @@ class Loop:
 
     def _judge(self, run: AdapterRun, metrics: dict[str, float]) -> None:
         """Note an evaluation, and whether it is the best so far."""
-        progress = run.progress
-        key = self._options.metric_for_best_model.rpartition(":")[2]  # a user's own goes by its function's name
+        progress, key = run.progress, self._options.best_metric
         if key not in metrics:
             raise ConfigError(
                 f"metric_for_best_model is '{key}', which is not measured; measured are {', '.join(metrics)}"

@@ -99,6 +99,11 @@ class TrainingOptions(BaseModel):
     run_name: str | None = None
     """Name of the run in the trackers (default: the name of the output folder)."""
 
+    @property
+    def best_metric(self) -> str:
+        """The name under which ``metric_for_best_model`` is measured: a user's own goes by its function's."""
+        return self.metric_for_best_model.rpartition(":")[2]
+
     @model_validator(mode="after")
     def _best_is_measured(self) -> Self:
         known = ("loss", "perplexity", *self.metrics)
