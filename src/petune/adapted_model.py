@@ -19,6 +19,8 @@ from petune.sites.routing import Route, Stack
 from petune.sites.sites import Sites
 from petune.sites.weights import WeightSlot
 
+_UNMERGEABLE = "an adapter of method {} changes activations, not weights, so it cannot be merged; use it as it is"
+
 
 @dataclass(frozen=True, slots=True)
 class _Merged:
@@ -196,7 +198,7 @@ class AdaptedModel(nn.Module):
             if isinstance(slot, WeightSlot):
                 continue  # its value stands in for the base's weight already
             if not isinstance(slot, OutputSlot):
-                raise ConfigError(f"{adapter.method.title} adds to activations, not to weights, so it cannot be merged")
+                raise ConfigError(_UNMERGEABLE.format(adapter.method.name))
             weight = self._model.get_submodule(path).get_parameter("weight")
             merged[path] = self._merged_weight(adapter, path, slot, weight)
             originals[path] = weight.detach()
@@ -212,7 +214,7 @@ class AdaptedModel(nn.Module):
         wide = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
         value = slot.merged_weight(wide.t() if transposed else wide)
         if value is None:
-            raise ConfigError(f"{adapter.method.title} changes activations, not weights, so it cannot be merged")
+            raise ConfigError(_UNMERGEABLE.format(adapter.method.name))
         shared = [n for n, p in self._model.named_parameters(remove_duplicate=False) if p is weight]
         if len(shared) > 1:
             raise ConfigError(

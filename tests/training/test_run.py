@@ -112,7 +112,8 @@ def test_best_evaluation_is_kept_and_restored(
     assert state["best_model_checkpoint"] == "checkpoint-2"
     assert state["global_step"] == state["max_steps"] == 6
     assert [e["eval_loss"] for e in state["log_history"] if "eval_loss" in e] == [3.0, 1.0, 2.0, 2.5, 2.6, 2.7]
-    assert result.eval_metrics == {"loss": 2.7}
+    assert result.eval_metrics == {"loss": 1.0}, "of the adapter that is kept"
+    assert (result.steps, result.kept_step) == (6, 2)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, build_adapter
 from petune.backbone.base import Base
 from petune.backbone.fingerprint import Fingerprint, compare
+from petune.backbone.loading import quiet
 from petune.checkpoint import card, manifest, peft
 from petune.checkpoint.durable import write_file, write_files, write_text
 from petune.errors import AdapterFormatError, BaseMismatchError, ConfigError
@@ -207,7 +208,8 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 def _save_model(model: AdaptedModel, adapter: Adapter, folder: Path) -> tuple[list[str], dict[str, Tensor]]:
     # Some architectures go by other tensor names in older files; under the live names a folder reads back exactly.
-    files = write_files(folder, lambda path: model.model.save_pretrained(path, save_original_format=False))
+    with quiet():
+        files = write_files(folder, lambda path: model.model.save_pretrained(path, save_original_format=False))
     return files, _read_model_tensors(folder, adapter, files)
 
 

@@ -38,6 +38,7 @@ def print_result(result: "TrainingResult") -> None:
         f" training loss {result.train_loss:.4f}"
     )
     if result.eval_metrics:
+        say(f"on the validation rows, after step {result.kept_step}, which is kept:")
         print_metrics(result.eval_metrics)
     say(f"adapter: {result.output_dir}")
     say(f'use it:  petune generate --adapter {result.output_dir} --prompt "..."')

@@ -62,6 +62,9 @@ class TrainingResult:
     steps: int
     """Optimiser steps done."""
 
+    kept_step: int
+    """The step after which the adapter was as it is kept: that of the best evaluation, or the last."""
+
     seconds: float
     """Time of the steps of this process, evaluations included."""
 
@@ -84,9 +87,9 @@ class TrainingResult:
 
     @property
     def eval_metrics(self) -> dict[str, float]:
-        """Metrics of the last evaluation; empty without validation rows."""
-        last: dict[str, Any] = next((e for e in reversed(self.history) if "eval_loss" in e), {})
-        return {name.removeprefix("eval_"): v for name, v in last.items() if name.startswith("eval_")}
+        """Metrics of the adapter that is kept, on the validation rows; empty without such rows."""
+        evaluations = (e for e in self.history if e["step"] == self.kept_step and "eval_loss" in e)
+        return {n.removeprefix("eval_"): v for e in evaluations for n, v in e.items() if n.startswith("eval_")}
 
 
 def train(
@@ -150,6 +153,7 @@ def train(
         model=model,
         output_dir=folder,
         steps=run.progress.step,
+        kept_step=_kept_step(run),
         seconds=time.perf_counter() - began,
         peak_memory=peak_memory(base.device),
         history=run.progress.history,
@@ -255,6 +259,11 @@ def _evaluation(model: AdaptedModel, data: RunRows, recipe: Recipe) -> Evaluate 
         return dict(evaluate(model, examples, wanted, rows=rows).metrics)
 
     return measure
+
+
+def _kept_step(run: AdapterRun) -> int:
+    best = run.progress.best_step if run.options.load_best_model_at_end else None
+    return run.progress.step if best is None else best
 
 
 def _summary(result: TrainingResult, recipe: Recipe, run: AdapterRun) -> dict[str, Any]:
