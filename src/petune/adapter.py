@@ -13,7 +13,7 @@ from petune.backbone.structure import Structure
 from petune.errors import AdapterFormatError, nearest
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Target
-from petune.sites.attention import Source
+from petune.sites.attention import AttentionSlot, Source
 from petune.sites.sites import Slot
 from petune.sites.weights import WeightSlot
 
@@ -109,6 +109,12 @@ class Adapter(nn.Module):
         for slot in self.slots.values():
             if isinstance(slot, WeightSlot):
                 slot.refresh()
+
+    @property
+    def virtual_tokens(self) -> int:
+        """How many of the model's positions it takes in front of the input."""
+        shifts = (slot.position_shift for slot in self.slots.values() if isinstance(slot, AttentionSlot))
+        return max(shifts, default=0)
 
     def num_parameters(self) -> int:
         """Return how many numbers the adapter learned."""

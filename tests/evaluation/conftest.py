@@ -37,6 +37,7 @@ class TinyRunner:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    virtual_tokens: int = 0
 
     @property
     def device(self) -> torch.device:

@@ -20,7 +20,7 @@ from petune.data.examples import Example, ExampleSet, Segment
 from petune.errors import ConfigError, DataError
 from petune.evaluation.head import Query, read_log_probabilities
 from petune.evaluation.prompts import listed
-from petune.evaluation.runner import Runner, context_length, end_token_ids
+from petune.evaluation.runner import Runner, end_token_ids, longest_input
 
 _NO_LIMIT = 2**31
 
@@ -158,7 +158,7 @@ def _encode(runner: Runner, examples: Sequence[Example], labels: Sequence[str]) 
 def _check_lengths(
     runner: Runner, examples: Sequence[Example], continuations: Sequence[_Continuation], num_labels: int
 ) -> None:
-    limit = context_length(runner.model)
+    limit = longest_input(runner)
     bare = [examples[i // num_labels].origin for i, c in enumerate(continuations) if not c.prompt]
     if bare:
         raise DataError(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final, get_args
+from typing import Any, final
 
 import torch
 from accelerate import Accelerator
@@ -19,28 +19,26 @@ from accelerate.utils import (
 )
 
 from petune.adapted_model import AdaptedModel
-from petune.adapter import create_adapter
+from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base, load_base
 from petune.checkpoint.durable import write_text
 from petune.checkpoint.folder import save_adapter
-from petune.data.encoding import EncodedSet, encode, resolve_max_length
-from petune.data.examples import ExampleSet
-from petune.data.loading import CheckedData, check_files, render_examples
-from petune.data.options import FORMAT_FIELDS, DataOptions, LayoutName
+from petune.data.loading import check_files
+from petune.data.options import DataOptions
 from petune.data.report import DataReport
 from petune.errors import CheckpointError, ConfigError, MissingExtraError
 from petune.evaluation.evaluate import evaluate
 from petune.evaluation.metrics import resolve_metric
 from petune.evaluation.options import EvaluationOptions
-from petune.evaluation.predict import are_choices
-from petune.evaluation.runner import context_length
-from petune.evaluation.scoring import distinct_labels
 from petune.training import checkpoints, output, records
 from petune.training.adapter_run import AdapterRun
 from petune.training.events import Listener, Listeners
-from petune.training.loop import Evaluate, Loop, peak_memory
+from petune.training.loop import Evaluate, Loop
+from petune.training.memory import peak_memory
+from petune.training.recipe import FILE_NAME as RECIPE_FILE
 from petune.training.recipe import Recipe
 from petune.training.recomputation import gradient_checkpointing
+from petune.training.rows import RunRows, data_format, encode_rows
 
 _TRACKERS = {
     "tensorboard": is_tensorboard_available,
@@ -64,6 +62,9 @@ class TrainingResult:
     steps: int
     """Optimiser steps done."""
 
+    kept_step: int
+    """The step after which the adapter was as it is kept: that of the best evaluation, or the last."""
+
     seconds: float
     """Time of the steps of this process, evaluations included."""
 
@@ -86,9 +87,9 @@ class TrainingResult:
 
     @property
     def eval_metrics(self) -> dict[str, float]:
-        """Metrics of the last evaluation; empty without validation rows."""
-        last: dict[str, Any] = next((e for e in reversed(self.history) if "eval_loss" in e), {})
-        return {name.removeprefix("eval_"): v for name, v in last.items() if name.startswith("eval_")}
+        """Metrics of the adapter that is kept, on the validation rows; empty without such rows."""
+        evaluations = (e for e in self.history if e["step"] == self.kept_step and "eval_loss" in e)
+        return {n.removeprefix("eval_"): v for e in evaluations for n, v in e.items() if n.startswith("eval_")}
 
 
 def train(
@@ -123,6 +124,7 @@ def train(
     for metric in options.metrics:
         resolve_metric(metric)
     checked = check_files(options, seed=options.seed)
+    output.refuse_base_folder(folder, options.model if base is None else base.name)
     output.prepare(folder, resume=resume, overwrite=overwrite)
     checkpoint = _checkpoint_to_resume(folder, recipe) if resume else None
     if base is None:
@@ -133,22 +135,25 @@ def train(
             revision=options.revision,
             trust_remote_code=trust_remote_code,
         )
-    output.refuse_base_folder(folder, base)
-    data = _encode(checked, recipe, base)
+    adapter = _fresh_adapter(recipe, base)
+    data = encode_rows(checked, options, base, virtual_tokens=adapter.virtual_tokens)
     if on_data is not None:
         on_data(data.rows.report, data.eval_report)
-    model = _start(recipe, base, data)
+    model = _attached(adapter, base, options, data)
     began = time.perf_counter()
     with _detached_on_error(model):
         run = AdapterRun(model.adapter("default"), data.rows.rows, options, base)
         if checkpoint is not None:
             run.restore(checkpoint)
+        if overwrite:
+            output.clear(folder)
         _record_start(recipe, folder, data)
         _optimise(recipe, run, model, data, listeners)
     result = TrainingResult(
         model=model,
         output_dir=folder,
         steps=run.progress.step,
+        kept_step=_kept_step(run),
         seconds=time.perf_counter() - began,
         peak_memory=peak_memory(base.device),
         history=run.progress.history,
@@ -159,20 +164,6 @@ def train(
     write_text(folder / output.RESULTS_FILE, json.dumps(summary, indent=2) + "\n")
     save_adapter(model, folder, training=summary)
     return result
-
-
-@dataclass(frozen=True, slots=True)
-class _Data:
-    """Encoded training rows; encoded and rendered validation rows, where there are any."""
-
-    examples: ExampleSet
-    rows: EncodedSet
-    eval_rows: EncodedSet | None
-    eval_examples: ExampleSet | None
-
-    @property
-    def eval_report(self) -> DataReport | None:
-        return None if self.eval_rows is None else self.eval_rows.report
 
 
 def _as_recipe(recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str]) -> Recipe:
@@ -191,7 +182,7 @@ def _require_trackers(trackers: Sequence[str]) -> None:
 
 def _checkpoint_to_resume(folder: Path, recipe: Recipe) -> checkpoints.Checkpoint:
     _, checkpoint = checkpoints.newest(folder)
-    differences = Recipe.read(folder / output.RECIPE_FILE).differences(recipe)
+    differences = Recipe.read(folder / RECIPE_FILE).differences(recipe)
     if differences:
         raise CheckpointError(
             f"{folder} was trained with other settings: {'; '.join(differences)}. Resume with the same ones"
@@ -200,23 +191,12 @@ def _checkpoint_to_resume(folder: Path, recipe: Recipe) -> checkpoints.Checkpoin
     return checkpoint
 
 
-def _encode(checked: CheckedData, recipe: Recipe, base: Base) -> _Data:
-    options = recipe.run
-    assert checked.train is not None
-    length = resolve_max_length(options.max_length, base.tokenizer, model_limit=context_length(base.model))
-    examples = render_examples(checked.train, options, base.tokenizer)
-    rows = encode(examples, base.tokenizer, max_length=length, overlong=options.overlong)
-    if checked.eval is None:
-        return _Data(examples, rows, None, None)
-    eval_examples = render_examples(checked.eval, options, base.tokenizer)
-    eval_rows = encode(eval_examples, base.tokenizer, max_length=length, overlong=options.overlong)
-    return _Data(examples, rows, eval_rows, eval_examples)
+def _fresh_adapter(recipe: Recipe, base: Base) -> Adapter:
+    torch.manual_seed(recipe.run.seed)
+    return create_adapter(base, recipe.run.method, seed=recipe.run.seed, **recipe.method.model_dump())
 
 
-def _start(recipe: Recipe, base: Base, data: _Data) -> AdaptedModel:
-    options = recipe.run
-    torch.manual_seed(options.seed)
-    adapter = create_adapter(base, options.method, seed=options.seed, **recipe.method.model_dump())
+def _attached(adapter: Adapter, base: Base, options: DataOptions, data: RunRows) -> AdaptedModel:
     adapter.data_format = data_format(options, data.examples)
     adapter.set_trainable(True)
     return AdaptedModel(base, [adapter])
@@ -233,25 +213,17 @@ def _detached_on_error(model: AdaptedModel) -> Iterator[None]:
         raise
 
 
-def data_format(options: DataOptions, examples: ExampleSet) -> dict[str, Any]:
-    """Return how the rows became text, for the adapter to remember, and the label words of classification rows."""
-    form: dict[str, Any] = {name: getattr(options, name) for name in FORMAT_FIELDS}
-    if examples.layout in get_args(LayoutName):  # what auto found
-        form["layout"] = examples.layout
-    if are_choices(examples):
-        form["labels"] = list(distinct_labels(examples))
-    return form
-
-
-def _record_start(recipe: Recipe, folder: Path, data: _Data) -> None:
-    write_text(folder / output.RECIPE_FILE, recipe.to_yaml())
+def _record_start(recipe: Recipe, folder: Path, data: RunRows) -> None:
+    write_text(folder / RECIPE_FILE, recipe.to_yaml())
     reports = {"train": data.rows.report.to_dict()}
     if data.eval_report is not None:
         reports["eval"] = data.eval_report.to_dict()
     write_text(folder / output.REPORT_FILE, json.dumps(reports, indent=2, ensure_ascii=False) + "\n")
 
 
-def _optimise(recipe: Recipe, run: AdapterRun, model: AdaptedModel, data: _Data, listeners: Sequence[Listener]) -> None:
+def _optimise(
+    recipe: Recipe, run: AdapterRun, model: AdaptedModel, data: RunRows, listeners: Sequence[Listener]
+) -> None:
     options, folder = recipe.run, Path(recipe.run.output_dir)
     accelerator = Accelerator(
         cpu=model.device.type == "cpu", log_with=list(options.report_to) or None, project_dir=str(folder)
@@ -274,19 +246,24 @@ def _optimise(recipe: Recipe, run: AdapterRun, model: AdaptedModel, data: _Data,
         run.adapter.set_trainable(False)
 
 
-def _evaluation(model: AdaptedModel, data: _Data, recipe: Recipe) -> Evaluate | None:
+def _evaluation(model: AdaptedModel, data: RunRows, recipe: Recipe) -> Evaluate | None:
     if data.eval_rows is None or data.eval_examples is None:
         return None
     examples, rows, options = data.eval_examples, data.eval_rows.rows, recipe.run
-    wanted = EvaluationOptions(
-        metrics=("loss", *(m for m in options.metrics if m != "loss")),
-        batch_tokens=options.max_tokens_per_batch,
-    )
+    names = ["loss", *options.metrics]
+    if options.metric_for_best_model == "perplexity":
+        names.append("perplexity")
+    wanted = EvaluationOptions(metrics=tuple(dict.fromkeys(names)), batch_tokens=options.max_tokens_per_batch)
 
     def measure(run: AdapterRun) -> dict[str, float]:
         return dict(evaluate(model, examples, wanted, rows=rows).metrics)
 
     return measure
+
+
+def _kept_step(run: AdapterRun) -> int:
+    best = run.progress.best_step if run.options.load_best_model_at_end else None
+    return run.progress.step if best is None else best
 
 
 def _summary(result: TrainingResult, recipe: Recipe, run: AdapterRun) -> dict[str, Any]:
