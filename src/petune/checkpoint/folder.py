@@ -32,8 +32,8 @@ def save_adapter(
 ) -> Path:
     """Write the attached adapter ``name`` (the only one, if not given) as a folder, for HF PEFT too where it can be.
 
-    What only training needs is left out. Each file is complete or absent, and ``petune.json``, written last, vouches for
-    all of them.
+    What only training needs is left out. Each file is complete or absent, and ``petune.json``, written last, vouches
+    for all of them.
 
     Returns:
         The folder.
