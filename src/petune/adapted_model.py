@@ -171,6 +171,27 @@ class AdaptedModel(nn.Module):
                 raise ConfigError(f"'{name}' replaces weights of the base: every row must go through it")
         return self._sites.routing.use(Route.of(stacks))
 
+    def answers_from(self, starts: Sequence[int]) -> AbstractContextManager[None]:
+        """Say at which index of the batch each row's answer begins, for adapters that are hidden from what is before.
+
+        A context manager. Padding and tokens in a cache count; keep a backward pass inside it, as with :meth:`route`.
+        """
+        return self._sites.routing.answers_from(starts)
+
+    def bake(self, name: str) -> None:
+        """Drop what the adapter called ``name`` needs for training alone, such as an encoder of its virtual tokens.
+
+        Its outputs stay the same. Saving does the same to what it writes, and :func:`petune.train` to what it returns.
+        """
+        adapter = self.adapter(name)
+        baked = adapter.baked()
+        if baked is adapter:
+            return
+        active = self._active
+        self.detach(name)
+        self.attach(baked, active=False)
+        self.activate(*active)
+
     def fast_training(self) -> AbstractContextManager[None]:
         """Compute attention in the way that trains fastest inside the block; results are the same."""
         return self._sites.own_attention()

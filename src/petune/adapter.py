@@ -12,7 +12,7 @@ from petune.backbone.base import Base
 from petune.backbone.structure import Structure
 from petune.errors import AdapterFormatError, nearest
 from petune.methods.config import MethodConfig
-from petune.methods.method import Method, Target
+from petune.methods.method import Method, Parts, Target
 from petune.sites.attention import AttentionSlot, Source
 from petune.sites.sites import Slot
 from petune.sites.weights import WeightSlot
@@ -42,6 +42,8 @@ class Adapter(nn.Module):
         self.method = method
         self.config = config
         self.name = name
+        self.trained_config = config
+        """The settings it was trained with, where it has been baked since."""
         self.data_format: dict[str, Any] = {}
         """How rows became text when it was trained; rows it answers later are written the same way."""
         self.source = source
@@ -116,6 +118,22 @@ class Adapter(nn.Module):
         shifts = (slot.position_shift for slot in self.slots.values() if isinstance(slot, AttentionSlot))
         return max(shifts, default=0)
 
+    @property
+    def needs_answers(self) -> bool:
+        """Whether it must be told where each row's answer begins."""
+        return any(isinstance(slot, AttentionSlot) and slot.answer_only for slot in self.slots.values())
+
+    def baked(self) -> "Adapter":
+        """Return the adapter without what only training needs; itself where there is nothing of the kind."""
+        parts = self.method.bake(Parts(self.config, self.slots, self.source))
+        if parts is None:
+            return self
+        adapter = Adapter(self.method, parts.config, parts.slots, self.name, parts.source)
+        adapter.trained_config = self.trained_config
+        adapter.data_format = self.data_format
+        adapter.set_trainable(False)
+        return adapter.train(self.training)
+
     def num_parameters(self) -> int:
         """Return how many numbers the adapter learned."""
         return sum(p.numel() for p in self.parameters())
@@ -132,6 +150,8 @@ def build_adapter(
     seed: int = 42,
 ) -> Adapter:
     """Return a fresh adapter of ``method`` for ``model`` (weights may be on the meta device).
+
+    Without a tokenizer its values mean nothing yet: only its shapes are right.
 
     Raises:
         ConfigError: an unknown method or setting.

@@ -53,7 +53,7 @@ def model_card(adapter: Adapter, base: Base, training: Mapping[str, Any] | None)
             'The folder is also a plain transformers model: `AutoModelForCausalLM.from_pretrained(".")`.',
         ]
     lines += ["", "## Settings", "", "| setting | value |", "|---|---|"]
-    lines += [f"| {key} | `{value}` |" for key, value in adapter.config.model_dump(mode="json").items()]
+    lines += [f"| {key} | `{value}` |" for key, value in adapter.trained_config.model_dump(mode="json").items()]
     if training:
         lines += ["", "## Training", "", "| | |", "|---|---|"]
         lines += [f"| {key} | {_cell(value)} |" for key, value in training.items()]

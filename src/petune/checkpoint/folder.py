@@ -31,9 +31,10 @@ def save_adapter(
     name: str | None = None,
     training: dict[str, Any] | None = None,
 ) -> Path:
-    """Write the attached adapter ``name`` (the only one, if not given) as a folder that HF PEFT reads too.
+    """Write the attached adapter ``name`` (the only one, if not given) as a folder, for HF PEFT too where it can be.
 
-    Each file is complete or absent, and ``petune.json``, written last, vouches for all of them.
+    What only training needs is left out. Each file is complete or absent, and ``petune.json``, written last, vouches
+    for all of them.
 
     Returns:
         The folder.
@@ -42,7 +43,7 @@ def save_adapter(
         OutputFolderError, ResourceError: it cannot be written.
     """
     folder = Path(folder)
-    adapter = model.adapter(name if name is not None else _only(model))
+    adapter = model.adapter(name if name is not None else _only(model)).baked()
     base = model.base
     tokenizer_files = _save_tokenizer(base, folder)
     if adapter.method.name in peft.MODEL_LAYOUT:
@@ -53,6 +54,9 @@ def save_adapter(
     content = manifest.Manifest(
         method=adapter.method.name,
         config=adapter.config.model_dump(mode="json"),
+        trained_config=None
+        if adapter.trained_config == adapter.config
+        else adapter.trained_config.model_dump(mode="json"),
         base=manifest.BaseIdentity(name=base.name, revision=base.revision, fingerprint=base.fingerprint.to_dict()),
         digest=manifest.tensors_digest(tensors),
         files={file: manifest.file_digest(folder / file) for file in (*weight_files, *tokenizer_files)},
@@ -99,7 +103,10 @@ def load_adapter(
     except ConfigError as error:
         raise AdapterFormatError(f"{folder} does not fit this base: {error}") from error
     adapter.load_tensors(_read_tensors(folder, adapter, base, content))
-    adapter.data_format = content.data_format if content is not None else {}
+    if content is not None:
+        adapter.data_format = content.data_format
+        if content.trained_config is not None:
+            adapter.trained_config = adapter.method.configure(content.trained_config)
     adapter.set_trainable(False)
     return adapter
 

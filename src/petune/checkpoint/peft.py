@@ -12,7 +12,7 @@ from petune.checkpoint.peft_adaption_prompt import AdaptionPromptLayout
 from petune.checkpoint.peft_ia3 import IA3Layout
 from petune.checkpoint.peft_layout import CONFIG_FILE, WEIGHTS_FILE, Layout
 from petune.checkpoint.peft_lora import LoRALayout
-from petune.checkpoint.peft_virtual_tokens import PrefixTuningLayout, PromptTuningLayout
+from petune.checkpoint.peft_virtual_tokens import PrefixTuningLayout, PromptTuningLayout, PTuningLayout
 from petune.errors import AdapterFormatError
 
 __all__ = ["CONFIG_FILE", "LAYOUTS", "MODEL_LAYOUT", "WEIGHTS_FILE", "layout_of", "method_of", "to_json", "to_tensors"]
@@ -21,10 +21,12 @@ LAYOUTS: Mapping[str, Layout] = {
     "ia3": IA3Layout(),
     "llama_adapter": AdaptionPromptLayout(),
     "lora": LoRALayout(),
+    "p_tuning": PTuningLayout(),
     "prefix_tuning": PrefixTuningLayout(),
+    "p_tuning_v2": PrefixTuningLayout(),
     "prompt_tuning": PromptTuningLayout(),
 }
-"""The layouts by the method's name."""
+"""The layouts by the method's name; of several with one ``peft_type``, the first is the method that reads it."""
 
 MODEL_LAYOUT = ("full",)
 """Methods that learn the base's own parameters, which PEFT does not know: a plain transformers model is written."""
@@ -60,7 +62,7 @@ def method_of(config: Mapping[str, Any]) -> str:
     Raises:
         AdapterFormatError: petune has no method of that type.
     """
-    by_type = {layout.peft_type: name for name, layout in LAYOUTS.items()}
+    by_type = {LAYOUTS[name].peft_type: name for name in reversed(tuple(LAYOUTS))}
     peft_type = config.get("peft_type")
     if not isinstance(peft_type, str) or peft_type not in by_type:
         known = ", ".join(sorted(by_type))

@@ -15,6 +15,8 @@ REGISTRY = {
     "ia3": "petune.methods.ia3:IA3",
     "llama_adapter": "petune.methods.llama_adapter:LlamaAdapter",
     "lora": "petune.methods.lora:LoRA",
+    "p_tuning": "petune.methods.p_tuning:PTuning",
+    "p_tuning_v2": "petune.methods.p_tuning_v2:PTuningV2",
     "prefix_tuning": "petune.methods.prefix_tuning:PrefixTuning",
     "prompt_tuning": "petune.methods.prompt_tuning:PromptTuning",
 }
