@@ -119,6 +119,16 @@ def build_model(architecture: str, seed: int, dtype: torch.dtype, **changes: Any
     return model.to(dtype).eval()
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Keep what tests cache out of the user's folder; slow ones, which use the demo model, find it there."""
+    if request.node.get_closest_marker("slow") is not None:
+        return
+    monkeypatch.setenv("PETUNE_HOME", str(tmp_path_factory.getbasetemp() / "petune-home"))
+
+
 @pytest.fixture
 def tiny_model() -> Callable[..., PreTrainedModel]:
     """Build a random model: ``tiny_model("llama", seed=0, dtype=torch.float32, **config_changes)``."""

@@ -22,6 +22,8 @@ from petune.sites.routing import Route, Stack
 from petune.sites.sites import Sites
 from petune.sites.weights import WeightSlot
 
+_UNMERGEABLE = "an adapter of method {} changes activations, not weights, so it cannot be merged; use it as it is"
+
 
 @dataclass(frozen=True, slots=True)
 class _Merged:
@@ -78,6 +80,11 @@ class AdaptedModel(nn.Module):
     def active(self) -> Stack:
         """The adapters that every row goes through unless it is routed otherwise."""
         return self._active
+
+    @property
+    def virtual_tokens(self) -> int:
+        """How many of the model's positions the active adapters take in front of the input."""
+        return sum(self.adapters[name].virtual_tokens for name in self._active)
 
     def forward(self, **inputs: Any) -> Any:
         """Run the base, adapters included; takes and returns what the transformers model does."""
@@ -258,7 +265,7 @@ class AdaptedModel(nn.Module):
             if isinstance(slot, WeightSlot):
                 continue  # its value stands in for the base's weight already
             if not isinstance(slot, OutputSlot):
-                raise ConfigError(f"{adapter.method.title} adds to activations, not to weights, so it cannot be merged")
+                raise ConfigError(_UNMERGEABLE.format(adapter.method.name))
             merged |= self._merged_parameters(adapter, path, slot)
         originals = {path: self._model.get_parameter(path).detach() for path in merged}
         self._set_parameters(merged)
@@ -274,7 +281,7 @@ class AdaptedModel(nn.Module):
         weight = weight.t() if transposed else weight
         new = slot.merged_weight(weight)
         if new is None:
-            raise ConfigError(f"{adapter.method.title} changes activations, not weights, so it cannot be merged")
+            raise ConfigError(_UNMERGEABLE.format(adapter.method.name))
         changed = {} if new is weight else {"weight": new.t() if transposed else new}
         if module._parameters.get("bias") is not None:
             bias = _wide(module.get_parameter("bias"))

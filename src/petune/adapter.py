@@ -117,6 +117,12 @@ class Adapter(nn.Module):
                 slot.refresh()
 
     @property
+    def virtual_tokens(self) -> int:
+        """How many of the model's positions it takes in front of the input."""
+        shifts = (slot.position_shift for slot in self.slots.values() if isinstance(slot, AttentionSlot))
+        return max(shifts, default=0)
+
+    @property
     def needs_answers(self) -> bool:
         """Whether it must be told where each row's answer begins."""
         return any(isinstance(slot, AttentionSlot) and slot.answer_only for slot in self.slots.values())

@@ -42,7 +42,6 @@ TESTED_ELSEWHERE = {
     "training/optimizer.py": "training/test_optimizer_and_schedule.py",
     "training/options.py": "training/test_recipe.py",
     "training/result.py": "training/test_run.py",
-    "training/run_data.py": "training/test_run.py",
 }
 
 

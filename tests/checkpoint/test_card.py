@@ -1,6 +1,7 @@
 """The model card."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,8 +9,19 @@ import yaml
 from petune import methods
 from petune.adapter import create_adapter
 from petune.backbone.base import Base
-from petune.checkpoint.card import model_card
+from petune.checkpoint.card import is_card, model_card
 from petune.checkpoint.peft import layout_of
+
+
+def test_a_card_is_told_from_other_readmes(tiny_base: Callable[..., Base], tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    assert not is_card(path)
+    base = tiny_base()
+    path.write_text(model_card(create_adapter(base, "lora"), base, None), encoding="utf-8")
+    assert is_card(path)
+    for text in ("", "# notes on\n- petune\n", "---\ntags:\n- peft\n---\nand\n- petune\n"):
+        path.write_text(text)
+        assert not is_card(path)
 
 
 @pytest.mark.parametrize("method", methods.names())

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base, load_base
+from petune.checkpoint.folder import save_adapter
 from petune.checkpoint.merged import save_merged
 from petune.errors import ConfigError, OutputFolderError
 
@@ -97,6 +98,15 @@ def test_the_base_s_own_folder_is_refused(
     with pytest.raises(OutputFolderError, match=r"is the base model's own folder; give another --output-dir"):
         save_merged(model, tmp_path, overwrite=True)
     assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_an_adapter_s_folder_is_refused(adapted: Callable[[str, str], AdaptedModel], tmp_path: Path) -> None:
+    model = adapted("llama", "lora")
+    folder = save_adapter(model, tmp_path / "adapter")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(OutputFolderError, match=r"holds an adapter, which would be applied to the merged model again"):
+        save_merged(model, folder, overwrite=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize("method", ["bottleneck", "llama_adapter", "prefix_tuning", "prompt_tuning"])

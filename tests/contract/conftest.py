@@ -13,9 +13,11 @@ IMPOSSIBLE = {("bitfit", "llama"): "no biases"}
 """Pairs of a method and a tiny base that it refuses, and why; tests/methods holds each of them to its refusal."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests of impossible pairs."""
-    items[:] = [item for item in items if not _is_impossible(item)]
+    impossible = [item for item in items if _is_impossible(item)]
+    items[:] = [item for item in items if item not in impossible]
+    config.hook.pytest_deselected(items=impossible)
 
 
 def _is_impossible(item: pytest.Item) -> bool:

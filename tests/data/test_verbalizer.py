@@ -53,9 +53,7 @@ def test_a_target_template_around_the_word(load: Callable[..., ExampleSet]) -> N
     assert example.target == "neg"
 
 
-def test_chat_turns(
-    load: Callable[..., ExampleSet], tokenizer_with: Callable[[str], PreTrainedTokenizerFast]
-) -> None:
+def test_chat_turns(load: Callable[..., ExampleSet], tokenizer_with: Callable[[str], PreTrainedTokenizerFast]) -> None:
     example = load(tokenizer=tokenizer_with("CHATML"), chat="on")[0]
     assert "assistant\ngood<|im_end|>" in "".join(segment.text for segment in example.segments)
     assert (example.target, example.choices_key, example.words["neg"]) == ("pos", "pos", "bad")

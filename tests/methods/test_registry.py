@@ -33,7 +33,7 @@ def test_each_method_keeps_the_contract_of_its_class(name: str) -> None:
 
 
 def test_unknown_method_offers_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"unknown method 'LoRa'; the methods are b.*, full, .*lora, "):
+    with pytest.raises(ConfigError, match=r"unknown method 'LoRa'; the methods are .*, lora, "):
         methods.get("LoRa")
     with pytest.raises(ConfigError, match=r"Did you mean 'full'\?"):
         methods.get("ful")

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, build_adapter
 from petune.backbone.base import Base
 from petune.backbone.fingerprint import Fingerprint, compare
+from petune.backbone.loading import quiet
 from petune.checkpoint import card, manifest, peft
 from petune.checkpoint.durable import write_file, write_files, write_text
 from petune.errors import AdapterFormatError, BaseMismatchError, ConfigError
@@ -32,8 +33,8 @@ def save_adapter(
 ) -> Path:
     """Write the attached adapter ``name`` (the only one, if not given) as a folder, for HF PEFT too where it can be.
 
-    What only training needs is left out. Each file is complete or absent, and ``petune.json``, written last, vouches for
-    all of them.
+    What only training needs is left out. Each file is complete or absent, and ``petune.json``, written last, vouches
+    for all of them.
 
     Returns:
         The folder.
@@ -101,9 +102,7 @@ def load_adapter(
         adapter = build_adapter(method, options, base.model, base.structure, name=name)
     except ConfigError as error:
         raise AdapterFormatError(f"{folder} does not fit this base: {error}") from error
-    files = content.files if content is not None else ()
-    tensors = _read_tensors(folder, adapter, base, files)
-    adapter.load_tensors(tensors)
+    adapter.load_tensors(_read_tensors(folder, adapter, base, content))
     if content is not None:
         adapter.data_format = content.data_format
         if content.trained_config is not None:
@@ -175,13 +174,28 @@ def _save_tensors(adapter: Adapter, base: Base, folder: Path) -> tuple[list[str]
     return [peft.WEIGHTS_FILE, peft.CONFIG_FILE], tensors
 
 
-def _read_tensors(folder: Path, adapter: Adapter, base: Base, files: Iterable[str]) -> dict[str, Tensor]:
-    if adapter.method.name in peft.MODEL_LAYOUT:
-        return _read_model_tensors(folder, adapter, files)
-    tensors = _read_file(folder / peft.WEIGHTS_FILE)
-    in_peft_layout = not files or peft.CONFIG_FILE in files
-    layout = peft.LAYOUTS.get(adapter.method.name) if in_peft_layout else None
+def _read_tensors(folder: Path, adapter: Adapter, base: Base, content: manifest.Manifest | None) -> dict[str, Tensor]:
+    """Return the adapter's tensors under our names, compared with the manifest where there is one."""
+    method = adapter.method.name
+    if method in peft.MODEL_LAYOUT:
+        tensors = _read_model_tensors(folder, adapter, content.files if content is not None else ())
+    else:
+        tensors = _read_file(folder / peft.WEIGHTS_FILE)
+    if content is not None:
+        _check_digest(content, tensors, folder)
+    in_peft_layout = content is None or peft.CONFIG_FILE in content.files
+    layout = peft.LAYOUTS.get(method) if in_peft_layout else None
     return tensors if layout is None else layout.from_file(tensors, base.structure)
+
+
+def _check_digest(content: manifest.Manifest, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    actual = manifest.tensors_digest(tensors)
+    if actual != content.digest:
+        weights = ", ".join(sorted(name for name in content.files if name.endswith(".safetensors")))
+        raise AdapterFormatError(
+            f"{folder} does not hold the tensors that were saved: {weights} has digest {actual[:19]}...,"
+            f" {manifest.FILE_NAME} says {content.digest[:19]}...; restore both from one copy"
+        )
 
 
 def _read_model_tensors(folder: Path, adapter: Adapter, files: Iterable[str]) -> dict[str, Tensor]:
@@ -204,7 +218,8 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 def _save_model(model: AdaptedModel, adapter: Adapter, folder: Path) -> tuple[list[str], dict[str, Tensor]]:
     # Some architectures go by other tensor names in older files; under the live names a folder reads back exactly.
-    files = write_files(folder, lambda path: model.model.save_pretrained(path, save_original_format=False))
+    with quiet():
+        files = write_files(folder, lambda path: model.model.save_pretrained(path, save_original_format=False))
     return files, _read_model_tensors(folder, adapter, files)
 
 

@@ -160,9 +160,7 @@ def _check_verbalizer(layout: Layout, verbalizer: Mapping[str, str]) -> None:
     twice = next((word for word in words if words.count(word) > 1), None)
     if len(words) < 2 or "" in words or twice is not None:
         problem = f"'{twice}' stands for two labels" if twice else "it needs a word for each of at least two labels"
-        raise DataError(
-            f"--verbalizer {dict(verbalizer)}: {problem}; such as --verbalizer positive=great,negative=bad"
-        )
+        raise DataError(f"--verbalizer {dict(verbalizer)}: {problem}; such as --verbalizer positive=great,negative=bad")
 
 
 def _last_column(layout: Layout) -> str:

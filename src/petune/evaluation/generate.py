@@ -14,7 +14,7 @@ from petune.data.encoding import IGNORED, Encoded
 from petune.evaluation.options import GenerationOptions
 from petune.evaluation.penalty import repetition_penalty
 from petune.evaluation.prompts import encode_prompts
-from petune.evaluation.runner import Runner, context_length, end_token_ids, evaluating, versions
+from petune.evaluation.runner import Runner, end_token_ids, evaluating, longest_input, versions
 from petune.evaluation.stopping import StopText, decode, first_stop
 from petune.sites.routing import Routing
 
@@ -65,7 +65,7 @@ def generate(
     encoded = encode_prompts(runner, prompts, special, names)
     results: dict[int, Generation] = {}
     with evaluating(runner), seeded(options.seed, runner.device):
-        for rows, allowance in _batches(encoded, options, context_length(runner.model)):
+        for rows, allowance in _batches(encoded, options, longest_input(runner)):
             generations = _generate_batch(runner, [encoded[i] for i in rows], allowance, options)
             results.update(zip(rows, generations, strict=True))
     number, _ = versions(runner)

@@ -24,7 +24,7 @@ from petune.data.examples import Example, ExampleSet, Segment
 from petune.errors import ConfigError, DataError
 from petune.evaluation.head import Query, read_log_probabilities
 from petune.evaluation.prompts import listed
-from petune.evaluation.runner import Runner, context_length, end_token_ids, versions
+from petune.evaluation.runner import Runner, end_token_ids, longest_input, versions
 from petune.sites.placement import Combine
 
 _NO_LIMIT = 2**31
@@ -183,7 +183,7 @@ def _encode(runner: Runner, examples: Sequence[Example], labels: Sequence[str]) 
 def _check_lengths(
     runner: Runner, examples: Sequence[Example], continuations: Sequence[_Continuation], of_one_row: int
 ) -> None:
-    limit = context_length(runner.model)
+    limit = longest_input(runner)
     bare = [examples[i // of_one_row].origin for i, c in enumerate(continuations) if not c.prompt]
     if bare:
         raise DataError(

@@ -15,7 +15,7 @@ from petune.evaluation.generate import generation_config, seeded, stop_token_ids
 from petune.evaluation.options import GenerationOptions
 from petune.evaluation.penalty import repetition_penalty
 from petune.evaluation.prompts import Messages, chat_prompt, encode_prompts
-from petune.evaluation.runner import Runner, context_length, evaluating, versions
+from petune.evaluation.runner import Runner, evaluating, longest_input, versions
 from petune.evaluation.stopping import Cancelled, StopText, decode, first_stop
 from petune.sites.routing import Routing
 
@@ -143,7 +143,7 @@ def _generate(
         Cancelled(cancelled),
         *([StopText(runner.tokenizer, options.stop, len(ids))] if options.stop else []),
     ]
-    context = context_length(runner.model)
+    context = longest_input(runner)
     room = options.max_new_tokens if context is None else min(options.max_new_tokens, context - len(ids))
     outcome: BaseException | None = None
     try:

@@ -47,7 +47,7 @@ class OutputSlot(nn.Module, ABC):
 class OutputSite:
     """All slots that adapters have plugged into one sub-module.
 
-    Each slot of a row's stack wraps what the slots before it made, so it is they who get what it lets in.
+    Each slot of a row's stack wraps what the slots before it made, so these get what it lets in.
 
     Args:
         module: the sub-module.
@@ -82,6 +82,8 @@ class OutputSite:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._noted.clear()
+        self._unchanged = None  # of a forward pass that failed
         if self.slots:
             self._handles.append(self.module.register_forward_hook(self._after))
         if any(slot.changes_input for slot in self.slots.values()):

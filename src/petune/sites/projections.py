@@ -121,7 +121,7 @@ def _parts(output: Tensor, layout: Layout, heads: int, head_width: int) -> KeysV
     by_head = output.view(len(output), -1, head_width)
     groups = (by_head.shape[1] - heads) // 2
     if layout == "blocks":
-        _, keys, values = by_head.split((heads, groups, groups), 1)
+        keys, values = by_head[:, heads : heads + groups], by_head[:, heads + groups :]
     else:
         by_group = by_head.view(len(output), groups, -1, head_width)
         keys, values = by_group[:, :, -2], by_group[:, :, -1]

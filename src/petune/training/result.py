@@ -43,6 +43,9 @@ class TrainingResult:
     steps: int
     """Optimiser steps done."""
 
+    kept_step: int
+    """The step after which the adapter was as it is kept: that of the best evaluation, or the last."""
+
     seconds: float
     """Time of the steps of this process, evaluations included."""
 
@@ -68,12 +71,12 @@ class TrainingResult:
 
     @property
     def eval_metrics(self) -> dict[str, float]:
-        """Metrics of the last evaluation, or of the chosen candidate; empty where nothing was measured."""
+        """Metrics of the adapter that is kept; empty where nothing but the loss of training was measured."""
         for candidate in self.candidates:
             if candidate.chosen:
                 return dict(candidate.metrics)
-        last: dict[str, Any] = next((e for e in reversed(self.history) if "eval_loss" in e), {})
-        return {name.removeprefix("eval_"): v for name, v in last.items() if name.startswith("eval_")}
+        evaluations = (e for e in self.history if e.get("step") == self.kept_step and "eval_loss" in e)
+        return {n.removeprefix("eval_"): v for e in evaluations for n, v in e.items() if n.startswith("eval_")}
 
 
 def run_summary(result: TrainingResult, recipe: Recipe) -> dict[str, Any]:

@@ -19,9 +19,10 @@ from accelerate.utils import (
 
 from petune import methods
 from petune.adapted_model import AdaptedModel
-from petune.adapter import create_adapter
+from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base, load_base
 from petune.data.loading import check_files
+from petune.data.options import DataOptions
 from petune.data.report import DataReport
 from petune.errors import CheckpointError, ConfigError, MissingExtraError
 from petune.evaluation.evaluate import evaluate
@@ -30,11 +31,13 @@ from petune.evaluation.options import EvaluationOptions
 from petune.training import checkpoints, output, records, selection
 from petune.training.adapter_run import AdapterRun
 from petune.training.events import Listener, Listeners
-from petune.training.loop import Evaluate, Loop, peak_memory
+from petune.training.loop import Evaluate, Loop
+from petune.training.memory import peak_memory
+from petune.training.recipe import FILE_NAME as RECIPE_FILE
 from petune.training.recipe import Recipe
 from petune.training.recomputation import gradient_checkpointing
 from petune.training.result import TrainingResult, run_summary, save_run
-from petune.training.run_data import RunData, data_format, encode_data, record_start
+from petune.training.rows import RunRows, data_format, encode_rows, record_start
 
 _TRACKERS = {
     "tensorboard": is_tensorboard_available,
@@ -78,8 +81,9 @@ def train(
     for metric in (*options.metrics, *filter(None, [method.selection_metric(recipe.method)])):
         resolve_metric(metric)
     forms = method.candidates(recipe.method)
-    written = [Recipe(options.model_copy(update=dict(form)), recipe.method) for form in forms]
-    checked = [check_files(candidate.run, seed=options.seed) for candidate in written]
+    written = [options.model_copy(update=dict(form)) for form in forms]
+    checked = [check_files(candidate, seed=options.seed) for candidate in written]
+    output.refuse_base_folder(folder, options.model if base is None else base.name)
     output.prepare(folder, resume=resume, overwrite=overwrite)
     checkpoint = _checkpoint_to_resume(folder, recipe) if resume else None
     if base is None:
@@ -90,18 +94,20 @@ def train(
             revision=options.revision,
             trust_remote_code=trust_remote_code,
         )
-    output.refuse_base_folder(folder, base)
-    data = encode_data(checked[0], written[0], base)
+    adapter = _fresh_adapter(recipe, base)
+    data = encode_rows(checked[0], written[0], base, adapter)
     if on_data is not None:
         on_data(data.rows.report, data.eval_report)
     if not method.trains:
-        return selection.choose(recipe, base, written, checked)
-    model = _start(recipe, base, data)
+        return selection.choose(recipe, base, adapter, written, checked, overwrite=overwrite)
+    model = _attached(adapter, base, options, data)
     began = time.perf_counter()
     with _detached_on_error(model):
         run = AdapterRun(model.adapter("default"), data.rows.rows, options, base)
         if checkpoint is not None:
             run.restore(checkpoint)
+        if overwrite:
+            output.clear(folder)
         record_start(recipe, folder, data)
         _optimise(recipe, run, model, data, listeners)
         model.bake(run.adapter.name)
@@ -109,6 +115,7 @@ def train(
         model=model,
         output_dir=folder,
         steps=run.progress.step,
+        kept_step=_kept_step(run),
         seconds=time.perf_counter() - began,
         peak_memory=peak_memory(base.device),
         history=run.progress.history,
@@ -135,7 +142,7 @@ def _require_trackers(trackers: Sequence[str]) -> None:
 
 def _checkpoint_to_resume(folder: Path, recipe: Recipe) -> checkpoints.Checkpoint:
     _, checkpoint = checkpoints.newest(folder)
-    differences = Recipe.read(folder / output.RECIPE_FILE).differences(recipe)
+    differences = Recipe.read(folder / RECIPE_FILE).differences(recipe)
     if differences:
         raise CheckpointError(
             f"{folder} was trained with other settings: {'; '.join(differences)}. Resume with the same ones"
@@ -144,10 +151,12 @@ def _checkpoint_to_resume(folder: Path, recipe: Recipe) -> checkpoints.Checkpoin
     return checkpoint
 
 
-def _start(recipe: Recipe, base: Base, data: RunData) -> AdaptedModel:
-    options = recipe.run
-    torch.manual_seed(options.seed)
-    adapter = create_adapter(base, options.method, seed=options.seed, **recipe.method.model_dump())
+def _fresh_adapter(recipe: Recipe, base: Base) -> Adapter:
+    torch.manual_seed(recipe.run.seed)
+    return create_adapter(base, recipe.run.method, seed=recipe.run.seed, **recipe.method.model_dump())
+
+
+def _attached(adapter: Adapter, base: Base, options: DataOptions, data: RunRows) -> AdaptedModel:
     adapter.data_format = data_format(options, data.examples)
     adapter.set_trainable(True)
     return AdaptedModel(base, [adapter])
@@ -165,7 +174,7 @@ def _detached_on_error(model: AdaptedModel) -> Iterator[None]:
 
 
 def _optimise(
-    recipe: Recipe, run: AdapterRun, model: AdaptedModel, data: RunData, listeners: Sequence[Listener]
+    recipe: Recipe, run: AdapterRun, model: AdaptedModel, data: RunRows, listeners: Sequence[Listener]
 ) -> None:
     options, folder = recipe.run, Path(recipe.run.output_dir)
     accelerator = Accelerator(
@@ -189,19 +198,24 @@ def _optimise(
         run.adapter.set_trainable(False)
 
 
-def _evaluation(model: AdaptedModel, data: RunData, recipe: Recipe) -> Evaluate | None:
+def _evaluation(model: AdaptedModel, data: RunRows, recipe: Recipe) -> Evaluate | None:
     if data.eval_rows is None or data.eval_examples is None:
         return None
     examples, rows, options = data.eval_examples, data.eval_rows.rows, recipe.run
-    wanted = EvaluationOptions(
-        metrics=("loss", *(m for m in options.metrics if m != "loss")),
-        batch_tokens=options.max_tokens_per_batch,
-    )
+    names = ["loss", *options.metrics]
+    if options.metric_for_best_model == "perplexity":
+        names.append("perplexity")
+    wanted = EvaluationOptions(metrics=tuple(dict.fromkeys(names)), batch_tokens=options.max_tokens_per_batch)
 
     def measure(run: AdapterRun) -> dict[str, float]:
         return dict(evaluate(model, examples, wanted, rows=rows).metrics)
 
     return measure
+
+
+def _kept_step(run: AdapterRun) -> int:
+    best = run.progress.best_step if run.options.load_best_model_at_end else None
+    return run.progress.step if best is None else best
 
 
 def _summary(result: TrainingResult, recipe: Recipe, run: AdapterRun) -> dict[str, Any]:

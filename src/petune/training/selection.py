@@ -6,26 +6,26 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from petune import methods
 from petune.adapted_model import AdaptedModel
-from petune.adapter import create_adapter
+from petune.adapter import Adapter
 from petune.backbone.base import Base
 from petune.checkpoint.durable import write_text
-from petune.data.encoding import Encoded
+from petune.data.encoding import Encoded, kept_whole
 from petune.data.examples import ExampleSet
 from petune.data.loading import CheckedData
+from petune.data.options import DataOptions
 from petune.evaluation.evaluate import evaluate
 from petune.evaluation.metrics import HIGHER_IS_WORSE
 from petune.evaluation.options import EvaluationOptions
 from petune.evaluation.predict import are_choices
 from petune.evaluation.runner import Runner
 from petune.evaluation.scoring import distinct_labels
-from petune.training import records
-from petune.training.loop import peak_memory
+from petune.training import output, records
+from petune.training.memory import peak_memory
 from petune.training.options import TrainingOptions
 from petune.training.recipe import Recipe
 from petune.training.result import Candidate, TrainingResult, run_summary, save_run
-from petune.training.run_data import data_format, encode_data, record_start
+from petune.training.rows import data_format, encode_rows, record_start
 
 LABEL_LOSS = "label_loss"
 """Mean of -log of the right label's share among the labels, in nats: it tells candidates of one accuracy apart."""
@@ -69,7 +69,15 @@ def best(measured: Sequence[Mapping[str, float]]) -> int:
     return max(range(len(measured)), key=rank)
 
 
-def choose(recipe: Recipe, base: Base, written: Sequence[Recipe], checked: Sequence[CheckedData]) -> TrainingResult:
+def choose(
+    recipe: Recipe,
+    base: Base,
+    adapter: Adapter,
+    written: Sequence[DataOptions],
+    checked: Sequence[CheckedData],
+    *,
+    overwrite: bool = False,
+) -> TrainingResult:
     """Measure every way to write the rows with the bare base, and write the folder of the best.
 
     Validation rows decide where there are any, else the training rows.
@@ -77,32 +85,35 @@ def choose(recipe: Recipe, base: Base, written: Sequence[Recipe], checked: Seque
     Args:
         recipe: the run.
         base: what answers the rows.
-        written: the run with each candidate's options of reading.
+        adapter: what remembers the choice; it has no tensors.
+        written: the options of reading of each candidate.
         checked: the rows, read with the options of each.
+        overwrite: clear the run that the folder holds, once there is a new one.
 
     Raises:
         PetuneError: as :func:`petune.train` does.
     """
     began = time.perf_counter()
     options, folder = recipe.run, Path(recipe.run.output_dir)
-    metric = methods.get(options.method).selection_metric(recipe.method)
     model = AdaptedModel(base)
     measured = []
     for candidate, found in zip(written, checked, strict=True):
-        data = encode_data(found, candidate, base)
-        rows, examples = data.eval_rows or data.rows, data.eval_examples or data.examples
-        measured.append(measure(model, examples, rows.rows, metric, options))
+        data = encode_rows(found, candidate, base, adapter)
+        rows, examples = data.eval_rows or data.rows, data.eval_examples or kept_whole(data.examples, data.rows)
+        measured.append(measure(model, examples, rows.rows, adapter.method.selection_metric(recipe.method), options))
     chosen = best(measured)
-    data = encode_data(checked[chosen], written[chosen], base)
+    data = encode_rows(checked[chosen], written[chosen], base, adapter)
+    if overwrite:
+        output.clear(folder)
     record_start(recipe, folder, data)
-    adapter = create_adapter(base, options.method, seed=options.seed, **recipe.method.model_dump())
-    adapter.data_format = data_format(written[chosen].run, data.examples)
+    adapter.data_format = data_format(written[chosen], data.examples)
     model.attach(adapter)
-    forms = methods.get(options.method).candidates(recipe.method)
+    forms = adapter.method.candidates(recipe.method)
     result = TrainingResult(
         model=model,
         output_dir=folder,
         steps=0,
+        kept_step=0,
         seconds=time.perf_counter() - began,
         peak_memory=peak_memory(base.device),
         history=[{**form, **{f"eval_{k}": v for k, v in m.items()}} for form, m in zip(forms, measured, strict=True)],
