@@ -15,6 +15,7 @@ from petune.errors import AdapterFormatError, ConfigError, nearest
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Parts, Target
 from petune.sites.attention import AttentionSlot, Source
+from petune.sites.placement import Placement
 from petune.sites.replacement import Replacement, replacements
 from petune.sites.sites import Slot
 from petune.sites.token_rows import TokenRows, token_rows, with_tokens
@@ -31,6 +32,7 @@ class Adapter(nn.Module):
         slots: what was learned, by the path in the base it plugs into.
         name: the label that routes rows to it.
         source: what computes the slots' values anew at each pass, for methods that need it.
+        placement: where virtual tokens are written into the rows, for methods that do.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Adapter(nn.Module):
         slots: Mapping[str, Slot],
         name: str = "default",
         source: Source | None = None,
+        placement: Placement | None = None,
     ) -> None:
         super().__init__()
         self.method = method
@@ -50,6 +53,7 @@ class Adapter(nn.Module):
         self.data_format: dict[str, Any] = {}
         """How rows became text when it was trained; rows it answers later are written the same way."""
         self.source = source
+        self.placement = placement
         # Module names may not contain dots; paths may.
         self._modules_by_path = nn.ModuleDict({path.replace(".", "/"): slot for path, slot in slots.items()})
 
@@ -74,7 +78,7 @@ class Adapter(nn.Module):
 
     def without_replacements(self) -> "Adapter":
         """Return the part that the method itself describes; slots are shared, not copied."""
-        adapter = Adapter(self.method, self.config, self.method_slots(), self.name, self.source)
+        adapter = Adapter(self.method, self.config, self.method_slots(), self.name, self.source, self.placement)
         adapter.trained_config = self.trained_config
         return adapter
 
@@ -139,6 +143,12 @@ class Adapter(nn.Module):
                 slot.refresh()
 
     @property
+    def virtual_tokens(self) -> int:
+        """How many of the model's positions it takes in front of the input."""
+        shifts = (slot.position_shift for slot in self.slots.values() if isinstance(slot, AttentionSlot))
+        return max(shifts, default=0)
+
+    @property
     def needs_answers(self) -> bool:
         """Whether it must be told where each row's answer begins."""
         return any(isinstance(slot, AttentionSlot) and slot.answer_only for slot in self.slots.values())
@@ -149,7 +159,7 @@ class Adapter(nn.Module):
         if parts is None:
             return self
         slots = {**parts.slots, **self.replacements, **self.token_rows}
-        adapter = Adapter(self.method, parts.config, slots, self.name, parts.source)
+        adapter = Adapter(self.method, parts.config, slots, self.name, parts.source, self.placement)
         adapter.trained_config = self.trained_config
         adapter.data_format = self.data_format
         adapter.set_trainable(False)
@@ -192,13 +202,16 @@ def build_adapter(
             f"'{twice}' is adapted by {chosen.title} and has rows of its own for some tokens; leave it out of what is"
             " adapted, or learn it whole with modules_to_save"
         )
-    return Adapter(chosen, config, {**slots, **besides}, name, chosen.source(config, target))
+    source, placement = chosen.source(config, target), chosen.placement(config, structure)
+    return Adapter(chosen, config, {**slots, **besides}, name, source, placement)
 
 
 def _besides(method: Method[Any], config: MethodConfig, target: Target) -> dict[str, Replacement | TokenRows]:
     """Return what is learned beside the method: whole modules, and rows of tokens in tables that are not whole."""
-    for setting in ("modules_to_save", "trainable_token_indices"):
-        if getattr(config, setting) and not method.shares_batch:
+    for setting in ("modules_to_save", "trainable_token_indices", "new_tokens"):
+        if getattr(config, setting) and not method.trains:
+            raise ConfigError(f"{setting}: {method.title} trains nothing, and this would have to be; leave it out")
+        if getattr(config, setting) and not method.shares_batch and setting != "new_tokens":
             raise ConfigError(
                 f"{setting}: {method.title} learns the base's own parameters, so copies would hide them; leave it out"
             )

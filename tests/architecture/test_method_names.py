@@ -12,7 +12,13 @@ from petune.methods import REGISTRY
 
 PACKAGE = Path(__file__).parents[2] / "src" / "petune"
 # How methods are spelled in other people's files is told by tables, a line or a layout for each method.
-TABLES = {"checkpoint/peft.py", "checkpoint/peft_lora.py", "checkpoint/peft_virtual_tokens.py"}
+TABLES = {
+    "checkpoint/peft.py",
+    "checkpoint/peft_adaption_prompt.py",
+    "checkpoint/peft_ia3.py",
+    "checkpoint/peft_lora.py",
+    "checkpoint/peft_virtual_tokens.py",
+}
 SOURCES = [
     path
     for path in sorted(PACKAGE.rglob("*.py"))
@@ -25,8 +31,8 @@ ORDINARY_WORDS = {"full"}
 @functools.cache
 def classes_of_methods() -> frozenset[str]:
     """Return the names of all classes that the methods' files define."""
-    files = [path for path in (PACKAGE / "methods").glob("*.py") if path.stem not in ("config", "method")]
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
+    files = {target.partition(":")[0].rpartition(".")[2] for target in REGISTRY.values()}
+    trees = [ast.parse((PACKAGE / "methods" / f"{name}.py").read_text(encoding="utf-8")) for name in files]
     return frozenset(node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef))
 
 
@@ -91,7 +97,7 @@ def test_the_tables_exist() -> None:
     [
         'if method == "lora": pass',
         'if method == "full": pass',
-        "from petune.methods.lora import LoRASlot",
+        "from petune.methods.lora import LoRAConfig",
         "isinstance(slot, FullConfig)",
         "slot.lora_A",
         'print("trained with LoRA")',

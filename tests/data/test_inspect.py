@@ -27,5 +27,5 @@ def test_it_fails_as_a_run_would(write, tokenizer):
     path = write("films.jsonl", FILMS)
     with pytest.raises(DataError, match="20 of 20 rows are longer than 5 tokens"):
         inspect_data(DataOptions(data=path, max_length=5), tokenizer)
-    with pytest.raises(DataError, match="more than the 8 positions of the model"):
+    with pytest.raises(DataError, match="--max-length 9 is more than the model allows: it has 8 positions"):
         inspect_data(DataOptions(data=path, max_length=9), tokenizer, model_limit=8)

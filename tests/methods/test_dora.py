@@ -14,7 +14,7 @@ from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.methods.dora import row_factors
 from petune.methods.low_rank_slots import LoRAEmbeddingSlot, LoRASlot
-from petune.sites.output import Host
+from petune.sites.host import Host
 
 
 def slot_for(module: nn.Module, d_in: int, d_out: int, **options: Any) -> LoRASlot:

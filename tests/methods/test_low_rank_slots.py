@@ -13,7 +13,7 @@ from petune.adapter import create_adapter
 from petune.backbone.base import Base
 from petune.errors import ConfigError
 from petune.methods.low_rank_slots import LoRAEmbeddingSlot
-from petune.sites.output import Host
+from petune.sites.host import Host
 
 
 class ScaledEmbedding(nn.Embedding):

@@ -12,7 +12,7 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.errors import ConfigError
-from petune.sites.output import Host
+from petune.sites.host import Host
 from petune.sites.token_rows import TokenRows
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")

@@ -1,22 +1,24 @@
 """The model card, ``README.md``, that goes with every adapter folder."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from petune.adapter import Adapter
+from petune.backbone.base import Base
 from petune.checkpoint.peft import MODEL_LAYOUT, layout_of
 
 FILE_NAME = "README.md"
 
 
-def model_card(adapter: Adapter, base_name: str, training: Mapping[str, Any] | None) -> str:
+def model_card(adapter: Adapter, base: Base, training: Mapping[str, Any] | None) -> str:
     """Return the Markdown of the card: what was trained, on which base, how to load it here and with HF PEFT."""
     method = adapter.method
-    in_peft = layout_of(adapter) is not None
+    in_peft = layout_of(adapter, base.structure) is not None
     front = {
-        "base_model": base_name,
+        "base_model": base.name,
         "library_name": "peft" if in_peft else "transformers" if method.name in MODEL_LAYOUT else "petune",
         "pipeline_tag": "text-generation",
         "tags": ["petune", method.name],
@@ -26,10 +28,11 @@ def model_card(adapter: Adapter, base_name: str, training: Mapping[str, Any] | N
         yaml.safe_dump(front, sort_keys=True).strip(),
         "---",
         "",
-        f"# {method.title} on {base_name}",
+        f"# {method.title} on {base.name}",
         "",
     ]
-    lines.append(f"{adapter.num_parameters():,} numbers, trained with {method.title}.")
+    learned = "trained with" if method.trains else "none learned: chosen with"
+    lines.append(f"{adapter.num_parameters():,} numbers, {learned} {method.title}.")
     if method.paper is not None:
         lines.append(
             f"Method: {method.paper.authors} ({method.paper.year}), [{method.paper.title}]({method.paper.url})."
@@ -56,6 +59,15 @@ def model_card(adapter: Adapter, base_name: str, training: Mapping[str, Any] | N
         lines += ["", "## Training", "", "| | |", "|---|---|"]
         lines += [f"| {key} | {_cell(value)} |" for key, value in training.items()]
     return "\n".join(lines) + "\n"
+
+
+def is_card(path: Path) -> bool:
+    """Say whether the file is a model card that petune wrote."""
+    try:
+        front, _, _ = path.read_text(encoding="utf-8", errors="replace").partition("\n---\n")
+    except OSError:
+        return False
+    return front.startswith("---\n") and "- petune" in front.splitlines()
 
 
 def _cell(value: Any) -> str:

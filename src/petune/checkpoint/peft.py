@@ -9,6 +9,8 @@ from transformers import PreTrainedModel
 
 from petune.adapter import Adapter
 from petune.backbone.structure import Structure
+from petune.checkpoint.peft_adaption_prompt import AdaptionPromptLayout
+from petune.checkpoint.peft_ia3 import IA3Layout
 from petune.checkpoint.peft_layout import CONFIG_FILE, WEIGHTS_FILE, Layout
 from petune.checkpoint.peft_lora import LoRALayout
 from petune.checkpoint.peft_virtual_tokens import PrefixTuningLayout, PromptTuningLayout, PTuningLayout
@@ -23,6 +25,8 @@ _TOKENS = "token_adapter.trainable_tokens_delta"
 """What PEFT calls the rows of chosen tokens; they stand in place of the base's, despite the name."""
 
 LAYOUTS: Mapping[str, Layout] = {
+    "ia3": IA3Layout(),
+    "llama_adapter": AdaptionPromptLayout(),
     "lora": LoRALayout(),
     "p_tuning": PTuningLayout(),
     "prefix_tuning": PrefixTuningLayout(),
@@ -35,12 +39,13 @@ MODEL_LAYOUT = ("full",)
 """Methods that learn the base's own parameters, which PEFT does not know: a plain transformers model is written."""
 
 
-def layout_of(adapter: Adapter) -> Layout | None:
-    """Return how PEFT spells ``adapter``; None where PEFT lacks the method, or what the settings ask of it."""
+def layout_of(adapter: Adapter, structure: Structure) -> Layout | None:
+    """Return the layout that expresses ``adapter``; None where PEFT has nothing that does."""
     layout = LAYOUTS.get(adapter.method.name)
-    if layout is None or not layout.expresses(adapter.config) or (adapter.token_rows and not layout.trains_tokens):
+    learned = {"modules_to_save": adapter.replacements, "trainable_token_indices": adapter.token_rows}
+    if layout is None or any(slots and field not in layout.besides for field, slots in learned.items()):
         return None
-    return layout
+    return layout if layout.fits(adapter.without_replacements(), structure) else None
 
 
 def to_json(layout: Layout, adapter: Adapter, structure: Structure, base: str, revision: str | None) -> str:
@@ -52,11 +57,13 @@ def to_json(layout: Layout, adapter: Adapter, structure: Structure, base: str, r
         "revision": revision,
         "inference_mode": True,
         **layout.config(adapter.without_replacements(), structure),
-        "modules_to_save": sorted(adapter.replacements) or None,
     }
-    if layout.trains_tokens:
-        own = {path: slot for path, slot in adapter.token_rows.items() if slot.tied_to is None}
-        content["trainable_token_indices"] = {path: slot.indices.tolist() for path, slot in own.items()} or None
+    own = {path: slot for path, slot in adapter.token_rows.items() if slot.tied_to is None}
+    besides = {
+        "modules_to_save": sorted(adapter.replacements) or None,
+        "trainable_token_indices": {path: slot.indices.tolist() for path, slot in own.items()} or None,
+    }
+    content |= {field: value for field, value in besides.items() if field in layout.besides}
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
@@ -79,11 +86,11 @@ def to_options(
     Raises:
         AdapterFormatError: the config asks for something petune does not do.
     """
-    ours = ("modules_to_save", "trainable_token_indices") if layout.trains_tokens else ("modules_to_save",)
-    options = layout.options({field: value for field, value in config.items() if field not in ours}, structure)
-    if layout.trains_tokens and config.get("trainable_token_indices"):
-        options["trainable_token_indices"] = config["trainable_token_indices"]
-    names = config.get("modules_to_save") or ()
+    options = layout.options({f: value for f, value in config.items() if f not in layout.besides}, structure)
+    besides = {field: config.get(field) for field in layout.besides}
+    if besides.get("trainable_token_indices"):
+        options["trainable_token_indices"] = besides["trainable_token_indices"]
+    names = besides.get("modules_to_save") or ()
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
         raise AdapterFormatError(f"{CONFIG_FILE}: modules_to_save is {names!r}, expected a list of names")
     # PEFT takes every module whose path ends in a name, and lets some of the names match nothing.
@@ -122,7 +129,7 @@ def method_of(config: Mapping[str, Any]) -> str:
     Raises:
         AdapterFormatError: petune has no method of that type.
     """
-    by_type = {layout.peft_type: name for name, layout in reversed(LAYOUTS.items())}
+    by_type = {LAYOUTS[name].peft_type: name for name in reversed(tuple(LAYOUTS))}
     peft_type = config.get("peft_type")
     if not isinstance(peft_type, str) or peft_type not in by_type:
         known = ", ".join(sorted(by_type))

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from petune.adapter import Adapter
 from petune.backbone.structure import Structure
-from petune.methods.config import MethodConfig
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -45,11 +44,11 @@ class Layout(ABC):
     prefix: str = PREFIX
     """What stands before the path of a module that is saved whole."""
 
-    trains_tokens: bool = False
-    """Whether PEFT has ``trainable_token_indices`` for the method."""
+    besides: frozenset[str] = frozenset({"modules_to_save"})
+    """The fields that PEFT's config of this type has for what is learned beside the method."""
 
-    def expresses(self, config: MethodConfig) -> bool:
-        """Say whether PEFT computes the same from its files as an adapter with these settings."""
+    def fits(self, adapter: Adapter, structure: Structure) -> bool:
+        """Say whether PEFT can express ``adapter``; if not, it is written under our own names."""
         return True
 
     @abstractmethod

@@ -11,6 +11,7 @@ from petune.adapter import Adapter
 from petune.backbone.structure import Structure
 from petune.backbone.targets import first_matching
 from petune.checkpoint.peft_layout import CONFIG_FILE, DESCRIPTIVE, PREFIX, WEIGHTS_FILE, Layout, Rule, neutral
+from petune.checkpoint.peft_names import shortest_names, that_match
 from petune.errors import AdapterFormatError, TargetError
 
 
@@ -22,7 +23,7 @@ class LoRALayout(Layout):
     """
 
     peft_type = "LORA"
-    trains_tokens = True
+    besides = frozenset({"modules_to_save", "trainable_token_indices"})
 
     # Fields without a counterpart: the value with which PEFT computes what petune does.
     _NEUTRAL: Mapping[str, Rule] = {
@@ -57,7 +58,7 @@ class LoRALayout(Layout):
             "lora_dropout": settings["lora_dropout"],
             "use_rslora": settings["use_rslora"],
             "use_dora": settings["use_dora"],
-            "target_modules": _shortest_names(list(adapter.slots), structure),
+            "target_modules": shortest_names(list(adapter.slots), structure),
             "exclude_modules": None,
             "layers_to_transform": None,
             "layers_pattern": None,
@@ -91,7 +92,7 @@ class LoRALayout(Layout):
             options["layers_to_transform"] = (options["layers_to_transform"],)
         for field in ("target_modules", "exclude_modules"):  # PEFT lets names in a list match nothing
             if isinstance(options.get(field), list):
-                names = tuple(name for name in options[field] if _matches(name, structure))
+                names = that_match(options[field], structure)
                 options[field] = names if names or field == "exclude_modules" else tuple(options[field])
         for field in ("rank_pattern", "alpha_pattern"):  # and patterns too
             if isinstance(options.get(field), dict):
@@ -138,18 +139,3 @@ def _used(field: str, options: Mapping[str, Any], structure: Structure) -> dict[
     except TargetError as error:
         raise AdapterFormatError(f"{CONFIG_FILE}: {error}") from error
     return {pattern: value for pattern, value in settings.items() if pattern in found} or None
-
-
-def _matches(name: object, structure: Structure) -> bool:
-    paths = [*(linear.path for linear in structure.linears), *(table.path for table in structure.embeddings)]
-    return any(f".{path}".endswith(f".{name}") for path in paths)
-
-
-def _shortest_names(paths: list[str], structure: Structure) -> list[str]:
-    """Return the leaf names that select exactly ``paths``, or the whole paths where leaf names would select more."""
-    leaves = sorted({path.rpartition(".")[2] for path in paths})
-    try:
-        selected = {module.path for module in structure.select_with_embeddings(leaves)}
-    except TargetError:
-        return sorted(paths)
-    return leaves if selected == set(paths) else sorted(paths)

@@ -12,7 +12,6 @@ from petune.adapter import Adapter
 from petune.backbone.structure import Structure
 from petune.checkpoint.peft_layout import CONFIG_FILE, DESCRIPTIVE, PROMPT_PREFIX, WEIGHTS_FILE, Layout, Rule
 from petune.errors import AdapterFormatError
-from petune.methods.config import MethodConfig
 
 
 class VirtualTokensLayout(Layout, ABC):
@@ -58,6 +57,11 @@ class SoftPromptLayout(VirtualTokensLayout, ABC):
     _FIXED: Mapping[str, Any] = {}
     """Fields of the method that are written."""
 
+    def fits(self, adapter: Adapter, structure: Structure) -> bool:
+        """Say whether it is one prompt in front of everything: PEFT knows nothing else."""
+        placement = adapter.placement
+        return placement is None or (placement.before_special and placement.versions == 1)
+
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
         """Return PEFT's fields."""
         (embeddings,) = adapter.tensors().values()
@@ -85,7 +89,7 @@ class PromptTuningLayout(SoftPromptLayout):
             lambda _: True,
         ),
     }
-    _FIXED = {"prompt_tuning_init": "RANDOM"}
+    _FIXED: Mapping[str, Any] = {"prompt_tuning_init": "RANDOM"}
 
 
 @final
@@ -131,9 +135,10 @@ class PrefixTuningLayout(VirtualTokensLayout):
         **dict.fromkeys(("encoder_hidden_size", "init_weights", "prefix_projection"), lambda _: True),
     }
 
-    def expresses(self, config: MethodConfig) -> bool:
-        """PEFT knows no infix: it would show the prefix to every token."""
-        return config.model_dump().get("placement", "prefix") == "prefix"
+    def fits(self, adapter: Adapter, structure: Structure) -> bool:
+        """Say whether it is a plain prefix: PEFT would show an infix to every token, and knows no gate."""
+        settings = adapter.config.model_dump()
+        return settings.get("placement", "prefix") == "prefix" and not settings.get("prefix_gate", False)
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
         """Return PEFT's fields of prefix tuning."""

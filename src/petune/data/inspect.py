@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from petune.data.encoding import encode, resolve_max_length
+from petune.data.lengths import encode_within
 from petune.data.loading import load_examples
 from petune.data.options import DataOptions
 from petune.data.report import DataReport
@@ -30,5 +30,6 @@ def inspect_data(
         DataError: as a training run would.
     """
     examples = load_examples(options, tokenizer, which="train", seed=seed)
-    max_length = resolve_max_length(options.max_length, tokenizer, model_limit=model_limit)
-    return encode(examples, tokenizer, max_length=max_length, overlong=options.overlong).report
+    return encode_within(
+        examples, tokenizer, max_length=options.max_length, overlong=options.overlong, model_limit=model_limit
+    ).report

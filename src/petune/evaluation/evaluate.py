@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from petune.data.encoding import Encoded, encode, resolve_max_length
+from petune.data.encoding import Encoded
 from petune.data.examples import Example, ExampleSet
+from petune.data.lengths import encode_within
 from petune.errors import ConfigError, DataError, nearest
 from petune.evaluation.loss import TokenLoss, token_loss
 from petune.evaluation.metrics import Metric, Need, compute, resolve_metric
@@ -60,7 +61,7 @@ def evaluate(
         runner: the model.
         examples: rows with targets (plain text will do for loss and perplexity).
         options: which metrics, which labels, how large a batch.
-        rows: the same rows as token ids, for the loss; encoded here where missing.
+        rows: the rows as token ids, for the loss; encoded here where missing.
 
     Raises:
         ConfigError: a metric is unknown, two have one name, or the labels cannot be compared.
@@ -68,7 +69,7 @@ def evaluate(
     """
     started = time.perf_counter()
     options = options or EvaluationOptions()
-    if not examples:
+    if not examples and not rows:
         raise DataError(f"{examples.source}: no rows to measure; give a file with at least one row")
     metrics = _metrics(options.metrics or default_metrics(examples), are_choices(examples) or bool(options.labels))
     needs = {metric.needs for metric in metrics}
@@ -89,7 +90,7 @@ def evaluate(
         metrics=_values(metrics, loss, predictions),
         predictions=tuple(next(iter(predictions.values()), ())),
         labels=labels,
-        num_rows=len(examples),
+        num_rows=len(examples) if rows is None else len(rows),
         num_label_tokens=loss.tokens if loss is not None else 0,
         seconds=time.perf_counter() - started,
     )
@@ -154,5 +155,11 @@ def _values(
 
 
 def _encode(runner: Runner, examples: ExampleSet) -> list[Encoded]:
-    longest = resolve_max_length(None, runner.tokenizer, model_limit=context_length(runner.model))
-    return encode(examples, runner.tokenizer, max_length=longest).rows
+    limit = context_length(runner.model)
+    return encode_within(
+        examples,
+        runner.tokenizer,
+        model_limit=limit,
+        virtual_tokens=runner.virtual_tokens,
+        insertions=runner.insertions,
+    ).rows

@@ -1,12 +1,14 @@
 """What evaluation needs of a model, and the state it runs in."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from petune.sites.placement import Combine, Insertion
 
 
 class Runner(Protocol):
@@ -25,6 +27,16 @@ class Runner(Protocol):
     @property
     def device(self) -> torch.device:
         """Where inputs must lie."""
+        ...
+
+    @property
+    def insertions(self) -> Sequence[Insertion]:
+        """The virtual tokens that its adapters have written into rows."""
+        ...
+
+    @property
+    def virtual_tokens(self) -> int:
+        """How many of the model's positions adapters take in front of the input."""
         ...
 
     def modules(self) -> Iterator[nn.Module]:
@@ -52,9 +64,21 @@ def context_length(model: PreTrainedModel) -> int | None:
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
+def longest_input(runner: Runner) -> int | None:
+    """Return how many tokens, prompt and answer together, have a place behind virtual ones; None without a limit."""
+    limit = context_length(runner.model)
+    return None if limit is None else limit - runner.virtual_tokens
+
+
 def end_token_ids(runner: Runner) -> list[int]:
     """Return the ids that end an answer: the tokenizer's EOS, and those of the model (end of a chat turn)."""
     config = runner.model.generation_config
     declared = config.eos_token_id if config is not None else None
     ids = declared if isinstance(declared, list) else [declared]
     return sorted({token for token in (*ids, runner.tokenizer.eos_token_id) if token is not None})
+
+
+def versions(runner: Runner) -> tuple[int, Combine]:
+    """Return in how many versions rows are run, and how the answers to them become one."""
+    placements = [i.placement for i in runner.insertions if i.placement.versions > 1]
+    return (placements[0].versions, placements[0].combine) if placements else (1, "average")

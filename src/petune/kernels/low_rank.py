@@ -37,7 +37,8 @@ def updated_row_norms(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Ten
         b: B [d_out, r].
         scale: the scale.
     """
-    squares = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float32).square()
+    squares: Tensor = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float32).square()
     crossed = F.linear(weight, a.to(weight.dtype)).to(torch.float32)  # [d_out, r]
     own = b @ (a @ a.t())
-    return (squares + scale * ((2 * crossed + scale * own) * b).sum(1)).clamp(min=0).sqrt()
+    changed: Tensor = squares + scale * ((2 * crossed + scale * own) * b).sum(1)
+    return changed.clamp(min=0).sqrt()

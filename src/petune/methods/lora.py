@@ -31,7 +31,7 @@ from petune.methods.config import MethodConfig
 from petune.methods.low_rank_slots import LoRAEmbeddingSlot, LoRASlot, LowRankSlot
 from petune.methods.method import Method, Paper, Parts, Target
 from petune.methods.pissa import is_pissa, principal_start
-from petune.sites.output import Host
+from petune.sites.host import Host
 from petune.sites.sites import Slot
 
 Rank = Annotated[int, Field(ge=1, le=65536)]

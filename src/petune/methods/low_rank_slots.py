@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from petune.kernels.low_rank import add_low_rank, low_rank, updated_row_norms
 from petune.methods.dora import redirected, row_factors
-from petune.sites.output import Host, OutputSlot
+from petune.sites.host import Host
+from petune.sites.output import OutputSlot
 
 
 class LowRankSlot(OutputSlot, ABC):

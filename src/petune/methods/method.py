@@ -17,6 +17,7 @@ from petune.backbone.structure import Structure
 from petune.errors import ConfigError
 from petune.methods.config import MethodConfig, explain
 from petune.sites.attention import Source
+from petune.sites.placement import Placement
 from petune.sites.sites import Slot
 
 SiteName = Literal["embeddings", "attention", "output", "weights"]
@@ -82,6 +83,7 @@ class Method(ABC, Generic[ConfigT]):
         learning_rate: the peak learning rate of AdamW used unless the user gives one.
         start: how far a fresh adapter changes the base: not at all ("exact"), hardly ("near"), or at once ("free").
         shares_batch: whether its rows may share a batch with rows of other adapters.
+        trains: whether parameters are learned; if not, a run chooses among the method's candidates instead.
     """
 
     name: ClassVar[str]
@@ -91,6 +93,7 @@ class Method(ABC, Generic[ConfigT]):
     learning_rate: ClassVar[float]
     start: ClassVar[Literal["exact", "near", "free"]]
     shares_batch: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
     config_class: type[ConfigT]
 
     @abstractmethod
@@ -104,6 +107,10 @@ class Method(ABC, Generic[ConfigT]):
 
     def source(self, config: ConfigT, target: Target) -> Source | None:
         """Return what computes the slots' values anew at each pass; None for methods whose slots hold them."""
+        return None
+
+    def placement(self, config: ConfigT, structure: Structure) -> Placement | None:
+        """Return where virtual tokens are written into the rows; None for methods whose rows hold text alone."""
         return None
 
     def bake(self, parts: Parts[ConfigT]) -> Parts[ConfigT] | None:
@@ -121,6 +128,17 @@ class Method(ABC, Generic[ConfigT]):
     def rate_factor(self, config: ConfigT, parameter: str) -> float:
         """Return the factor on the learning rate of one parameter, named as in :meth:`Adapter.tensors`."""
         return 1.0
+
+    def candidates(self, config: ConfigT) -> tuple[Mapping[str, Any], ...]:
+        """Return the ways to write the rows: options of reading that replace the run's own.
+
+        A method that trains has one. One that does not has each of them measured, and the best is kept.
+        """
+        return ({},)
+
+    def selection_metric(self, config: ConfigT) -> str | None:
+        """Return the metric by which the best candidate is found; None for the one that fits the rows."""
+        return None
 
     def configure(self, options: Mapping[str, Any]) -> ConfigT:
         """Return the settings that ``options`` describe.

@@ -10,12 +10,15 @@ from transformers import PreTrainedModel
 
 from petune.errors import ConfigError
 from petune.sites.attention import AttentionSites, AttentionSlot, Source
-from petune.sites.output import Host, OutputSite, OutputSlot
+from petune.sites.embeddings import EmbeddingSite, EmbeddingSlot, EmbeddingSource
+from petune.sites.gated import GatedSlot
+from petune.sites.host import Host
+from petune.sites.output import OutputSite, OutputSlot
 from petune.sites.routing import Routing
 from petune.sites.virtual_tokens import VirtualTokens
 from petune.sites.weights import WeightSite, WeightSlot
 
-Slot = OutputSlot | WeightSlot | AttentionSlot
+Slot = OutputSlot | WeightSlot | AttentionSlot | GatedSlot | EmbeddingSlot
 """What an adapter learned at one place; its class says which site it belongs to."""
 
 _users: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[Sites]]" = weakref.WeakKeyDictionary()
@@ -35,6 +38,7 @@ class Sites:
         self._weights: dict[str, WeightSite] = {}
         self._attention = AttentionSites(model, self.routing)
         self._virtual_tokens = VirtualTokens(model, self.routing, self._attention)
+        self._embeddings = EmbeddingSite(model, self.routing)
         self._plugged: dict[str, Mapping[str, Slot]] = {}
         self._bare: dict[str, Tensor] = {}
 
@@ -63,7 +67,7 @@ class Sites:
         done: dict[str, Slot] = {}
         try:
             for path, slot in slots.items():
-                self._plug(name, path, slot)
+                self._plug(name, path, slot, source)
                 done[path] = slot
         except BaseException:
             for path, slot in done.items():
@@ -108,14 +112,18 @@ class Sites:
         """Say whether a slot is plugged into the output of ``module``."""
         return any(site.module is module for site in self._outputs.values())
 
-    def _plug(self, name: str, path: str, slot: Slot) -> None:
+    def _plug(self, name: str, path: str, slot: Slot, source: Source | None) -> None:
         if isinstance(slot, OutputSlot):
             if path not in self._outputs:
                 host = Host(self._model.get_submodule(path), path, self._bare)
                 self._outputs[path] = OutputSite(host, self.routing)
-            self._outputs[path].plug(name, slot)
+            reads = None if slot.reads is None else self._model.get_submodule(slot.reads)
+            self._outputs[path].plug(name, slot, reads)
         elif isinstance(slot, WeightSlot):
             self._weights.setdefault(path, WeightSite.find(self._model, path)).plug(name, slot)
+        elif isinstance(slot, EmbeddingSlot):
+            assert isinstance(source, EmbeddingSource), "virtual tokens have their embeddings from a source"
+            self._embeddings.plug(name, slot, source)
         else:
             self._attention.plug(name, path, slot)
 
@@ -127,5 +135,7 @@ class Sites:
                 del self._outputs[path]
         elif isinstance(slot, WeightSlot):
             self._weights.pop(path).unplug(name)
+        elif isinstance(slot, EmbeddingSlot):
+            self._embeddings.unplug(name)
         else:
             self._attention.unplug(name, path)

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from petune.errors import ConfigError
-from petune.sites.output import Host, OutputSlot
+from petune.sites.host import Host
+from petune.sites.output import OutputSlot
 
 TokenIndices = Mapping[str, Sequence[int]]
 

@@ -95,7 +95,7 @@ class VirtualTokens:
 
     def _shift(self, stack: Stack) -> int:
         shifts = ([slot.position_shift for slot in self._slots[n].values()] for n in stack if n in self._slots)
-        return sum(max(shift) for shift in shifts)
+        return sum(max(shift, default=0) for shift in shifts)
 
     def _prepare(self, name: str, stacks: list[Stack]) -> None:
         """Give the slots of adapter ``name`` their keys and values for each of ``stacks``."""
@@ -118,7 +118,7 @@ class VirtualTokens:
 
     def _read(self, name: str, stack: Stack, embeddings: Tensor) -> Mapping[str, KeysValues]:
         """Return the keys and values that the base makes of ``embeddings`` [P, d] at the adapter's attentions."""
-        with self._routing.use(Route.everywhere(stack, extends_attention=False)):
+        with self._routing.use(Route.everywhere(stack, virtual_tokens=False)):
             return self._attention.read(tuple(self._slots[name]), embeddings.to(self._model.dtype))
 
     def _positions(self, route: Route, shifts: list[int], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
