@@ -234,7 +234,7 @@ def create_adapter(
     """
     chosen = methods.get(method)
     new_tokens = read_tokens(chosen.configure(options).new_tokens)
-    if new_tokens:
+    if new_tokens and chosen.trains:
         ids = base.add_tokens(new_tokens)
         options = {**options, "new_tokens": new_tokens}
         if chosen.shares_batch:
