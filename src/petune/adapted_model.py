@@ -76,6 +76,11 @@ class AdaptedModel(nn.Module):
         """The adapters that every row goes through unless it is routed otherwise."""
         return self._active
 
+    @property
+    def merged(self) -> Stack:
+        """The adapters that are merged into the base, in order."""
+        return tuple(self._merged)
+
     def forward(self, **inputs: Any) -> Any:
         """Run the base, adapters included; takes and returns what the transformers model does."""
         return self.model(**inputs)
@@ -233,6 +238,22 @@ class AdaptedModel(nn.Module):
             self._model.get_submodule(path)._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
         if merged.was_active:
             self.activate(*self._active, name)
+
+    @torch.no_grad()
+    def keep_merged(self) -> list[Adapter]:
+        """Make every merge final: the base keeps the sums, and the merged adapters, which are returned, are detached."""
+        names = list(self._merged)
+        learned = {
+            path: slot.master.detach().clone()
+            for name in names
+            for path, slot in self.adapters[name].slots.items()
+            if isinstance(slot, WeightSlot)
+        }
+        self._merged.clear()  # what was set aside would come back on detaching
+        adapters = [self.detach(name) for name in names]
+        for path, value in learned.items():
+            self._model.get_parameter(path).copy_(value)
+        return adapters
 
     def parameter_summary(self) -> str:
         """Return the line everybody knows: trainable parameters, all parameters, and the share in percent."""

@@ -124,8 +124,11 @@ def build_adapter(
     tokenizer: PreTrainedTokenizerBase | None = None,
     name: str = "default",
     seed: int = 42,
+    shapes_only: bool = False,
 ) -> Adapter:
     """Return a fresh adapter of ``method`` for ``model`` (weights may be on the meta device).
+
+    With ``shapes_only`` its tensors have their shapes and any values, to be loaded over or counted.
 
     Raises:
         ConfigError: an unknown method or setting.
@@ -133,7 +136,7 @@ def build_adapter(
     """
     chosen = methods.get(method)
     config = chosen.configure(options)
-    target = Target(model, structure, tokenizer, torch.Generator().manual_seed(seed))
+    target = Target(model, structure, tokenizer, torch.Generator().manual_seed(seed), shapes_only)
     return Adapter(chosen, config, chosen.build(config, target), name, chosen.source(config, target))
 
 
@@ -146,4 +149,5 @@ def create_adapter(
         ConfigError: an unknown method or setting.
         TargetError: the settings name places that the base does not have.
     """
-    return build_adapter(method, options, base.model, base.structure, tokenizer=base.tokenizer, name=name, seed=seed)
+    tokenizer = base.tokenizer if base.has_tokenizer else None
+    return build_adapter(method, options, base.model, base.structure, tokenizer=tokenizer, name=name, seed=seed)

@@ -212,7 +212,7 @@ def list_methods(model: Path_ | None = None, **options: Any) -> list[MethodInfo]
         method = registry.get(name)
         trainable = None
         if skeleton is not None:
-            trainable = build_adapter(name, {}, skeleton, Structure(skeleton)).num_parameters()
+            trainable = build_adapter(name, {}, skeleton, Structure(skeleton), shapes_only=True).num_parameters()
         found.append(MethodInfo(name, method.title, method.paper, method.sites, method.learning_rate, trainable, total))
     return found
 

@@ -10,26 +10,18 @@ from torch import Tensor
 
 from petune.adapter import Adapter
 from petune.backbone.structure import Structure
-from petune.checkpoint.peft_layout import CONFIG_FILE, DESCRIPTIVE, WEIGHTS_FILE, Layout, Rule, neutral
+from petune.checkpoint.peft_layout import CONFIG_FILE, WEIGHTS_FILE, Layout, Rule, switched_off
 from petune.errors import AdapterFormatError
 
 
 class VirtualTokensLayout(Layout, ABC):
     """Methods whose file holds one tensor, ``prompt_embeddings``, and whose config tells its shape."""
 
-    _KNOWN = frozenset({"num_attention_heads", "num_layers", "num_transformer_submodules", "token_dim"})
-    _START: Mapping[str, Rule] = {}
-    """Fields of the start, which no longer matters, and fields with one neutral value."""
+    followed = ("num_attention_heads", "num_layers", "num_transformer_submodules", "num_virtual_tokens", "token_dim")
 
     def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
         """Return the number of virtual tokens; how they started is not kept."""
-        for field, value in config.items():
-            if field in DESCRIPTIVE or field in self._KNOWN or field == "num_virtual_tokens":
-                continue
-            if field not in self._START:
-                raise AdapterFormatError(f"{CONFIG_FILE}: field '{field}' is not known to this petune")
-            if not self._START[field](value):
-                raise AdapterFormatError(f"{CONFIG_FILE}: {field}={value!r} is not supported by petune")
+        self.require_known(config)
         if config.get("num_transformer_submodules") not in (None, 1):
             raise AdapterFormatError(f"{CONFIG_FILE}: num_transformer_submodules must be 1 for a decoder")
         return {"num_virtual_tokens": config.get("num_virtual_tokens")}
@@ -56,8 +48,8 @@ class PromptTuningLayout(VirtualTokensLayout):
     """Prompt tuning: ``prompt_embeddings`` [P, d]."""
 
     peft_type = "PROMPT_TUNING"
-    _START: Mapping[str, Rule] = {
-        "modules_to_save": neutral,
+    neutral: Mapping[str, Rule] = {
+        "modules_to_save": switched_off,
         **dict.fromkeys(
             ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"),
             lambda _: True,
@@ -86,8 +78,8 @@ class PrefixTuningLayout(VirtualTokensLayout):
 
     peft_type = "PREFIX_TUNING"
     # A folder saved with a projection holds the keys and values it computed, as one saved without does.
-    _START: Mapping[str, Rule] = {
-        "modules_to_save": neutral,
+    neutral: Mapping[str, Rule] = {
+        "modules_to_save": switched_off,
         **dict.fromkeys(("encoder_hidden_size", "init_weights", "prefix_projection"), lambda _: True),
     }
 

@@ -32,10 +32,13 @@ class Target:
     structure: Structure
 
     tokenizer: PreTrainedTokenizerBase | None
-    """None where only shapes are asked for."""
+    """None where the base came without one: a start from text is then an error."""
 
     generator: torch.Generator
     """The source of every random start."""
+
+    shapes_only: bool = False
+    """Whether values do not matter: saved ones will be loaded over them, or parameters are only counted."""
 
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)

@@ -20,13 +20,18 @@ def start_ids(target: Target, length: int, text: str | None, *, setting: str) ->
         setting: name of the setting that gives the text, for errors.
 
     Raises:
-        ConfigError: the text has no token, or more than ``length``.
+        ConfigError: the text has no token, or more than ``length``, or there is no tokenizer to read it.
     """
     if text is None:
         common = min(COMMON_TOKENS, target.model.get_input_embeddings().weight.shape[0])
         return torch.randperm(common, generator=target.generator).repeat(-(-length // common))[:length]
-    if target.tokenizer is None:
+    if target.shapes_only:
         return torch.zeros(length, dtype=torch.int64)
+    if target.tokenizer is None:
+        raise ConfigError(
+            f"{setting} needs the base's tokenizer, and the base came without one; wrap the model with it:"
+            " Base.from_model(model, tokenizer)"
+        )
     ids = target.tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise ConfigError(f"{setting} is empty; give a text of at least one token")

@@ -1,0 +1,49 @@
+"""The tensors of one adapter under the names of HF PEFT's files, taken from a model and given to it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.module import _IncompatibleKeys
+
+from petune.checkpoint.peft import to_tensors
+from petune.compat.model import PeftModel
+from petune.compat.unsupported import refuse
+from petune.errors import ConfigError
+
+
+def get_peft_model_state_dict(
+    model: PeftModel, state_dict: Mapping[str, Tensor] | None = None, adapter_name: str = "default", **others: Any
+) -> dict[str, Tensor]:
+    """Return the tensors of an adapter as PEFT's file holds them.
+
+    Args:
+        model: the model.
+        state_dict: the whole model's tensors, where the caller has them already.
+        adapter_name: which adapter.
+        others: PEFT's other arguments; none is supported.
+
+    Raises:
+        ConfigError: no such adapter, another argument, or a ``state_dict`` that is not the model's.
+    """
+    refuse("get_peft_model_state_dict", **others)
+    model.require_same(adapter_name, state_dict)
+    adapter = model.base_model.adapter(adapter_name)
+    return to_tensors(model.peft_config[adapter_name].layout, adapter, model.base_model.base.structure)
+
+
+def set_peft_model_state_dict(
+    model: PeftModel, peft_model_state_dict: Mapping[str, Tensor], adapter_name: str = "default", **others: Any
+) -> _IncompatibleKeys:
+    """Give an adapter the tensors that :func:`get_peft_model_state_dict` returned; every one must be there and fit.
+
+    Raises:
+        AdapterFormatError: a tensor is missing, unknown, or of another shape.
+        ConfigError: no such adapter, or another argument.
+    """
+    refuse("set_peft_model_state_dict", **others)
+    adapter = model.base_model.adapter(adapter_name)
+    layout = model.peft_config[adapter_name].layout
+    adapter.load_tensors(layout.from_file(peft_model_state_dict, model.base_model.base.structure))
+    return _IncompatibleKeys([], [])
