@@ -61,11 +61,9 @@ class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
     forward = _Forward()
 
     def __init__(self, model: PreTrainedModel, peft_config: PeftConfig, adapter_name: str = "default") -> None:
-        training = model.training
         self._wrap(model, peft_config.revision)
         self.add_adapter(adapter_name, peft_config)
         self.set_adapter(adapter_name, inference_mode=peft_config.inference_mode)
-        self.train(training)
 
     def _wrap(self, model: PreTrainedModel, revision: str | None) -> None:
         super().__init__()
@@ -73,8 +71,12 @@ class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
             raise ConfigError("the model has adapters already; use its add_adapter or load_adapter to give it another")
         if not isinstance(model, PreTrainedModel):
             raise ConfigError(f"the model is a {type(model).__name__}; petune adapts models of transformers")
+        training = model.training
         self.base_model = AdaptedModel(Base.from_model(model, revision=revision))
         self.peft_config = {}
+        # As new modules are, ours is in training mode, and adapters with it; the model keeps the mode it had.
+        self.base_model.training = True
+        model.train(training)
 
     @classmethod
     def from_pretrained(
@@ -98,11 +100,10 @@ class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
             PetuneError: the adapter is damaged, of another base, or asks for what petune lacks.
         """
         wrapped = cls.__new__(cls)
-        training = model.training
         wrapped._wrap(model, None)
         wrapped.load_adapter(model_id, adapter_name, is_trainable, **others)
         wrapped.set_adapter(adapter_name, inference_mode=not is_trainable)
-        return wrapped.train(training and is_trainable)
+        return wrapped
 
     @property
     def __class__(self) -> type[Any]:
@@ -115,6 +116,12 @@ class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
             if name == "base_model":  # not there yet
                 raise
             return getattr(self.get_base_model(), name)
+
+    @property
+    def _keys_to_ignore_on_save(self) -> list[str]:
+        # What a Trainer without PEFT leaves out of its checkpoints, so that it misses nothing when it resumes.
+        learned = {name for name, p in self.named_parameters() if p.requires_grad}
+        return [name for name in self.state_dict() if name not in learned]
 
     def run(self, *args: Any, adapter_names: Sequence[str] | None = None, **inputs: Any) -> Any:
         """Run the base, adapters included.
