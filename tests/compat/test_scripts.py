@@ -57,7 +57,9 @@ def test_script(script: Path, bases: Path) -> None:
     assert ours["same"].keys() == theirs["same"].keys()
     for name, value in theirs["same"].items():
         if isinstance(value, torch.Tensor | list | float) and not _holds_words(value):
-            torch.testing.assert_close(ours["same"][name], value, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                ours["same"][name], value, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+            )
         else:
             assert ours["same"][name] == value, name
     if "losses" in theirs:

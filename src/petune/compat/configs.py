@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar, Self, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -222,7 +222,9 @@ class PromptLearningConfig(PeftConfig):
         """
         given = vars(self)
         if given["num_virtual_tokens"] is None:
-            raise ConfigError(f"{type(self).__name__}: num_virtual_tokens is missing; give the number of virtual tokens")
+            raise ConfigError(
+                f"{type(self).__name__}: num_virtual_tokens is missing; give the number of virtual tokens"
+            )
         text, attention = model.config.get_text_config(), structure.attentions[0]
         heads = {text.num_attention_heads, attention.num_kv_heads}
         sizes = {

@@ -6,10 +6,12 @@ from petune.backbone.structure import Structure
 from petune.backbone.targets import leaf_name
 from petune.errors import TargetError
 
-_QUERY, _VALUE = (re.compile(rf"({letter}|{word})(_proj|_lin|_linear)?") for letter, word in (("q", "query"), ("v", "value")))
+_QUERY, _VALUE = (
+    re.compile(rf"({letter}|{word})(_proj|_lin|_linear)?") for letter, word in (("q", "query"), ("v", "value"))
+)
 
-_FEED_FORWARD_TOO = {"phi": ("fc1", "fc2")}
-"""Model types for which PEFT adapts the feed-forward layers as well."""
+_MORE = {"nemotron_h": ("k_proj", "o_proj"), "phi": ("fc1", "fc2")}
+"""Model types for which PEFT's default is wider, with what it adds."""
 
 
 def default_targets(structure: Structure, model_type: str) -> tuple[str, ...]:
@@ -22,7 +24,7 @@ def default_targets(structure: Structure, model_type: str) -> tuple[str, ...]:
     names = dict.fromkeys(leaf_name(linear.path) for linear in attention)
     query, value = ([name for name in names if kind.fullmatch(name)] for kind in (_QUERY, _VALUE))
     if query and value:
-        return (*query, *value, *_FEED_FORWARD_TOO.get(model_type, ()))
+        return (*query, *value, *_MORE.get(model_type, ()))
     # A fused projection is wider than the states it reads: queries alone are as wide as they are.
     fused = dict.fromkeys(leaf_name(x.path) for x in attention if x.out_features > x.in_features)
     if len(fused) == 1:

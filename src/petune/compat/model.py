@@ -28,7 +28,8 @@ BASE_ROW = "__base__"
 
 @functools.cache
 def _signature(kind: type[nn.Module]) -> inspect.Signature:
-    return inspect.Signature(list(inspect.signature(kind.forward).parameters.values())[1:])
+    whole = inspect.signature(kind.forward)
+    return whole.replace(parameters=list(whole.parameters.values())[1:])
 
 
 @final
@@ -177,7 +178,7 @@ class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
         Raises:
             ConfigError: the name is taken, or petune or the base cannot follow the settings.
         """
-        refuse("add_adapter", autocast_adapter_dtype=not others.pop("autocast_adapter_dtype", True), **others)
+        refuse("add_adapter", **others)
         model, structure = self.get_base_model(), self.base_model.base.structure
         seed = int(torch.randint(2**31, ()).item())
         options = peft_config.options(model, structure)
@@ -189,9 +190,7 @@ class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
         adapter.set_trainable(False)
         self.peft_config[adapter_name] = peft_config
 
-    def load_adapter(
-        self, model_id: str | Path, adapter_name: str, is_trainable: bool = False, **others: Any
-    ) -> None:
+    def load_adapter(self, model_id: str | Path, adapter_name: str, is_trainable: bool = False, **others: Any) -> None:
         """Attach the adapter of a folder or a repository, or give its tensors to the attached one of that name.
 
         Args:
@@ -204,8 +203,7 @@ class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
         Raises:
             PetuneError: the adapter is damaged, of another base, or asks for what petune lacks.
         """
-        if not others.pop("autocast_adapter_dtype", True):
-            refuse("load_adapter", autocast_adapter_dtype="False")
+        refuse("load_adapter", autocast_adapter_dtype=others.pop("autocast_adapter_dtype", True))
         others = {name: value for name, value in others.items() if value is not None}
         folder = adapter_folder(model_id, **others)
         config = PeftConfig.from_pretrained(str(folder))
@@ -327,19 +325,17 @@ class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
 
         Args:
             save_directory: the folder.
-            safe_serialization: petune writes safetensors alone.
+            safe_serialization: False is refused; petune writes no pickles.
             selected_adapters: which adapters to write.
             is_main_process: whether this process is the one that writes.
             state_dict: the whole model's tensors, where the caller has them already.
-            others: refused, but for the defaults that transformers passes.
+            others: PEFT's other arguments, refused.
 
         Raises:
             ConfigError: an argument that is not supported.
             OutputFolderError, ResourceError: the folder cannot be written.
         """
-        passed = {"max_shard_size": "50GB", "save_embedding_layers": "auto"}
-        others = {name: value for name, value in others.items() if value != passed.get(name)}
-        refuse("save_pretrained", safe_serialization="False" if not safe_serialization else None, **others)
+        refuse("save_pretrained", safe_serialization=safe_serialization, **others)
         folder = Path(save_directory)
         for name in self.base_model.adapters if selected_adapters is None else selected_adapters:
             self.require_same(name, state_dict)

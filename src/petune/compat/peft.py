@@ -3,7 +3,6 @@
 See docs/peft_scripts.md for what is the same, what differs, and what is refused.
 """
 
-from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -55,7 +54,7 @@ def get_peft_model(
         peft_config: settings of the adapter.
         adapter_name: its name.
         mixed: refused; adapters of different methods may always be attached.
-        autocast_adapter_dtype: an adapter's tensors are always fp32.
+        autocast_adapter_dtype: False is refused; an adapter's tensors are always fp32.
         revision: the commit of the base, to be recorded.
         low_cpu_mem_usage: refused.
 
@@ -63,8 +62,12 @@ def get_peft_model(
         ConfigError: settings or arguments that petune, or this model, cannot follow.
         BaseModelError: a model that petune cannot use as a base.
     """
-    half = None if autocast_adapter_dtype else "False"
-    refuse("get_peft_model", mixed=mixed, autocast_adapter_dtype=half, low_cpu_mem_usage=low_cpu_mem_usage)
+    refuse(
+        "get_peft_model",
+        mixed=mixed,
+        autocast_adapter_dtype=autocast_adapter_dtype,
+        low_cpu_mem_usage=low_cpu_mem_usage,
+    )
     if revision is not None:
         peft_config.revision = revision
     return PeftModel(model, peft_config, adapter_name)

@@ -3,14 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.modules.module import _IncompatibleKeys
 
 from petune.checkpoint.peft import to_tensors
 from petune.compat.model import PeftModel
 from petune.compat.unsupported import refuse
-from petune.errors import ConfigError
 
 
 def get_peft_model_state_dict(

@@ -22,9 +22,7 @@ def build():
         eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True, report_to=[], use_cpu=True,
         disable_tqdm=True,
     )  # fmt: skip
-    return Trainer(
-        model=model, args=arguments, train_dataset=rows, eval_dataset=rows[:4], data_collator=collate
-    )
+    return Trainer(model=model, args=arguments, train_dataset=rows, eval_dataset=rows[:4], data_collator=collate)
 
 
 def collate(batch):
