@@ -241,7 +241,7 @@ class AdaptedModel(nn.Module):
 
     @torch.no_grad()
     def keep_merged(self) -> list[Adapter]:
-        """Make every merge final: the base keeps the sums, and the merged adapters, which are returned, are detached."""
+        """Make every merge final: the base keeps the sums; return the merged adapters, detached."""
         names = list(self._merged)
         learned = {
             path: slot.master.detach().clone()

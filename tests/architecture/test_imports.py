@@ -25,6 +25,7 @@ LAYERS = (
     "evaluation",
     "training",
     "api",
+    "compat",
     "cli",
 )
 SHARED_BY_METHODS = {"petune.methods", "petune.methods.config", "petune.methods.method", "petune.methods.starts"}

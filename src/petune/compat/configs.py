@@ -6,7 +6,7 @@ fields from folders; what matters for a fresh adapter alone, its start, is told 
 
 import json
 from collections.abc import Callable, Mapping
-from enum import Enum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -25,13 +25,13 @@ from petune.compat.folders import adapter_folder
 from petune.errors import AdapterFormatError, ConfigError
 
 
-class TaskType(str, Enum):
+class TaskType(StrEnum):
     """What the base model is for; the model's own class decides what it computes."""
 
     CAUSAL_LM = "CAUSAL_LM"
 
 
-class PeftType(str, Enum):
+class PeftType(StrEnum):
     """The methods, as PEFT's files name them."""
 
     LORA = "LORA"
@@ -39,7 +39,7 @@ class PeftType(str, Enum):
     PROMPT_TUNING = "PROMPT_TUNING"
 
 
-class PromptTuningInit(str, Enum):
+class PromptTuningInit(StrEnum):
     """How the virtual tokens of prompt tuning start."""
 
     TEXT = "TEXT"
@@ -321,7 +321,7 @@ def get_peft_config(config_dict: Mapping[str, Any]) -> PeftConfig:
     return _CLASSES[kind](**config_dict)
 
 
-def _task_type(value: object) -> TaskType:
+def _task_type(value: str) -> TaskType:
     try:
         return TaskType(value)
     except ValueError as error:

@@ -40,7 +40,7 @@ class _Forward:
         if model is None:
             return owner.run
         forward = functools.partial(owner.run, model)
-        forward.__signature__ = _signature(type(model.get_base_model()))  # type: ignore[attr-defined]
+        forward.__signature__ = _signature(type(model.get_base_model()))  # type: ignore[attr-defined, arg-type]
         return forward
 
 
@@ -106,7 +106,7 @@ class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
         wrapped.set_adapter(adapter_name, inference_mode=not is_trainable)
         return wrapped
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> type[Any]:
         return presented_class(self.get_base_model())
 
@@ -136,7 +136,7 @@ class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
             return self.base_model.model(*args, **inputs)
 
     def generate(self, *args: Any, adapter_names: Sequence[str] | None = None, **options: Any) -> Any:
-        """Let the base generate, adapters included; arguments are those of :meth:`run` and of the base's ``generate``."""
+        """Let the base generate, adapters included; ``adapter_names`` as for :meth:`run`."""
         with self._rows(adapter_names):
             return self.base_model.model.generate(*args, **options)
 
@@ -217,7 +217,8 @@ class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
             own, structure = self.base_model.adapter(adapter_name), self.base_model.base.structure
             if config.layout.config(loaded, structure) != self.peft_config[adapter_name].layout.config(own, structure):
                 raise ConfigError(
-                    f"{folder} holds an adapter with other settings than '{adapter_name}' has; load it under another name"
+                    f"{folder} holds an adapter with other settings than '{adapter_name}' has; load it under another"
+                    " name"
                 )
             own.load_tensors(loaded.tensors())
         if not is_trainable:

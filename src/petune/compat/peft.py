@@ -3,7 +3,6 @@
 See docs/peft_scripts.md for what is the same, what differs, and what is refused.
 """
 
-
 from transformers import PreTrainedModel
 
 from petune.compat.configs import (
