@@ -10,10 +10,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from petune import methods
 from petune.backbone.base import Base
 from petune.backbone.structure import Structure
-from petune.errors import AdapterFormatError, nearest
+from petune.errors import AdapterFormatError, ConfigError, nearest
 from petune.methods.config import MethodConfig
-from petune.methods.method import Method, Target
-from petune.sites.attention import Source
+from petune.methods.method import Method, Parts, Target
+from petune.sites.attention import AttentionSlot, Source
+from petune.sites.replacement import Replacement, replacements
 from petune.sites.sites import Slot
 from petune.sites.weights import WeightSlot
 
@@ -42,6 +43,8 @@ class Adapter(nn.Module):
         self.method = method
         self.config = config
         self.name = name
+        self.trained_config = config
+        """The settings it was trained with, where it has been baked since."""
         self.data_format: dict[str, Any] = {}
         """How rows became text when it was trained; rows it answers later are written the same way."""
         self.source = source
@@ -52,6 +55,18 @@ class Adapter(nn.Module):
     def slots(self) -> dict[str, Slot]:
         """The slots by the path they plug into."""
         return {key.replace("/", "."): slot for key, slot in self._modules_by_path.items()}  # type: ignore[misc]
+
+    @property
+    def replacements(self) -> dict[str, Replacement]:
+        """The slots that are copies of whole modules, by path."""
+        return {path: slot for path, slot in self.slots.items() if isinstance(slot, Replacement)}
+
+    def without_replacements(self) -> "Adapter":
+        """Return the part that the method itself describes; slots are shared, not copied."""
+        slots = {path: slot for path, slot in self.slots.items() if not isinstance(slot, Replacement)}
+        adapter = Adapter(self.method, self.config, slots, self.name, self.source)
+        adapter.trained_config = self.trained_config
+        return adapter
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the learned tensors (fp32 masters, not copies), by ``path.tensor``."""
@@ -110,6 +125,24 @@ class Adapter(nn.Module):
             if isinstance(slot, WeightSlot):
                 slot.refresh()
 
+    @property
+    def needs_answers(self) -> bool:
+        """Whether it must be told where each row's answer begins."""
+        return any(isinstance(slot, AttentionSlot) and slot.answer_only for slot in self.slots.values())
+
+    def baked(self) -> "Adapter":
+        """Return the adapter without what only training needs; itself where there is nothing of the kind."""
+        own = {path: slot for path, slot in self.slots.items() if not isinstance(slot, Replacement)}
+        parts = self.method.bake(Parts(self.config, own, self.source))
+        if parts is None:
+            return self
+        slots = {**parts.slots, **self.replacements}
+        adapter = Adapter(self.method, parts.config, slots, self.name, parts.source)
+        adapter.trained_config = self.trained_config
+        adapter.data_format = self.data_format
+        adapter.set_trainable(False)
+        return adapter.train(self.training)
+
     def num_parameters(self) -> int:
         """Return how many numbers the adapter learned."""
         return sum(p.numel() for p in self.parameters())
@@ -137,7 +170,19 @@ def build_adapter(
     chosen = methods.get(method)
     config = chosen.configure(options)
     target = Target(model, structure, tokenizer, torch.Generator().manual_seed(seed), shapes_only)
-    return Adapter(chosen, config, chosen.build(config, target), name, chosen.source(config, target))
+    slots = chosen.build(config, target)
+    copies = _copies(chosen, config, target)
+    # What is learned whole is not adapted besides, as in HF PEFT.
+    left = {path: s for path, s in slots.items() if not any(f"{path}.".startswith(f"{copied}.") for copied in copies)}
+    return Adapter(chosen, config, {**left, **copies}, name, chosen.source(config, target))
+
+
+def _copies(method: Method[Any], config: MethodConfig, target: Target) -> dict[str, Replacement]:
+    if config.modules_to_save and not method.shares_batch:
+        raise ConfigError(
+            f"modules_to_save: {method.title} learns the base's own parameters, so copies would hide them; leave it out"
+        )
+    return replacements(target.model, target.structure, config.modules_to_save)
 
 
 def create_adapter(

@@ -25,6 +25,8 @@ def test_it_learns_and_the_folder_holds_what_it_learned(
         "bottleneck": (2e-2, 0.8),
         "full": (3e-3, 0.6),
         "lora": (2e-2, 0.6),
+        "p_tuning": (1e-2, 0.95),
+        "p_tuning_v2": (1e-1, 0.95),
         "prefix_tuning": (1e-1, 0.95),
         "prompt_tuning": (1e-1, 0.95),
     }[method]

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from petune.adapter import Adapter
-from petune.checkpoint.peft import LAYOUTS, MODEL_LAYOUT
+from petune.checkpoint.peft import MODEL_LAYOUT, layout_of
 
 FILE_NAME = "README.md"
 
@@ -14,7 +14,7 @@ FILE_NAME = "README.md"
 def model_card(adapter: Adapter, base_name: str, training: Mapping[str, Any] | None) -> str:
     """Return the Markdown of the card: what was trained, on which base, how to load it here and with HF PEFT."""
     method = adapter.method
-    in_peft = method.name in LAYOUTS
+    in_peft = layout_of(adapter) is not None
     front = {
         "base_model": base_name,
         "library_name": "peft" if in_peft else "transformers" if method.name in MODEL_LAYOUT else "petune",
@@ -51,7 +51,7 @@ def model_card(adapter: Adapter, base_name: str, training: Mapping[str, Any] | N
             'The folder is also a plain transformers model: `AutoModelForCausalLM.from_pretrained(".")`.',
         ]
     lines += ["", "## Settings", "", "| setting | value |", "|---|---|"]
-    lines += [f"| {key} | `{value}` |" for key, value in adapter.config.model_dump(mode="json").items()]
+    lines += [f"| {key} | `{value}` |" for key, value in adapter.trained_config.model_dump(mode="json").items()]
     if training:
         lines += ["", "## Training", "", "| | |", "|---|---|"]
         lines += [f"| {key} | {_cell(value)} |" for key, value in training.items()]

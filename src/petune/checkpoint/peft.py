@@ -5,25 +5,37 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from petune.adapter import Adapter
 from petune.backbone.structure import Structure
 from petune.checkpoint.peft_layout import CONFIG_FILE, WEIGHTS_FILE, Layout
 from petune.checkpoint.peft_lora import LoRALayout
-from petune.checkpoint.peft_virtual_tokens import PrefixTuningLayout, PromptTuningLayout
+from petune.checkpoint.peft_virtual_tokens import PrefixTuningLayout, PromptTuningLayout, PTuningLayout
 from petune.errors import AdapterFormatError
 
-__all__ = ["CONFIG_FILE", "LAYOUTS", "MODEL_LAYOUT", "WEIGHTS_FILE", "method_of", "to_json", "to_tensors"]
+__all__ = [
+    "CONFIG_FILE", "LAYOUTS", "MODEL_LAYOUT", "WEIGHTS_FILE", "from_tensors", "layout_of", "method_of", "to_json",
+    "to_options", "to_tensors",
+]  # fmt: skip
 
 LAYOUTS: Mapping[str, Layout] = {
     "lora": LoRALayout(),
+    "p_tuning": PTuningLayout(),
     "prefix_tuning": PrefixTuningLayout(),
+    "p_tuning_v2": PrefixTuningLayout(),
     "prompt_tuning": PromptTuningLayout(),
 }
-"""The layouts by the method's name."""
+"""The layouts by the method's name; of several with one ``peft_type``, the first is the method that reads it."""
 
 MODEL_LAYOUT = ("full",)
 """Methods that learn the base's own parameters, which PEFT does not know: a plain transformers model is written."""
+
+
+def layout_of(adapter: Adapter) -> Layout | None:
+    """Return how PEFT spells ``adapter``; None where PEFT lacks the method, or what the settings ask of it."""
+    layout = LAYOUTS.get(adapter.method.name)
+    return layout if layout is not None and layout.expresses(adapter.config) else None
 
 
 def to_json(layout: Layout, adapter: Adapter, structure: Structure, base: str, revision: str | None) -> str:
@@ -34,14 +46,58 @@ def to_json(layout: Layout, adapter: Adapter, structure: Structure, base: str, r
         "base_model_name_or_path": base,
         "revision": revision,
         "inference_mode": True,
-        **layout.config(adapter, structure),
+        **layout.config(adapter.without_replacements(), structure),
+        "modules_to_save": sorted(adapter.replacements) or None,
     }
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
 def to_tensors(layout: Layout, adapter: Adapter, structure: Structure) -> dict[str, Tensor]:
     """Return the tensors as PEFT's file holds them."""
-    return {name: tensor.cpu().contiguous() for name, tensor in layout.to_file(adapter, structure).items()}
+    tensors = layout.to_file(adapter.without_replacements(), structure)
+    for path, slot in adapter.replacements.items():
+        tensors |= {f"{layout.prefix}{path}.{name}": tensor for name, tensor in slot.own.state_dict().items()}
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def to_options(
+    layout: Layout, config: Mapping[str, Any], model: PreTrainedModel, structure: Structure
+) -> dict[str, Any]:
+    """Return our settings for PEFT's ``config`` on the base ``model`` of this ``structure``.
+
+    Raises:
+        AdapterFormatError: the config asks for something petune does not do.
+    """
+    rest = {field: value for field, value in config.items() if field != "modules_to_save"}
+    options = layout.options(rest, structure)
+    names = config.get("modules_to_save") or ()
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+        raise AdapterFormatError(f"{CONFIG_FILE}: modules_to_save is {names!r}, expected a list of names")
+    # PEFT takes every module whose path ends in a name, and lets some of the names match nothing.
+    paths = tuple(path for path, _ in model.named_modules() if any(path.endswith(name) for name in names))
+    if names and not paths:
+        raise AdapterFormatError(f"{CONFIG_FILE}: modules_to_save={list(names)!r} matches no module of this base")
+    return {**options, "modules_to_save": paths} if paths else options
+
+
+def from_tensors(
+    layout: Layout, tensors: Mapping[str, Tensor], adapter: Adapter, structure: Structure
+) -> dict[str, Tensor]:
+    """Return the tensors of ``adapter``, a fresh one, from those of PEFT's file.
+
+    Raises:
+        AdapterFormatError: a tensor is of a kind or shape the method does not have.
+    """
+    starts = {f"{layout.prefix}{path}.": f"{path}.own." for path in adapter.replacements}
+    whole: dict[str, Tensor] = {}
+    rest: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        start = next((start for start in starts if name.startswith(start)), None)
+        if start is None:
+            rest[name] = tensor
+        else:
+            whole[starts[start] + name.removeprefix(start)] = tensor
+    return {**layout.from_file(rest, structure), **whole}
 
 
 def method_of(config: Mapping[str, Any]) -> str:
@@ -50,7 +106,7 @@ def method_of(config: Mapping[str, Any]) -> str:
     Raises:
         AdapterFormatError: petune has no method of that type.
     """
-    by_type = {layout.peft_type: name for name, layout in LAYOUTS.items()}
+    by_type = {layout.peft_type: name for name, layout in reversed(LAYOUTS.items())}
     peft_type = config.get("peft_type")
     if not isinstance(peft_type, str) or peft_type not in by_type:
         known = ", ".join(sorted(by_type))

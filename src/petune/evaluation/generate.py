@@ -14,6 +14,7 @@ from petune.evaluation.options import GenerationOptions
 from petune.evaluation.prompts import encode_prompts
 from petune.evaluation.runner import Runner, context_length, end_token_ids, evaluating
 from petune.evaluation.stopping import StopText, decode, first_stop
+from petune.sites.routing import Routing
 
 FinishReason = Literal["stop", "length"]
 
@@ -132,12 +133,13 @@ def _generate_batch(
     batch = collate(rows, pad_token_id=runner.tokenizer.pad_token_id, side="left", device=runner.device)
     width = batch["input_ids"].shape[1]
     criteria = [StopText(runner.tokenizer, options.stop, width)] if options.stop else []
-    sequences = runner.model.generate(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        generation_config=generation_config(runner, options, max_new_tokens),
-        stopping_criteria=StoppingCriteriaList(criteria),
-    )
+    with Routing.of(runner.model).answers_from([width] * len(rows)):
+        sequences = runner.model.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            generation_config=generation_config(runner, options, max_new_tokens),
+            stopping_criteria=StoppingCriteriaList(criteria),
+        )
     return [_finished(runner, row, options.stop) for row in sequences[:, width:].tolist()]
 
 

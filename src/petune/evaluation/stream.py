@@ -16,6 +16,7 @@ from petune.evaluation.options import GenerationOptions
 from petune.evaluation.prompts import Messages, chat_prompt, encode_prompts
 from petune.evaluation.runner import Runner, context_length, evaluating
 from petune.evaluation.stopping import Cancelled, StopText, decode, first_stop
+from petune.sites.routing import Routing
 
 
 def stream(
@@ -143,7 +144,8 @@ def _generate(
     room = options.max_new_tokens if context is None else min(options.max_new_tokens, context - len(ids))
     outcome: BaseException | None = None
     try:
-        with evaluating(runner), seeded(options.seed, runner.device):
+        answers = Routing.of(runner.model).answers_from([len(ids)])
+        with evaluating(runner), seeded(options.seed, runner.device), answers:
             input_ids = torch.tensor([ids], device=runner.device)
             runner.model.generate(
                 input_ids=input_ids,

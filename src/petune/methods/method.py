@@ -45,6 +45,20 @@ ConfigT = TypeVar("ConfigT", bound=MethodConfig)
 
 
 @dataclass(frozen=True, slots=True)
+class Parts(Generic[ConfigT]):
+    """What an adapter is made of."""
+
+    config: ConfigT
+    """The settings that :meth:`Method.build` and :meth:`Method.source` make these slots and this source of."""
+
+    slots: Mapping[str, Slot]
+    """By the path they plug into."""
+
+    source: Source | None = None
+    """What computes the slots' values anew at each pass."""
+
+
+@dataclass(frozen=True, slots=True)
 class Paper:
     """Where a method was published."""
 
@@ -89,6 +103,18 @@ class Method(ABC, Generic[ConfigT]):
     def source(self, config: ConfigT, target: Target) -> Source | None:
         """Return what computes the slots' values anew at each pass; None for methods whose slots hold them."""
         return None
+
+    def bake(self, parts: Parts[ConfigT]) -> Parts[ConfigT] | None:
+        """Return the form kept after training, with the same outputs; None where all that is trained is kept.
+
+        For methods that compute what they learn from something larger (an encoder) which inference can do without.
+        Checkpoints of a training run hold ``parts``, adapter folders what this returns.
+        """
+        return None
+
+    def rate(self, config: ConfigT) -> float:
+        """Return the peak learning rate used with these settings unless the user gives one."""
+        return self.learning_rate
 
     def configure(self, options: Mapping[str, Any]) -> ConfigT:
         """Return the settings that ``options`` describe.

@@ -1,5 +1,7 @@
 """Which adapters each row of a batch goes through: decided once, read by every site.
 
+Beside it stands what else a site has to know of each row: where its answer begins.
+
 Shapes: R rows named by the caller, N leading entries of a tensor that a site sees. N is a multiple of R wherever
 the model repeats rows (beam search) or flattens positions into rows (``[R * T, d]``): in both, the entries of one
 row stay together, so one index serves.
@@ -43,10 +45,13 @@ class Route:
     groups: tuple[Group, ...]
     num_rows: int = 0
 
+    extends_attention: bool = True
+    """Whether slots at the attentions act; they do not while the base reads virtual tokens on its own."""
+
     @staticmethod
-    def everywhere(stack: Stack) -> "Route":
+    def everywhere(stack: Stack, *, extends_attention: bool = True) -> "Route":
         """Every row of any batch goes through ``stack``."""
-        return Route((Group(stack, None),))
+        return Route((Group(stack, None),), extends_attention=extends_attention)
 
     @staticmethod
     def of(rows: Sequence[Stack]) -> "Route":
@@ -64,6 +69,7 @@ class Routing:
     """The route in force for one model. Sites read it at every call, so nothing stays behind after an error."""
 
     _active: Route = field(default_factory=lambda: Route.everywhere(()))
+    _answers: Tensor | None = None
 
     @staticmethod
     def of(model: nn.Module) -> "Routing":
@@ -74,6 +80,11 @@ class Routing:
     def route(self) -> Route:
         """The grouping that the sites apply now."""
         return self._active
+
+    @property
+    def answers(self) -> Tensor | None:
+        """Index [R] of the first token of each row's answer, tokens in the cache counted; None where nobody said."""
+        return self._answers
 
     def set_default(self, stack: Stack) -> None:
         """Send every row through ``stack`` until told otherwise."""
@@ -88,6 +99,16 @@ class Routing:
             yield
         finally:
             self._active = before
+
+    @contextmanager
+    def answers_from(self, starts: Sequence[int]) -> Iterator[None]:
+        """Say inside the block at which index each row's answer begins; a backward pass belongs inside as well."""
+        before = self._answers
+        self._answers = torch.tensor(starts)
+        try:
+            yield
+        finally:
+            self._answers = before
 
 
 _ROUTINGS: "WeakKeyDictionary[nn.Module, Routing]" = WeakKeyDictionary()

@@ -10,9 +10,9 @@ import torch
 
 from petune.adapter import Adapter
 from petune.backbone.base import Base
-from petune.data.batching import plan_steps
+from petune.data.batching import answer_starts, plan_steps
 from petune.data.encoding import Encoded
-from petune.errors import CheckpointError
+from petune.errors import CheckpointError, DataError
 from petune.training import checkpoints
 from petune.training.optimizer import (
     load_optimizer_tensors,
@@ -101,6 +101,17 @@ def rows_digest(rows: Sequence[Encoded]) -> str:
     return total.hexdigest()
 
 
+def _require_prompts(adapter: Adapter, rows: Sequence[Encoded]) -> None:
+    # One token before the answer has to predict it: there must be another one to hide from.
+    bare = [row.origin for row, start in zip(rows, answer_starts(rows), strict=True) if start < 2]
+    if bare:
+        raise DataError(
+            f"with these settings {adapter.method.title} is hidden from what comes before the answer, and in"
+            f" {len(bare):,} of {len(rows):,} rows nothing does, the first at {bare[0]}; give rows a prompt and a"
+            " learned part, or change the settings"
+        )
+
+
 @final
 class AdapterRun:
     """One adapter in training.
@@ -110,9 +121,14 @@ class AdapterRun:
         rows: its encoded training rows.
         options: how to train it.
         base: what it is attached to.
+
+    Raises:
+        DataError: the adapter is hidden from what comes before the answer, and a row has nothing before it.
     """
 
     def __init__(self, adapter: Adapter, rows: list[Encoded], options: TrainingOptions, base: Base) -> None:
+        if adapter.needs_answers:
+            _require_prompts(adapter, rows)
         self.adapter = adapter
         self.rows = rows
         self.options = options

@@ -145,6 +145,7 @@ def train(
             run.restore(checkpoint)
         _record_start(recipe, folder, data)
         _optimise(recipe, run, model, data, listeners)
+        model.bake(run.adapter.name)
     result = TrainingResult(
         model=model,
         output_dir=folder,
@@ -297,6 +298,7 @@ def _summary(result: TrainingResult, recipe: Recipe, run: AdapterRun) -> dict[st
         "steps": result.steps,
         "epochs": round(run.epoch, 4),
         "learning_rate": run.optimizer.defaults["lr"],
+        "trained_parameters": run.adapter.num_parameters(),
         "seed": options.seed,
         "train_loss": result.train_loss,
         "eval": result.eval_metrics,
