@@ -67,7 +67,9 @@ def test_more_tokens_than_the_network_is_wide_are_met_as_well_as_can_be(tiny_bas
     )
     # The error of a least-squares fit is orthogonal to what it was fitted with.
     assert (baked - direct).abs().max() > 0.1
-    torch.testing.assert_close(hidden.T @ (baked - direct), torch.zeros(10, direct.shape[1]).double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        hidden.T @ (baked - direct), torch.zeros(10, direct.shape[1]).double(), atol=1e-4, rtol=0
+    )
 
 
 def test_the_network_learns_what_backpropagation_through_the_base_says(

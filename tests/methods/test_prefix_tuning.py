@@ -213,9 +213,13 @@ def test_training_evaluation_and_generation_tell_an_infix_where_the_answer_begin
 def test_an_infix_needs_rows_with_a_prompt(
     tmp_path: Path, tiny_base: Callable[..., Base], write_rows: Callable[..., Path]
 ) -> None:
-    data = write_rows(tmp_path / "rows.jsonl", [{"prompt": "a b", "completion": "c"}, {"prompt": "", "completion": "d"}])
+    data = write_rows(
+        tmp_path / "rows.jsonl", [{"prompt": "a b", "completion": "c"}, {"prompt": "", "completion": "d"}]
+    )
     options = {"method": "prefix_tuning", "placement": "infix", "data": str(data), "output_dir": str(tmp_path / "run")}
-    with pytest.raises(DataError, match=r"in 1 of 2 rows nothing does, the first at .*rows.jsonl:2; give rows a prompt"):
+    with pytest.raises(
+        DataError, match=r"in 1 of 2 rows nothing does, the first at .*rows.jsonl:2; give rows a prompt"
+    ):
         train(options, base=tiny_base())
     assert not (tmp_path / "run" / "checkpoint-1").exists()
 

@@ -52,7 +52,9 @@ def save_adapter(
     content = manifest.Manifest(
         method=adapter.method.name,
         config=adapter.config.model_dump(mode="json"),
-        trained_config=None if adapter.trained_config == adapter.config else adapter.trained_config.model_dump(mode="json"),
+        trained_config=None
+        if adapter.trained_config == adapter.config
+        else adapter.trained_config.model_dump(mode="json"),
         base=manifest.BaseIdentity(name=base.name, revision=base.revision, fingerprint=base.fingerprint.to_dict()),
         digest=manifest.tensors_digest(tensors),
         files={file: manifest.file_digest(folder / file) for file in (*weight_files, *tokenizer_files)},

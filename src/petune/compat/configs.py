@@ -18,7 +18,7 @@ from petune.backbone.refusals import explained
 from petune.backbone.structure import Structure
 from petune.checkpoint.durable import write_text
 from petune.checkpoint.manifest import read_json
-from petune.checkpoint.peft import CONFIG_FILE, LAYOUTS, method_of
+from petune.checkpoint.peft import CONFIG_FILE, LAYOUTS, method_of, to_options
 from petune.checkpoint.peft_layout import Layout
 from petune.compat.default_targets import default_targets
 from petune.compat.folders import adapter_folder
@@ -35,6 +35,7 @@ class PeftType(StrEnum):
     """The methods, as PEFT's files name them."""
 
     LORA = "LORA"
+    P_TUNING = "P_TUNING"
     PREFIX_TUNING = "PREFIX_TUNING"
     PROMPT_TUNING = "PROMPT_TUNING"
 
@@ -45,6 +46,13 @@ class PromptTuningInit(StrEnum):
     TEXT = "TEXT"
     SAMPLE_VOCAB = "SAMPLE_VOCAB"
     RANDOM = "RANDOM"
+
+
+class PromptEncoderReparameterizationType(StrEnum):
+    """The network that P-tuning trains."""
+
+    MLP = "MLP"
+    LSTM = "LSTM"
 
 
 class PeftConfig:
@@ -161,7 +169,7 @@ class PeftConfig:
                     " leave it out"
                 )
         try:
-            return self.layout.options(self.to_dict(), structure)
+            return to_options(self.layout, self.to_dict(), model, structure)
         except AdapterFormatError as error:
             said = str(error).removeprefix(f"{CONFIG_FILE}: ")
             raise ConfigError(f"{type(self).__name__}: {said}") from error
@@ -252,10 +260,16 @@ class PrefixTuningConfig(PromptLearningConfig):
         "prefix_projection": False,
         "init_weights": None,
     }
-    starts: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
-        "prefix_projection": lambda value: value is False,
-        "init_weights": lambda value: value is None,
-    }
+    starts: ClassVar[Mapping[str, Callable[[Any], bool]]] = {"init_weights": lambda value: value is None}
+
+    def options(self, model: PreTrainedModel, structure: Structure) -> dict[str, Any]:
+        """Return petune's settings, those of the projection included."""
+        options = super().options(model, structure)
+        if not vars(self)["prefix_projection"]:
+            return options
+        attention = structure.attentions[0]
+        width = vars(self)["encoder_hidden_size"] or attention.num_kv_heads * attention.head_dim
+        return {**options, "prefix_projection": True, "encoder_hidden_size": width}
 
 
 @final
@@ -303,8 +317,34 @@ class PromptTuningConfig(PromptLearningConfig):
         return {"prompt_embeddings": table[rows].to(torch.float32)}
 
 
+@final
+class PromptEncoderConfig(PromptLearningConfig):
+    """P-tuning, with petune's start."""
+
+    peft_type = PeftType.P_TUNING
+    defaults: ClassVar[Mapping[str, Any]] = {
+        **PromptLearningConfig.defaults,
+        "encoder_reparameterization_type": PromptEncoderReparameterizationType.MLP,
+        "encoder_hidden_size": None,
+        "encoder_num_layers": 2,
+        "encoder_dropout": 0.0,
+    }
+
+    def options(self, model: PreTrainedModel, structure: Structure) -> dict[str, Any]:
+        """Return petune's settings, those of the encoder included; the number of layers is the LSTM's alone."""
+        given = vars(self)
+        options = {
+            **super().options(model, structure),
+            "encoder_reparameterization_type": str(given["encoder_reparameterization_type"]),
+            "encoder_hidden_size": given["encoder_hidden_size"] or structure.hidden_size,
+            "encoder_dropout": given["encoder_dropout"],
+        }
+        default = given["encoder_num_layers"] == self.defaults["encoder_num_layers"]
+        return options if default else {**options, "encoder_num_layers": given["encoder_num_layers"]}
+
+
 _CLASSES: Mapping[str, type[PeftConfig]] = {
-    kind.peft_type.value: kind for kind in (LoraConfig, PrefixTuningConfig, PromptTuningConfig)
+    kind.peft_type.value: kind for kind in (LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig)
 }
 
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.utils import PushToHubMixin
 
 from petune.adapted_model import AdaptedModel
-from petune.adapter import build_adapter
+from petune.adapter import Adapter, build_adapter
 from petune.backbone.base import Base
 from petune.checkpoint.folder import load_adapter, save_adapter
 from petune.compat.configs import PeftConfig
@@ -185,7 +185,7 @@ class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
         adapter = build_adapter(peft_config.method, options, model, structure, name=adapter_name, seed=seed)
         start = peft_config.start(model)
         if start is not None:
-            adapter.load_tensors(peft_config.layout.from_file(start, structure))
+            adapter.load_tensors({**adapter.tensors(), **peft_config.layout.from_file(start, structure)})
         self.base_model.attach(adapter, active=False)
         adapter.set_trainable(False)
         self.peft_config[adapter_name] = peft_config
@@ -214,15 +214,28 @@ class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
             loaded.set_trainable(is_trainable)
             self.peft_config[adapter_name] = config
         else:
-            own, structure = self.base_model.adapter(adapter_name), self.base_model.base.structure
-            if config.layout.config(loaded, structure) != self.peft_config[adapter_name].layout.config(own, structure):
-                raise ConfigError(
-                    f"{folder} holds an adapter with other settings than '{adapter_name}' has; load it under another"
-                    " name"
-                )
-            own.load_tensors(loaded.tensors())
+            self._load_over(loaded, folder, is_trainable)
         if not is_trainable:
             self.eval()
+
+    def _load_over(self, loaded: Adapter, folder: Path, is_trainable: bool) -> None:
+        """Give the attached adapter of the same name the tensors of ``loaded``."""
+        own, structure = self.base_model.adapter(loaded.name), self.base_model.base.structure
+        layout, baked = self.peft_config[loaded.name].layout, own.baked()
+        descriptions = [layout.config(a.without_replacements(), structure) for a in (loaded, baked)]
+        if descriptions[0] != descriptions[1] or loaded.replacements.keys() != own.replacements.keys():
+            raise ConfigError(
+                f"{folder} holds an adapter with other settings than '{loaded.name}' has; load it under another name"
+            )
+        if baked is not own and is_trainable:
+            raise ConfigError(
+                f"{folder} holds what the encoder of '{loaded.name}' computed, not the encoder that is being trained;"
+                " load it under another name to train its virtual tokens directly"
+            )
+        trainable = any(p.requires_grad for p in own.parameters())
+        self.base_model.bake(loaded.name)
+        self.base_model.adapter(loaded.name).load_tensors(loaded.tensors())
+        self.base_model.adapter(loaded.name).set_trainable(trainable)
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Detach an adapter; where it was the only active one, the first of the others takes its place."""
@@ -343,7 +356,8 @@ class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
             if is_main_process:
                 save_adapter(self.base_model, folder if name == "default" else folder / name, name=name)
         if is_main_process:
-            save_for_resuming(self, folder)
+            baking = any(adapter.baked() is not adapter for adapter in self.base_model.adapters.values())
+            save_for_resuming(self, folder, needed=baking)
 
     def require_same(self, adapter_name: str, state_dict: Mapping[str, Tensor] | None) -> None:
         """Make sure that ``state_dict``, where there is one, holds the adapter as the model does.

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.modules.module import _IncompatibleKeys
 
-from petune.checkpoint.peft import to_tensors
+from petune.checkpoint.peft import from_tensors, to_tensors
 from petune.compat.model import PeftModel
 from petune.compat.unsupported import refuse
 
@@ -27,7 +27,7 @@ def get_peft_model_state_dict(
     """
     refuse("get_peft_model_state_dict", **others)
     model.require_same(adapter_name, state_dict)
-    adapter = model.base_model.adapter(adapter_name)
+    adapter = model.base_model.adapter(adapter_name).baked()
     return to_tensors(model.peft_config[adapter_name].layout, adapter, model.base_model.base.structure)
 
 
@@ -36,12 +36,16 @@ def set_peft_model_state_dict(
 ) -> _IncompatibleKeys:
     """Give an adapter the tensors that :func:`get_peft_model_state_dict` returned; every one must be there and fit.
 
+    An adapter that computes its tensors while it is trained, from an encoder, holds them directly from then on.
+
     Raises:
         AdapterFormatError: a tensor is missing, unknown, or of another shape.
         ConfigError: no such adapter, or another argument.
     """
     refuse("set_peft_model_state_dict", **others)
-    adapter = model.base_model.adapter(adapter_name)
-    layout = model.peft_config[adapter_name].layout
-    adapter.load_tensors(layout.from_file(peft_model_state_dict, model.base_model.base.structure))
+    trainable = any(p.requires_grad for p in model.base_model.adapter(adapter_name).parameters())
+    model.base_model.bake(adapter_name)
+    adapter, layout = model.base_model.adapter(adapter_name), model.peft_config[adapter_name].layout
+    adapter.set_trainable(trainable)
+    adapter.load_tensors(from_tensors(layout, peft_model_state_dict, adapter, model.base_model.base.structure))
     return _IncompatibleKeys([], [])

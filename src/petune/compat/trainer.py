@@ -31,11 +31,12 @@ def presented_class(base: nn.Module) -> type[Any]:
     return peft_class() or type(base)
 
 
-def save_for_resuming(model: nn.Module, folder: Path) -> None:
-    """Write what a Trainer without PEFT resumes from, if ``folder`` is one of its checkpoints.
+def save_for_resuming(model: nn.Module, folder: Path, *, needed: bool) -> None:
+    """Write all that is being trained beside the adapter, if ``folder`` is a checkpoint of a Trainer that needs it.
 
-    Not knowing adapters, it looks for ``model.safetensors`` and gives its tensors to ``load_state_dict``.
+    A Trainer gives the tensors of ``model.safetensors``, where it finds one, to ``load_state_dict``. Without PEFT it
+    knows no other file; and where an adapter holds less than is trained (``needed``), it could not go on from it.
     """
-    if peft_class() is None and _CHECKPOINT.fullmatch(folder.name):
+    if (needed or peft_class() is None) and _CHECKPOINT.fullmatch(folder.name):
         learned = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
         write_file(folder / SAFE_WEIGHTS_NAME, lambda path: save_file(learned, path, metadata={"format": "pt"}))

@@ -141,9 +141,7 @@ class LSTMEncoder(PromptEncoder):
         layers = config.encoder_num_layers or LSTM_LAYERS
         dropout = config.encoder_dropout if layers > 1 else 0.0
         with torch.random.fork_rng(devices=[]):  # it draws a start of its own
-            self.lstm_head = nn.LSTM(
-                hidden_size, width, layers, bidirectional=True, batch_first=True, dropout=dropout
-            )
+            self.lstm_head = nn.LSTM(hidden_size, width, layers, bidirectional=True, batch_first=True, dropout=dropout)
         draw(self.lstm_head, width**-0.5, generator)
         self.mlp_head = nn.Sequential(
             drawn_linear(2 * width, 2 * width, generator), nn.ReLU(), drawn_linear(2 * width, hidden_size, generator)

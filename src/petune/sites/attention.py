@@ -125,7 +125,9 @@ class AttentionSite:
             if slots:
                 own = [slot(group.stack) for slot in slots]
                 keys, values = (torch.cat([pair[i].to(key) for pair in own], 1)[None] for i in (0, 1))
-                answer_only = [slot.answer_only for slot, (k, _) in zip(slots, own, strict=True) for _ in range(k.shape[1])]
+                answer_only = [
+                    slot.answer_only for slot, (k, _) in zip(slots, own, strict=True) for _ in range(k.shape[1])
+                ]
                 rows = group.index(route.num_rows, key.shape[0], key.device)
                 parts.append(Part(rows, keys, values, answer_only))
         return parts
