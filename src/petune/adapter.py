@@ -10,10 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from petune import methods
 from petune.backbone.base import Base
 from petune.backbone.structure import Structure
-from petune.errors import AdapterFormatError, nearest
+from petune.errors import AdapterFormatError, TargetError, nearest
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Target
-from petune.sites.attention import Source
+from petune.sites.attention import AttentionSlot, Source, require_attention
 from petune.sites.sites import Slot
 from petune.sites.weights import WeightSlot
 
@@ -130,11 +130,39 @@ def build_adapter(
     Raises:
         ConfigError: an unknown method or setting.
         TargetError: the settings name places that the base does not have.
+        BaseModelError: the method adds to attentions, and those of the base cannot be reached.
     """
     chosen = methods.get(method)
     config = chosen.configure(options)
     target = Target(model, structure, tokenizer, torch.Generator().manual_seed(seed))
-    return Adapter(chosen, config, chosen.build(config, target), name, chosen.source(config, target))
+    slots = chosen.build(config, target)
+    if any(isinstance(slot, AttentionSlot) for slot in slots.values()):
+        require_attention(model)
+    slots |= _head_slots(model, structure, slots, replaces_weights=not chosen.shares_batch)
+    return Adapter(chosen, config, slots, name, chosen.source(config, target))
+
+
+def _head_slots(
+    model: PreTrainedModel, structure: Structure, slots: Mapping[str, Slot], *, replaces_weights: bool
+) -> dict[str, Slot]:
+    """Return the slots in which a task's head is learned whole, whatever the method; those there already are kept.
+
+    Raises:
+        TargetError: the method's own slots lie in the head.
+    """
+    found: dict[str, Slot] = {}
+    for path in structure.head:
+        module = model.get_submodule(path)
+        if replaces_weights:
+            weights = {f"{path}.{name}": parameter for name, parameter in module.named_parameters()}
+            found |= {name: WeightSlot(weight) for name, weight in weights.items() if name not in slots}
+            continue
+        inside = next((own for own in slots if f"{own}.".startswith(f"{path}.")), None)
+        if inside is None:
+            found[path] = ModuleSlot(module)
+        elif not isinstance(slots[inside], ModuleSlot):
+            raise TargetError(f"'{inside}' is of the task's head, which is learned whole; leave it out of the targets")
+    return found
 
 
 def create_adapter(

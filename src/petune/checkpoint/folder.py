@@ -16,6 +16,7 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, build_adapter
 from petune.backbone.base import Base
 from petune.backbone.fingerprint import Fingerprint, compare
+from petune.backbone.task_names import NAMED_CLASSES, TaskName
 from petune.checkpoint import card, manifest, peft
 from petune.checkpoint.durable import write_file, write_files, write_text
 from petune.errors import AdapterFormatError, BaseMismatchError, ConfigError
@@ -48,11 +49,13 @@ def save_adapter(
         weight_files, tensors = _save_model(model, adapter, folder)
     else:
         weight_files, tensors = _save_tensors(adapter, base, folder)
-    write_text(folder / card.FILE_NAME, card.model_card(adapter, base.name, training))
+    write_text(folder / card.FILE_NAME, card.model_card(adapter, base, training))
     content = manifest.Manifest(
         method=adapter.method.name,
         config=adapter.config.model_dump(mode="json"),
         base=manifest.BaseIdentity(name=base.name, revision=base.revision, fingerprint=base.fingerprint.to_dict()),
+        task=base.task,
+        labels=base.labels,
         digest=manifest.tensors_digest(tensors),
         files={file: manifest.file_digest(folder / file) for file in (*weight_files, *tokenizer_files)},
         versions={
@@ -111,6 +114,12 @@ def check_base(content: manifest.Manifest, base: Base, folder: Path, *, allow_ba
     Raises:
         BaseMismatchError: they differ, and ``allow_base_mismatch`` is false.
     """
+    if (content.task, content.labels) != (base.task, base.labels):
+        wanted, found = (
+            f"{task} ({', '.join(labels)})" if labels else task
+            for task, labels in ((content.task, content.labels), (base.task, base.labels))
+        )
+        raise BaseMismatchError(f"{folder} was trained for {wanted}, and the base was loaded for {found}; load it for that")
     differences = compare(Fingerprint.from_dict(content.base.fingerprint), base.fingerprint)
     if not differences:
         return
@@ -138,6 +147,25 @@ def base_of(folder: str | Path) -> tuple[str, str | None]:
     return name, revision if isinstance(revision, str) else None
 
 
+def task_of(folder: str | Path) -> tuple[TaskName | None, tuple[str, ...]]:
+    """Return the task that the adapter in ``folder`` was trained for, and the classes of its head.
+
+    HF PEFT's folders do not name classes: they are numbered then, as transformers does.
+
+    Raises:
+        AdapterFormatError: the folder is no adapter, or malformed.
+    """
+    folder = Path(folder)
+    _require_adapter(folder)
+    content = manifest.read_manifest(folder)
+    if content is not None:
+        return content.task, content.labels
+    task = peft.task_of(manifest.read_json(folder / peft.CONFIG_FILE))
+    if task not in NAMED_CLASSES:
+        return task, ()
+    return task, peft.numbered_labels(_read_file(folder / peft.WEIGHTS_FILE))
+
+
 def _require_adapter(folder: Path) -> None:
     if not folder.is_dir():
         raise AdapterFormatError(f"there is no folder {folder}; give the folder that training wrote")
@@ -163,7 +191,7 @@ def _save_tensors(adapter: Adapter, base: Base, folder: Path) -> tuple[list[str]
     write_file(folder / peft.WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     if layout is None:
         return [peft.WEIGHTS_FILE], tensors
-    write_text(folder / peft.CONFIG_FILE, peft.to_json(layout, adapter, base.structure, base.name, base.revision))
+    write_text(folder / peft.CONFIG_FILE, peft.to_json(layout, adapter, base))
     return [peft.WEIGHTS_FILE, peft.CONFIG_FILE], tensors
 
 

@@ -8,7 +8,7 @@ not.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from petune.data.examples import Example, ExampleSet
@@ -33,11 +33,17 @@ _TOO_LONG = "longer than the maximum length"
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One row as token ids; ``labels[t]`` is ``input_ids[t]`` where learned, else -100 (not shifted)."""
+    """One row as token ids.
+
+    For a causal language model ``labels[t]`` is ``input_ids[t]`` where learned, else -100 (not shifted); each task says
+    what its labels are.
+    """
 
     input_ids: list[int]
     labels: list[int]
     origin: str
+    token_types: list[int] = field(default_factory=list)
+    """Which of two texts each token is of, for models that want to know; empty otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ Shapes: B rows of a batch, T tokens of its longest row, K scored positions of a 
     vocabulary.
 """
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,14 +18,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
+from petune.backbone.arguments import without_cache
 from petune.data.batching import collate, split_step
 from petune.data.encoding import IGNORED, Encoded
 from petune.errors import BaseModelError
 from petune.evaluation.runner import Runner, evaluating
 
-_MAX_LOGITS = 2**26
+MAX_LOGITS = 2**26
 """Most logits (B x K x V) of one forward pass; 256 MiB in fp32."""
 
 
@@ -75,7 +74,7 @@ def read_log_probabilities(runner: Runner, queries: Sequence[Query], read: Read,
 
 def _batches(queries: Sequence[Query], vocabulary: int, batch_tokens: int) -> list[list[int]]:
     """Group queries of like cost; a cost counts tokens, or logits where these are what fills the memory."""
-    costs = [max(q.positions[-1] + 1, -(-len(q.positions) * vocabulary * batch_tokens // _MAX_LOGITS)) for q in queries]
+    costs = [max(q.positions[-1] + 1, -(-len(q.positions) * vocabulary * batch_tokens // MAX_LOGITS)) for q in queries]
     return split_step(range(len(queries)), costs, max_rows=None, max_tokens=batch_tokens)
 
 
@@ -93,7 +92,7 @@ def _logits(runner: Runner, head: nn.Module, queries: Sequence[Query]) -> Tensor
     )
     with _head_at(head, positions, num_tokens=max(lengths)):
         output = runner.model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **_no_cache(runner.model)
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **without_cache(runner.model)
         )
     logits: Tensor = output.logits
     return logits
@@ -116,8 +115,3 @@ def _head_at(head: nn.Module, positions: Tensor, num_tokens: int) -> Iterator[No
         yield
     finally:
         handle.remove()
-
-
-def _no_cache(model: PreTrainedModel) -> dict[str, bool]:
-    """Return the argument that spares keys and values, where the model takes it."""
-    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}

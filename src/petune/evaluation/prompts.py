@@ -19,6 +19,8 @@ def encode_prompts(
 ) -> list[list[int]]:
     """Return the token ids of each prompt, without an EOS that the tokenizer would end a whole text with.
 
+    An encoder is given that EOS: it reads a prompt as the whole text it was trained to read.
+
     Args:
         runner: the model and its tokenizer.
         prompts: texts.
@@ -29,14 +31,15 @@ def encode_prompts(
         DataError: a prompt has no token, or leaves no room for an answer in the model's context.
     """
     encoded = [
-        _prompt_ids(runner.tokenizer, prompt, special)
+        _prompt_ids(runner.tokenizer, prompt, special, whole=runner.model.config.is_encoder_decoder)
         for prompt, special in zip(prompts, add_special_tokens, strict=True)
     ]
     empty = [name for name, ids in zip(names, encoded, strict=True) if not ids]
     if empty:
         raise DataError(f"no text to go on from in {listed(empty)}; give a prompt of at least one character")
     limit = context_length(runner.model)
-    long = [f"{name} ({len(ids):,})" for name, ids in zip(names, encoded, strict=True) if limit and len(ids) >= limit]
+    most = limit if limit is None or runner.model.config.is_encoder_decoder else limit - 1
+    long = [f"{n} ({len(ids):,})" for n, ids in zip(names, encoded, strict=True) if most is not None and len(ids) > most]
     if long:
         raise DataError(
             f"{len(long):,} of {len(encoded):,} prompts fill the model's context of {limit:,} tokens and "
@@ -74,10 +77,12 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, add_special_tokens: bool) -> list[int]:
+def _prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, add_special_tokens: bool, *, whole: bool
+) -> list[int]:
     batch = tokenizer(prompt, add_special_tokens=add_special_tokens, return_special_tokens_mask=True, verbose=False)
     ids, added = list(batch["input_ids"]), list(batch["special_tokens_mask"])
-    while ids and added[-1] and ids[-1] == tokenizer.eos_token_id:
+    while ids and not whole and added[-1] and ids[-1] == tokenizer.eos_token_id:
         ids.pop()
         added.pop()
     return ids

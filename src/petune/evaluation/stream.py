@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteriaList
 from transformers.generation import BaseStreamer
 
 from petune.errors import ConfigError
-from petune.evaluation.generate import generation_config, seeded, stop_token_ids
+from petune.evaluation.generate import generation_config, refuse_heads, room_for, seeded, stop_token_ids
 from petune.evaluation.options import GenerationOptions
 from petune.evaluation.prompts import Messages, chat_prompt, encode_prompts
 from petune.evaluation.runner import Runner, context_length, evaluating
@@ -40,6 +40,7 @@ def stream(
         DataError: the prompt is empty or longer than the model's context.
     """
     options = options or GenerationOptions()
+    refuse_heads(runner)
     if options.num_beams != 1:
         raise ConfigError(
             f"num_beams is {options.num_beams}, but a beam search knows its text only at the end; stream "
@@ -135,12 +136,12 @@ def _generate(
     cancelled: threading.Event,
 ) -> None:
     """Generate in a thread of its own; whatever ends it reaches the reader through ``tokens``."""
+    apart = runner.model.config.is_encoder_decoder  # its decoder starts from a token of its own
     criteria = [
         Cancelled(cancelled),
-        *([StopText(runner.tokenizer, options.stop, len(ids))] if options.stop else []),
+        *([StopText(runner.tokenizer, options.stop, 1 if apart else len(ids))] if options.stop else []),
     ]
-    context = context_length(runner.model)
-    room = options.max_new_tokens if context is None else min(options.max_new_tokens, context - len(ids))
+    room = room_for(options, context_length(runner.model), len(ids), apart=apart)
     outcome: BaseException | None = None
     try:
         with evaluating(runner), seeded(options.seed, runner.device):
