@@ -22,6 +22,7 @@ from petune.cli.main import COMMANDS
 from petune.data.layouts import LAYOUTS
 from petune.data.options import DataOptions
 from petune.evaluation.metrics import METRICS
+from petune.methods.config import fields_of
 from petune.training.options import TrainingOptions
 from petune.training.recipe import RunOptions
 
@@ -76,7 +77,7 @@ def settings_table(model: type[BaseModel], leave_out: Sequence[str] | set[str] =
     """Return the fields of a model with their defaults and descriptions."""
     rows = [
         (f"`{name}`", _default(field.default), field.description or "")
-        for name, field in model.model_fields.items()
+        for name, field in fields_of(model).items()
         if name not in leave_out
     ]
     return table(("key", "default", "meaning"), rows)

@@ -1,7 +1,7 @@
 """A base model with adapters attached."""
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, final
@@ -9,7 +9,6 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.pytorch_utils import Conv1D
 
 from petune.adapter import Adapter
 from petune.backbone.base import Base
@@ -22,7 +21,7 @@ from petune.sites.weights import WeightSlot
 
 @dataclass(frozen=True, slots=True)
 class _Merged:
-    """What unmerging brings back: the base's weights by path, and whether rows went through the adapter."""
+    """What unmerging brings back: the base's parameters by path, and whether rows went through the adapter."""
 
     originals: dict[str, Tensor]
     was_active: bool
@@ -185,36 +184,40 @@ class AdaptedModel(nn.Module):
         adapter = self.adapter(name)
         if name in self._merged:
             raise ConfigError(f"'{name}' is merged already")
-        originals: dict[str, Tensor] = {}
         merged: dict[str, Tensor] = {}
         for path, slot in adapter.slots.items():
             if isinstance(slot, WeightSlot):
                 continue  # its value stands in for the base's weight already
             if not isinstance(slot, OutputSlot):
                 raise ConfigError(f"{adapter.method.title} adds to activations, not to weights, so it cannot be merged")
-            weight = self._model.get_submodule(path).get_parameter("weight")
-            merged[path] = self._merged_weight(adapter, path, slot, weight)
-            originals[path] = weight.detach()
-        for path, value in merged.items():
-            module = self._model.get_submodule(path)
-            module._parameters["weight"] = nn.Parameter(value, requires_grad=False)
-        self._sites.base_changed()
+            merged |= self._merged_parameters(adapter, path, slot)
+        originals = {path: self._model.get_parameter(path).detach() for path in merged}
+        self._set_parameters(merged)
         self._merged[name] = _Merged(originals, name in self._active)
         self.activate(*(n for n in self._active if n != name))
 
-    def _merged_weight(self, adapter: Adapter, path: str, slot: OutputSlot, weight: nn.Parameter) -> Tensor:
-        transposed = isinstance(self._model.get_submodule(path), Conv1D)
-        wide = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
-        value = slot.merged_weight(wide.t() if transposed else wide)
-        if value is None:
+    def _merged_parameters(self, adapter: Adapter, path: str, slot: OutputSlot) -> dict[str, Tensor]:
+        """Return what ``slot`` makes of the parameters at ``path``, by their own paths."""
+        values = slot.merged_parameters(self._model.get_submodule(path))
+        if values is None:
             raise ConfigError(f"{adapter.method.title} changes activations, not weights, so it cannot be merged")
-        shared = [n for n, p in self._model.named_parameters(remove_duplicate=False) if p is weight]
-        if len(shared) > 1:
-            raise ConfigError(
-                f"'{path}' shares its weight with {', '.join(n for n in shared if n != f'{path}.weight')}: merging"
-                " would change both. Leave it out with exclude_modules, or use the adapter unmerged"
-            )
-        return (value.t() if transposed else value).to(weight.dtype).contiguous()
+        merged: dict[str, Tensor] = {}
+        for name, value in values.items():
+            parameter = self._model.get_parameter(f"{path}.{name}")
+            shared = [n for n, p in self._model.named_parameters(remove_duplicate=False) if p is parameter]
+            if len(shared) > 1:
+                raise ConfigError(
+                    f"'{path}' shares its {name} with {', '.join(n for n in shared if n != f'{path}.{name}')}: merging"
+                    " would change both. Leave it out of the adapter, or use the adapter unmerged"
+                )
+            merged[f"{path}.{name}"] = value.to(parameter.dtype, copy=True).contiguous()
+        return merged
+
+    def _set_parameters(self, values: Mapping[str, Tensor]) -> None:
+        for path, value in values.items():
+            owner, _, name = path.rpartition(".")
+            self._model.get_submodule(owner)._parameters[name] = nn.Parameter(value, requires_grad=False)
+        self._sites.base_changed()
 
     def unmerge(self, name: str) -> None:
         """Give the base its own weights back, bit for bit, and let the adapter act as before merging.
@@ -228,9 +231,7 @@ class AdaptedModel(nn.Module):
         if name != (last := next(reversed(self._merged))):
             raise ConfigError(f"'{last}' was merged after '{name}': unmerge '{last}' first")
         merged = self._merged.pop(name)
-        self._sites.base_changed()
-        for path, weight in merged.originals.items():
-            self._model.get_submodule(path)._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
+        self._set_parameters(merged.originals)
         if merged.was_active:
             self.activate(*self._active, name)
 

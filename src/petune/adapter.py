@@ -10,10 +10,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from petune import methods
 from petune.backbone.base import Base
 from petune.backbone.structure import Structure
-from petune.errors import AdapterFormatError, TargetError, nearest
+from petune.errors import AdapterFormatError, ConfigError, nearest
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Target
 from petune.sites.attention import AttentionSlot, Source, require_attention
+from petune.sites.replacement import Replacement, replacements
 from petune.sites.sites import Slot
 from petune.sites.weights import WeightSlot
 
@@ -52,6 +53,16 @@ class Adapter(nn.Module):
     def slots(self) -> dict[str, Slot]:
         """The slots by the path they plug into."""
         return {key.replace("/", "."): slot for key, slot in self._modules_by_path.items()}  # type: ignore[misc]
+
+    @property
+    def replacements(self) -> dict[str, Replacement]:
+        """The slots that are copies of whole modules, by path."""
+        return {path: slot for path, slot in self.slots.items() if isinstance(slot, Replacement)}
+
+    def without_replacements(self) -> "Adapter":
+        """Return the part that the method itself describes; slots are shared, not copied."""
+        slots = {path: slot for path, slot in self.slots.items() if not isinstance(slot, Replacement)}
+        return Adapter(self.method, self.config, slots, self.name, self.source)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the learned tensors (fp32 masters, not copies), by ``path.tensor``."""
@@ -138,31 +149,25 @@ def build_adapter(
     slots = chosen.build(config, target)
     if any(isinstance(slot, AttentionSlot) for slot in slots.values()):
         require_attention(model)
-    slots |= _head_slots(model, structure, slots, replaces_weights=not chosen.shares_batch)
-    return Adapter(chosen, config, slots, name, chosen.source(config, target))
+    whole = _learned_whole(chosen, config, target, slots)
+    # What is learned whole is not adapted besides, as in HF PEFT.
+    left = {path: s for path, s in slots.items() if not any(f"{path}.".startswith(f"{copied}.") for copied in whole)}
+    return Adapter(chosen, config, {**left, **whole}, name, chosen.source(config, target))
 
 
-def _head_slots(
-    model: PreTrainedModel, structure: Structure, slots: Mapping[str, Slot], *, replaces_weights: bool
+def _learned_whole(
+    method: Method[Any], config: MethodConfig, target: Target, slots: Mapping[str, Slot]
 ) -> dict[str, Slot]:
-    """Return the slots in which a task's head is learned whole, whatever the method; those there already are kept.
-
-    Raises:
-        TargetError: the method's own slots lie in the head.
-    """
-    found: dict[str, Slot] = {}
-    for path in structure.head:
-        module = model.get_submodule(path)
-        if replaces_weights:
-            weights = {f"{path}.{name}": parameter for name, parameter in module.named_parameters()}
-            found |= {name: WeightSlot(weight) for name, weight in weights.items() if name not in slots}
-            continue
-        inside = next((own for own in slots if f"{own}.".startswith(f"{path}.")), None)
-        if inside is None:
-            found[path] = ModuleSlot(module)
-        elif not isinstance(slots[inside], ModuleSlot):
-            raise TargetError(f"'{inside}' is of the task's head, which is learned whole; leave it out of the targets")
-    return found
+    """Return the slots of modules that are learned whole: those the user names, and the head of a task."""
+    if method.shares_batch:
+        return {**replacements(target.model, target.structure, (*config.modules_to_save, *target.structure.head))}
+    if config.modules_to_save:
+        raise ConfigError(
+            f"modules_to_save: {method.title} learns the base's own parameters, so copies would hide them; leave it out"
+        )
+    head = tuple(f"{path}." for path in target.structure.head)
+    parameters = target.model.named_parameters()
+    return {path: WeightSlot(p) for path, p in parameters if path.startswith(head) and path not in slots}
 
 
 def create_adapter(

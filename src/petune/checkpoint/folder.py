@@ -90,7 +90,7 @@ def load_adapter(
     else:
         config = manifest.read_json(folder / peft.CONFIG_FILE)
         method = peft.method_of(config)
-        options = peft.LAYOUTS[method].options(config, base.structure)
+        options = peft.to_options(peft.LAYOUTS[method], config, base.model, base.structure)
         logger.warning(
             "%s has no %s: its base is unverified, only names and shapes are checked",
             folder,
@@ -200,7 +200,9 @@ def _read_tensors(folder: Path, adapter: Adapter, base: Base, files: Iterable[st
     if method in peft.MODEL_LAYOUT:
         return _read_model_tensors(folder, adapter, files)
     tensors = _read_file(folder / peft.WEIGHTS_FILE)
-    return peft.LAYOUTS[method].from_file(tensors, base.structure) if method in peft.LAYOUTS else tensors
+    if method not in peft.LAYOUTS:
+        return tensors
+    return peft.from_tensors(peft.LAYOUTS[method], tensors, adapter, base.structure)
 
 
 def _read_model_tensors(folder: Path, adapter: Adapter, files: Iterable[str]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from petune.adapter import Adapter
 from petune.backbone.structure import Structure
@@ -13,7 +14,10 @@ from petune.checkpoint.peft_lora import LoRALayout
 from petune.checkpoint.peft_virtual_tokens import PrefixTuningLayout, PromptTuningLayout
 from petune.errors import AdapterFormatError
 
-__all__ = ["CONFIG_FILE", "LAYOUTS", "MODEL_LAYOUT", "WEIGHTS_FILE", "method_of", "to_json", "to_tensors"]
+__all__ = [
+    "CONFIG_FILE", "LAYOUTS", "MODEL_LAYOUT", "WEIGHTS_FILE", "from_tensors", "method_of", "to_json", "to_options",
+    "to_tensors",
+]  # fmt: skip
 
 LAYOUTS: Mapping[str, Layout] = {
     "lora": LoRALayout(),
@@ -34,14 +38,58 @@ def to_json(layout: Layout, adapter: Adapter, structure: Structure, base: str, r
         "base_model_name_or_path": base,
         "revision": revision,
         "inference_mode": True,
-        **layout.config(adapter, structure),
+        **layout.config(adapter.without_replacements(), structure),
+        "modules_to_save": sorted(adapter.replacements) or None,
     }
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
 def to_tensors(layout: Layout, adapter: Adapter, structure: Structure) -> dict[str, Tensor]:
     """Return the tensors as PEFT's file holds them."""
-    return {name: tensor.cpu().contiguous() for name, tensor in layout.to_file(adapter, structure).items()}
+    tensors = layout.to_file(adapter.without_replacements(), structure)
+    for path, slot in adapter.replacements.items():
+        tensors |= {f"{layout.prefix}{path}.{name}": tensor for name, tensor in slot.own.state_dict().items()}
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def to_options(
+    layout: Layout, config: Mapping[str, Any], model: PreTrainedModel, structure: Structure
+) -> dict[str, Any]:
+    """Return our settings for PEFT's ``config`` on the base ``model`` of this ``structure``.
+
+    Raises:
+        AdapterFormatError: the config asks for something petune does not do.
+    """
+    rest = {field: value for field, value in config.items() if field != "modules_to_save"}
+    options = layout.options(rest, structure)
+    names = config.get("modules_to_save") or ()
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+        raise AdapterFormatError(f"{CONFIG_FILE}: modules_to_save is {names!r}, expected a list of names")
+    # PEFT takes every module whose path ends in a name, and lets some of the names match nothing.
+    paths = tuple(path for path, _ in model.named_modules() if any(path.endswith(name) for name in names))
+    if names and not paths:
+        raise AdapterFormatError(f"{CONFIG_FILE}: modules_to_save={list(names)!r} matches no module of this base")
+    return {**options, "modules_to_save": paths} if paths else options
+
+
+def from_tensors(
+    layout: Layout, tensors: Mapping[str, Tensor], adapter: Adapter, structure: Structure
+) -> dict[str, Tensor]:
+    """Return the tensors of ``adapter``, a fresh one, from those of PEFT's file.
+
+    Raises:
+        AdapterFormatError: a tensor is of a kind or shape the method does not have.
+    """
+    starts = {f"{layout.prefix}{path}.": f"{path}.own." for path in adapter.replacements}
+    whole: dict[str, Tensor] = {}
+    rest: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        start = next((start for start in starts if name.startswith(start)), None)
+        if start is None:
+            rest[name] = tensor
+        else:
+            whole[starts[start] + name.removeprefix(start)] = tensor
+    return {**layout.from_file(rest, structure), **whole}
 
 
 def method_of(config: Mapping[str, Any]) -> str:

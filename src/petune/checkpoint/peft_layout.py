@@ -16,6 +16,7 @@ from petune.backbone.structure import Structure
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+PROMPT_PREFIX = "base_model."
 
 # Fields that say where an adapter came from or is to be used; they change no output. `auto_mapping` and
 # `megatron_core` name code to import: they are never followed.
@@ -39,6 +40,9 @@ class Layout(ABC):
     """How one method is spelled in PEFT's files."""
 
     peft_type: str
+
+    prefix: str = PREFIX
+    """What stands before the path of a module that is saved whole."""
 
     @abstractmethod
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class LoRALayout(Layout):
         "ensure_weight_tying": lambda value: isinstance(value, bool),
         **dict.fromkeys(
             (
-                "modules_to_save", "layers_pattern", "rank_pattern", "alpha_pattern", "megatron_config",
+                "layers_pattern", "rank_pattern", "alpha_pattern", "megatron_config",
                 "trainable_token_indices", "loftq_config", "corda_config", "lora_ga_config", "use_dora",
                 "velora_config", "alora_invocation_tokens", "use_qalora", "monteclora_config", "layer_replication",
                 "lora_bias", "target_parameters", "use_bdlora", "arrow_config", "kasa_config",
@@ -56,7 +56,6 @@ class LoRALayout(Layout):
             "layers_to_transform": None,
             "fan_in_fan_out": any(linear.transposed for linear in structure.linears if linear.path in adapter.slots),
             "bias": "none",
-            "modules_to_save": None,
             "rank_pattern": {},
             "alpha_pattern": {},
             "use_dora": False,

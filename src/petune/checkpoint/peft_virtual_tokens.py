@@ -10,13 +10,14 @@ from torch import Tensor
 
 from petune.adapter import Adapter
 from petune.backbone.structure import Structure
-from petune.checkpoint.peft_layout import CONFIG_FILE, DESCRIPTIVE, WEIGHTS_FILE, Layout, Rule, neutral
+from petune.checkpoint.peft_layout import CONFIG_FILE, DESCRIPTIVE, PROMPT_PREFIX, WEIGHTS_FILE, Layout, Rule
 from petune.errors import AdapterFormatError
 
 
 class VirtualTokensLayout(Layout, ABC):
     """Methods whose file holds one tensor, ``prompt_embeddings``, and whose config tells its shape."""
 
+    prefix = PROMPT_PREFIX
     _KNOWN = frozenset({"num_attention_heads", "num_layers", "num_transformer_submodules", "token_dim"})
     _START: Mapping[str, Rule] = {}
     """Fields of the start, which no longer matters, and fields with one neutral value."""
@@ -41,7 +42,6 @@ class VirtualTokensLayout(Layout, ABC):
             "num_attention_heads": heads,
             "num_layers": layers,
             "token_dim": token_dim,
-            "modules_to_save": None,
         }
 
     def _only(self, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -57,7 +57,6 @@ class PromptTuningLayout(VirtualTokensLayout):
 
     peft_type = "PROMPT_TUNING"
     _START: Mapping[str, Rule] = {
-        "modules_to_save": neutral,
         **dict.fromkeys(
             ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"),
             lambda _: True,
@@ -87,7 +86,6 @@ class PrefixTuningLayout(VirtualTokensLayout):
     peft_type = "PREFIX_TUNING"
     # A folder saved with a projection holds the keys and values it computed, as one saved without does.
     _START: Mapping[str, Rule] = {
-        "modules_to_save": neutral,
         **dict.fromkeys(("encoder_hidden_size", "init_weights", "prefix_projection"), lambda _: True),
     }
 

@@ -11,6 +11,7 @@ from pydantic import AliasChoices, BaseModel
 from pydantic.fields import FieldInfo
 
 from petune.errors import ConfigError
+from petune.methods.config import fields_of
 
 _YES_OR_NO = ("true", "false", "yes", "no", "on", "off", "1", "0")
 
@@ -22,7 +23,7 @@ def flags_of(
 
     The command takes the flags that were given as ``**given: str | bool``; :func:`values` turns them into settings.
     """
-    fields = {name: field for model in models for name, field in _fields(model).items() if name not in leave_out}
+    fields = {name: field for model in models for name, field in fields_of(model).items() if name not in leave_out}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
@@ -114,13 +115,6 @@ def shown_default(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return ",".join(str(part) for part in value) if isinstance(value, tuple) else str(value)
-
-
-def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """Return the fields of ``model``: its own first, then those it inherits."""
-    bases = [base for base in model.__bases__ if issubclass(base, BaseModel)]
-    inherited = {name: field for base in bases for name, field in _fields(base).items()}
-    return {name: field for name, field in model.model_fields.items() if name not in inherited} | inherited
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -118,7 +118,7 @@ class AttentionSite:
         """Return the rows [G] (None: all) with their keys and values [1, K, P, D], group by group."""
         route = self._routing.route
         parts = []
-        for group in route.groups:
+        for group in route.groups if route.extends_attention else ():
             own = [self.slots[name](group.stack) for name in group.stack if name in self.slots]
             if own:
                 keys, values = (torch.cat([pair[i].to(key) for pair in own], 1)[None] for i in (0, 1))

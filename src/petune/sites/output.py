@@ -6,10 +6,13 @@ Shapes: x [N, ..., d_in] and y [N, ..., d_out] are the sub-module's input and ou
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers.pytorch_utils import Conv1D
 
 from petune.sites.routing import Routing
 
@@ -24,6 +27,19 @@ class OutputSlot(nn.Module, ABC):
     def merged_weight(self, weight: Tensor) -> Tensor | None:
         """Return the host's weight [d_out, d_in] that equals ``weight`` with this slot, or None if there is none."""
         return None
+
+    def merged_parameters(self, host: nn.Module) -> Mapping[str, Tensor] | None:
+        """Return the parameters of ``host``, by name and in its own layout, that equal it with this slot.
+
+        Sums are made in fp32 at least. Parameters that stay are left out; None says that there are no such parameters.
+        """
+        weight = host.get_parameter("weight").detach()
+        wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        if isinstance(host, Conv1D):  # stored as [d_in, d_out]
+            merged = self.merged_weight(wide.t())
+            return None if merged is None else {"weight": merged.t()}
+        merged = self.merged_weight(wide)
+        return None if merged is None else {"weight": merged}
 
 
 @final
@@ -53,6 +69,8 @@ class OutputSite:
     def _forward(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         x = inputs[0]
         route = self._routing.route
+        if len(output) == 1 < route.num_rows:  # position embeddings are computed once for all rows
+            x, output = (t.expand(route.num_rows, *t.shape[1:]) for t in (x, output))
         for group in route.groups:
             slots = [self.slots[name] for name in group.stack if name in self.slots]
             if not slots:

@@ -71,7 +71,9 @@ class Sites:
         self._plugged[name] = slots
         attention = {path: slot for path, slot in slots.items() if isinstance(slot, AttentionSlot)}
         if attention:
-            self._virtual_tokens.plug(name, attention, source)
+            below_head = f"{self._model.base_model_prefix}."
+            changes_base = any(isinstance(s, OutputSlot) and p.startswith(below_head) for p, s in slots.items())
+            self._virtual_tokens.plug(name, attention, source, changes_base=changes_base)
 
     def unplug(self, name: str) -> None:
         """Remove the slots of adapter ``name``; unused sites disappear."""

@@ -51,14 +51,24 @@ class VirtualTokens:
         self._attention = attention
         self._slots: dict[str, dict[str, AttentionSlot]] = {}
         self._sources: dict[str, Source] = {}
+        self._changing: set[str] = set()
         self._kept: dict[str, _Kept] = {}
         self._handle: RemovableHandle | None = None
 
-    def plug(self, name: str, slots: Mapping[str, AttentionSlot], source: Source | None) -> None:
-        """Prepare passes for adapter ``name``, which has ``slots`` at the attentions."""
+    def plug(self, name: str, slots: Mapping[str, AttentionSlot], source: Source | None, *, changes_base: bool) -> None:
+        """Prepare passes for adapter ``name``, which has ``slots`` at the attentions.
+
+        Args:
+            name: the adapter.
+            slots: its slots by path.
+            source: what computes their values.
+            changes_base: whether the adapter also changes what the base makes of the source.
+        """
         self._slots[name] = dict(slots)
         if source is not None:
             self._sources[name] = source
+        if changes_base:
+            self._changing.add(name)
         if self._handle is None:
             self._handle = self._model.register_forward_pre_hook(self._before_forward, with_kwargs=True)
 
@@ -66,6 +76,7 @@ class VirtualTokens:
         """Stop preparing passes for adapter ``name``."""
         self._slots.pop(name, None)
         self._sources.pop(name, None)
+        self._changing.discard(name)
         self.forget()
         if not self._slots and self._handle is not None:
             self._handle.remove()
@@ -102,7 +113,7 @@ class VirtualTokens:
     def _values(self, name: str, stack: Stack) -> Mapping[str, KeysValues]:
         """Return what the source of ``name`` gives; without autograd it is kept until a parameter changes."""
         source = self._sources[name]
-        keep = not torch.is_grad_enabled() and not source.training and stack == (name,)
+        keep = not torch.is_grad_enabled() and not source.training and stack == (name,) and name not in self._changing
         if keep and name in self._kept and self._kept[name].is_of(source):
             return self._kept[name].values
         values: Mapping[str, KeysValues] = source(lambda embeddings: self._read(name, stack, embeddings))
@@ -112,8 +123,7 @@ class VirtualTokens:
 
     def _read(self, name: str, stack: Stack, embeddings: Tensor) -> Mapping[str, KeysValues]:
         """Return the keys and values that the base makes of ``embeddings`` [P, d] at the adapter's attentions."""
-        others = tuple(n for n in stack if n not in self._slots)
-        with self._routing.use(Route.everywhere(others)):
+        with self._routing.use(Route.everywhere(stack, extends_attention=False)):
             return self._attention.read(tuple(self._slots[name]), embeddings.to(self._model.dtype))
 
     def _positions(self, route: Route, shifts: list[int], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:

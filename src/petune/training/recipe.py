@@ -17,7 +17,7 @@ from petune import methods
 from petune.backbone.task_names import TaskName
 from petune.data.options import DataOptions
 from petune.errors import ConfigError, nearest
-from petune.methods.config import MethodConfig, explain
+from petune.methods.config import MethodConfig, explain, fields_of
 from petune.training.options import TrainingOptions
 
 # Keys that may change when a run goes on: where it runs and what it reports, not what it computes.
@@ -83,7 +83,7 @@ class Recipe:
             if key not in accepted:
                 raise ConfigError(
                     f"unknown key '{key}' for method {run.method}.{nearest(key, [*known, *sorted(accepted)])}"
-                    f" Its own keys are {', '.join(method.config_class.model_fields)};"
+                    f" Its own keys are {', '.join(fields_of(method.config_class))};"
                     " the others are listed by petune train --help"
                 )
         return cls(run, method.configure(options))
