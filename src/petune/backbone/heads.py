@@ -119,7 +119,7 @@ def class_labels(config: PreTrainedConfig, task: TaskName) -> tuple[str, ...]:
 
 
 def set_labels(config: PreTrainedConfig, labels: Sequence[str]) -> None:
-    """Give a configuration the classes ``labels``, and thereby the width of its head; the same ones keep their order."""
+    """Give a configuration the classes ``labels``, and thereby its head's width; the same ones keep their order."""
     if set(labels) == set(config.id2label.values()) and len(labels) == config.num_labels:
         return
     config.num_labels = len(labels)

@@ -181,9 +181,7 @@ def quiet() -> Iterator[None]:
                 disable_progress_bars()
 
 
-def _random_head(
-    source: Source, model: PreTrainedModel, task: TaskName, report: dict[str, Any]
-) -> tuple[str, ...]:
+def _random_head(source: Source, model: PreTrainedModel, task: TaskName, report: dict[str, Any]) -> tuple[str, ...]:
     """Return the parameters that the weight files lack, where a task's head may start at random.
 
     Raises:

@@ -60,6 +60,7 @@ class Structure:
         blocks: paths of the repeated transformer blocks, in order (encoder before decoder).
         head: paths of the modules that make up the head of a task; empty for a language model.
         linears: every linear once, in module order.
+        repeats_blocks: whether a block is run several times, as in ALBERT.
         attentions: every attention module once, in module order; empty for a model that is no ``PreTrainedModel``.
     """
 
@@ -69,6 +70,7 @@ class Structure:
         self.kind: Kind = "decoder" if pretrained is None else kind_of(pretrained.config)
         self.head: tuple[str, ...] = () if pretrained is None else _head_paths(pretrained, random)
         self.linears: tuple[Linear, ...] = tuple(_linears(model, self.blocks, self.head))
+        self.repeats_blocks: bool = pretrained is not None and _runs(pretrained) > len(self.blocks)
         self.attentions = () if pretrained is None else find_attentions(pretrained, self.blocks)
 
     @property
@@ -88,6 +90,11 @@ class Structure:
         if not widths:
             raise TargetError("this base model has no linear layer (nn.Linear or Conv1D); petune needs a transformer.")
         return widths.most_common(1)[0][0]
+
+    @property
+    def is_decoder_lm(self) -> bool:
+        """Whether the model reads left to right only, as a causal language model does."""
+        return self.kind == "decoder"
 
     def names_by_role(self) -> dict[str, tuple[str, ...]]:
         """The leaf names of each role that has linears, each once, in module order."""
@@ -148,6 +155,10 @@ class Structure:
 
 def _computes_attention(module: nn.Module) -> bool:
     return any("Attention" in type(part).__name__ for part in module.modules())
+
+
+def _runs(model: PreTrainedModel) -> int:
+    return int(getattr(model.config.get_text_config(), "num_hidden_layers", 0))
 
 
 def _block_paths(model: nn.Module) -> Iterator[str]:

@@ -31,9 +31,9 @@ def save_adapter(
     name: str | None = None,
     training: dict[str, Any] | None = None,
 ) -> Path:
-    """Write the attached adapter ``name`` (the only one, if not given) as a folder that HF PEFT reads too.
+    """Write the attached adapter ``name`` (the only one, if not given) as a folder, for HF PEFT too where it can be.
 
-    Each file is complete or absent, and ``petune.json``, written last, vouches for all of them.
+    What only training needs is left out. Each file is complete or absent, and ``petune.json``, written last, vouches for all of them.
 
     Returns:
         The folder.
@@ -42,7 +42,7 @@ def save_adapter(
         OutputFolderError, ResourceError: it cannot be written.
     """
     folder = Path(folder)
-    adapter = model.adapter(name if name is not None else _only(model))
+    adapter = model.adapter(name if name is not None else _only(model)).baked()
     base = model.base
     tokenizer_files = _save_tokenizer(base, folder)
     if adapter.method.name in peft.MODEL_LAYOUT:
@@ -53,6 +53,9 @@ def save_adapter(
     content = manifest.Manifest(
         method=adapter.method.name,
         config=adapter.config.model_dump(mode="json"),
+        trained_config=None
+        if adapter.trained_config == adapter.config
+        else adapter.trained_config.model_dump(mode="json"),
         base=manifest.BaseIdentity(name=base.name, revision=base.revision, fingerprint=base.fingerprint.to_dict()),
         task=base.task,
         labels=base.labels,
@@ -103,7 +106,10 @@ def load_adapter(
     files = content.files if content is not None else ()
     tensors = _read_tensors(folder, adapter, base, files)
     adapter.load_tensors(tensors)
-    adapter.data_format = content.data_format if content is not None else {}
+    if content is not None:
+        adapter.data_format = content.data_format
+        if content.trained_config is not None:
+            adapter.trained_config = adapter.method.configure(content.trained_config)
     adapter.set_trainable(False)
     return adapter
 
@@ -119,7 +125,9 @@ def check_base(content: manifest.Manifest, base: Base, folder: Path, *, allow_ba
             f"{task} ({', '.join(labels)})" if labels else task
             for task, labels in ((content.task, content.labels), (base.task, base.labels))
         )
-        raise BaseMismatchError(f"{folder} was trained for {wanted}, and the base was loaded for {found}; load it for that")
+        raise BaseMismatchError(
+            f"{folder} was trained for {wanted}, and the base was loaded for {found}; load it for that"
+        )
     differences = compare(Fingerprint.from_dict(content.base.fingerprint), base.fingerprint)
     if not differences:
         return
@@ -183,26 +191,24 @@ def _require_adapter(folder: Path) -> None:
 
 def _save_tensors(adapter: Adapter, base: Base, folder: Path) -> tuple[list[str], dict[str, Tensor]]:
     """Write the adapter's own tensors: as PEFT spells them where it has the method, else under our names."""
-    layout = peft.LAYOUTS.get(adapter.method.name)
+    layout = peft.layout_of(adapter, base.structure)
     if layout is None:
         tensors = {name: tensor.cpu().contiguous() for name, tensor in adapter.tensors().items()}
     else:
         tensors = peft.to_tensors(layout, adapter, base.structure)
     write_file(folder / peft.WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     if layout is None:
+        (folder / peft.CONFIG_FILE).unlink(missing_ok=True)  # of another adapter: PEFT would read this one by it
         return [peft.WEIGHTS_FILE], tensors
     write_text(folder / peft.CONFIG_FILE, peft.to_json(layout, adapter, base))
     return [peft.WEIGHTS_FILE, peft.CONFIG_FILE], tensors
 
 
 def _read_tensors(folder: Path, adapter: Adapter, base: Base, files: Iterable[str]) -> dict[str, Tensor]:
-    method = adapter.method.name
-    if method in peft.MODEL_LAYOUT:
+    if adapter.method.name in peft.MODEL_LAYOUT:
         return _read_model_tensors(folder, adapter, files)
-    tensors = _read_file(folder / peft.WEIGHTS_FILE)
-    if method not in peft.LAYOUTS:
-        return tensors
-    return peft.from_tensors(peft.LAYOUTS[method], tensors, adapter, base.structure)
+    tensors, layout = _read_file(folder / peft.WEIGHTS_FILE), peft.layout_of(adapter, base.structure)
+    return tensors if layout is None else peft.from_tensors(layout, tensors, adapter, base.structure)
 
 
 def _read_model_tensors(folder: Path, adapter: Adapter, files: Iterable[str]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Prompt tuning and prefix tuning in HF PEFT's files."""
+"""Soft prompts and prefixes in HF PEFT's files."""
 
 import math
 from abc import ABC
@@ -12,6 +12,7 @@ from petune.adapter import Adapter
 from petune.backbone.structure import Structure
 from petune.checkpoint.peft_layout import CONFIG_FILE, DESCRIPTIVE, PROMPT_PREFIX, WEIGHTS_FILE, Layout, Rule
 from petune.errors import AdapterFormatError
+from petune.methods.config import MethodConfig
 
 
 class VirtualTokensLayout(Layout, ABC):
@@ -21,6 +22,10 @@ class VirtualTokensLayout(Layout, ABC):
     _KNOWN = frozenset({"num_attention_heads", "num_layers", "num_transformer_submodules", "token_dim"})
     _START: Mapping[str, Rule] = {}
     """Fields of the start, which no longer matters, and fields with one neutral value."""
+
+    def fits(self, structure: Structure) -> bool:
+        """PEFT leaves encoders out of encoder-decoders, and has tokens for each run of a repeated block."""
+        return structure.kind != "encoder-decoder" and not structure.repeats_blocks
 
     def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
         """Return the number of virtual tokens; how they started is not kept."""
@@ -51,24 +56,24 @@ class VirtualTokensLayout(Layout, ABC):
         return tensors["prompt_embeddings"]
 
 
-@final
-class PromptTuningLayout(VirtualTokensLayout):
-    """Prompt tuning: ``prompt_embeddings`` [P, d]."""
+class SoftPromptLayout(VirtualTokensLayout, ABC):
+    """Methods that are left with embeddings: ``prompt_embeddings`` [P, d]."""
 
-    peft_type = "PROMPT_TUNING"
-    _START: Mapping[str, Rule] = {
-        **dict.fromkeys(
-            ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"),
-            lambda _: True,
-        ),
-    }
+    _FIXED: Mapping[str, Any] = {}
+    """Fields of the method that are written."""
+
+    def expresses(self, config: MethodConfig) -> bool:
+        """PEFT puts one prompt in front of everything, and knows nothing else."""
+        settings = config.model_dump()
+        one = settings.get("num_prompts", 1) == 1 and settings.get("prompt_template") is None
+        return one and settings.get("placement", "prepend") == "prepend"
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
-        """Return PEFT's fields of prompt tuning."""
+        """Return PEFT's fields."""
         (embeddings,) = adapter.tensors().values()
         attention = structure.attentions[0]
         fields = self._config(adapter, attention.num_kv_heads, len(structure.attentions), embeddings.shape[1])
-        return {**fields, "prompt_tuning_init": "RANDOM"}
+        return {**fields, **self._FIXED}
 
     def to_file(self, adapter: Adapter, structure: Structure) -> dict[str, Tensor]:
         """Return ``prompt_embeddings`` [P, d]."""
@@ -80,14 +85,65 @@ class PromptTuningLayout(VirtualTokensLayout):
 
 
 @final
+class PromptTuningLayout(SoftPromptLayout):
+    """Prompt tuning."""
+
+    peft_type = "PROMPT_TUNING"
+    _START: Mapping[str, Rule] = {
+        **dict.fromkeys(
+            ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"),
+            lambda _: True,
+        ),
+    }
+    _FIXED = {"prompt_tuning_init": "RANDOM"}
+
+
+@final
+class PTuningLayout(SoftPromptLayout):
+    """P-tuning: PEFT too writes what the encoder computed, never the encoder."""
+
+    peft_type = "P_TUNING"
+    _START: Mapping[str, Rule] = {
+        **dict.fromkeys(
+            ("encoder_reparameterization_type", "encoder_hidden_size", "encoder_num_layers", "encoder_dropout"),
+            lambda _: True,
+        ),
+    }
+
+    def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
+        """Return PEFT's fields of P-tuning, with the encoder the embeddings were trained with."""
+        fields = super().config(adapter, structure)
+        trained = adapter.trained_config.model_dump()
+        kind = trained["encoder_reparameterization_type"]
+        return {
+            **fields,
+            "encoder_reparameterization_type": "MLP" if kind == "none" else kind,
+            "encoder_hidden_size": trained["encoder_hidden_size"] or fields["token_dim"],
+            "encoder_num_layers": trained["encoder_num_layers"] or 2,
+            "encoder_dropout": trained["encoder_dropout"],
+        }
+
+    def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
+        """Return the number of virtual tokens; the encoder is gone."""
+        return {**super().options(config, structure), "encoder_reparameterization_type": "none"}
+
+
+@final
 class PrefixTuningLayout(VirtualTokensLayout):
-    """Prefix tuning: ``prompt_embeddings`` [P, L * 2 * K * D], by layer, key or value, head, width."""
+    """Prefix tuning: ``prompt_embeddings`` [P, L * 2 * K * D], by layer, key or value, head, width.
+
+    P-tuning v2 is the same in PEFT's files.
+    """
 
     peft_type = "PREFIX_TUNING"
     # A folder saved with a projection holds the keys and values it computed, as one saved without does.
     _START: Mapping[str, Rule] = {
         **dict.fromkeys(("encoder_hidden_size", "init_weights", "prefix_projection"), lambda _: True),
     }
+
+    def expresses(self, config: MethodConfig) -> bool:
+        """PEFT knows no infix: it would show the prefix to every token."""
+        return config.model_dump().get("placement", "prefix") == "prefix"
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
         """Return PEFT's fields of prefix tuning."""

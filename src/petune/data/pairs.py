@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from petune.data.encoding import Encoded, EncodedSet
+from petune.data.encoding import Encoded, EncodedSet, marked_text
 from petune.data.examples import Example, ExampleSet
-from petune.data.fitting import Fitted, encoded_set, fit
+from petune.data.fitting import Fitted, encoded_set, fit, text_ids
 from petune.errors import DataError
+from petune.sites.placement import Insertion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,10 +22,17 @@ def encode_pairs(
     *,
     max_length: int,
     overlong: Literal["error", "drop", "truncate"] = "error",
+    insertions: Sequence[Insertion] = (),
 ) -> EncodedSet:
     """Return each row's prompt as ids and its target as labels, which end with the end-of-text token.
 
-    ``max_length`` bounds prompt and target each.
+    Args:
+        examples: rendered rows.
+        tokenizer: the base's.
+        max_length: bounds prompt and target each, in tokens.
+        overlong: what to do with longer rows; truncate keeps the front.
+        insertions: virtual tokens to write into each prompt. Where they come in several versions, so does each row,
+            one behind the other.
 
     Raises:
         DataError: rows are too long and ``overlong`` is error; or no row with a target is left.
@@ -34,15 +42,13 @@ def encode_pairs(
     if len(answered) < len(examples):
         dropped["nothing to learn (the target is empty)"] = len(examples) - len(answered)
     if not answered:
-        raise DataError(f"{examples.source}: not one of {len(examples):,} rows has a target; see --columns and --target")
-    rows = pairs(answered, tokenizer)
-    end = tokenizer.eos_token_id
-
-    def front(row: Encoded, longest: int) -> Encoded:
-        keep = longest - (row.input_ids[-1] == end)
-        return Encoded(row.input_ids[:keep] + row.input_ids[-1:] * (longest - keep), row.labels, row.origin)
-
-    fitted = fit(rows, max_length=max_length, overlong=overlong, cut=front, source=examples.source)
+        raise DataError(
+            f"{examples.source}: not one of {len(examples):,} rows has a target; see --columns and --target"
+        )
+    rows = pairs(answered, tokenizer, insertions)
+    fitted = fit(
+        rows, tokenizer, max_length=max_length, overlong=overlong, insertions=insertions, source=examples.source
+    )
     long = [row for row in fitted.rows if len(row.labels) > max_length]
     if long and overlong == "error":
         raise DataError(
@@ -56,34 +62,29 @@ def encode_pairs(
         kept = [Encoded(row.input_ids, row.labels[:max_length], row.origin) for row in fitted.rows]
     if not kept:
         raise DataError(f"{examples.source}: every row is longer than {max_length:,} tokens; choose another --overlong")
-    first = kept[0]
-    prompt, target = (tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in (first.input_ids, first.labels))
+    target = tokenizer.decode(kept[0].labels, clean_up_tokenization_spaces=False)
     return encoded_set(
         examples,
         Fitted(kept, fitted.cut, fitted.dropped + dropped),
         max_length=max_length,
         label_tokens=sum(len(row.labels) for row in kept),
-        shown=f"{prompt} ⟦{target}⟧",
+        shown=f"{marked_text(kept[0].unlabelled(), tokenizer, insertions)} ⟦{target}⟧",
+        insertions=insertions,
     )
 
 
-def pairs(examples: Sequence[Example], tokenizer: "PreTrainedTokenizerBase") -> list[Encoded]:
-    """Return prompts and targets as token ids, uncut."""
+def pairs(
+    examples: Sequence[Example], tokenizer: "PreTrainedTokenizerBase", insertions: Sequence[Insertion] = ()
+) -> list[Encoded]:
+    """Return prompts and targets as token ids, uncut; of several versions the first."""
     rows: list[Encoded] = []
     for start in range(0, len(examples), _CHUNK):
         chunk = examples[start : start + _CHUNK]
-        prompts = prompt_ids([example.prompt for example in chunk], tokenizer)
+        prompts = text_ids(chunk, tokenizer, insertions)
         targets = tokenizer(text_target=[example.target or "" for example in chunk], verbose=False)["input_ids"]
         for example, ids, target in zip(chunk, prompts, targets, strict=True):
             rows.append(Encoded(ids, _ended(list(target), tokenizer.eos_token_id), example.origin))
     return rows
-
-
-def prompt_ids(prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
-    """Return the ids of prompts as the encoder reads them, with all special tokens of the tokenizer."""
-    if not prompts:
-        return []
-    return [list(ids) for ids in tokenizer(list(prompts), verbose=False)["input_ids"]]
 
 
 def _ended(ids: list[int], end: int | None) -> list[int]:

@@ -35,7 +35,7 @@ class CausalLikelihood:
     def encode(self, runner: Runner, examples: ExampleSet) -> list[Encoded]:
         """Return rows as token ids."""
         longest = resolve_max_length(None, runner.tokenizer, model_limit=context_length(runner.model))
-        return encode(examples, runner.tokenizer, max_length=longest).rows
+        return encode(examples, runner.tokenizer, max_length=longest, insertions=runner.insertions).rows
 
     def loss(self, runner: Runner, rows: Sequence[Encoded], *, batch_tokens: int) -> TokenLoss:
         """Return the loss of the labels of ``rows``."""

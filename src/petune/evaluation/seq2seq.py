@@ -14,12 +14,13 @@ from torch import Tensor
 from petune.data.batching import collate, split_step
 from petune.data.encoding import IGNORED, Encoded, resolve_max_length
 from petune.data.examples import Example, ExampleSet
+from petune.data.fitting import versions_of
 from petune.data.pairs import encode_pairs, pairs
 from petune.errors import DataError
 from petune.evaluation.head import MAX_LOGITS
 from petune.evaluation.loss import TokenLoss
-from petune.evaluation.runner import Runner, context_length, evaluating
-from petune.evaluation.scoring import Choice, check_labels
+from petune.evaluation.runner import Runner, context_length, evaluating, versions
+from petune.evaluation.scoring import Choice, check_labels, combined_choice
 
 
 @final
@@ -29,7 +30,7 @@ class Seq2SeqLikelihood:
     def encode(self, runner: Runner, examples: ExampleSet) -> list[Encoded]:
         """Return prompts as ids and targets as labels."""
         longest = resolve_max_length(None, runner.tokenizer, model_limit=context_length(runner.model))
-        return encode_pairs(examples, runner.tokenizer, max_length=longest).rows
+        return encode_pairs(examples, runner.tokenizer, max_length=longest, insertions=runner.insertions).rows
 
     def loss(self, runner: Runner, rows: Sequence[Encoded], *, batch_tokens: int) -> TokenLoss:
         """Return the loss of the targets.
@@ -47,17 +48,17 @@ class Seq2SeqLikelihood:
     ) -> list[Choice]:
         """Score every label, and the end after it, as the target of every row."""
         check_labels(labels)
-        rows = pairs([replace(e, target=label) for e in examples for label in labels], runner.tokenizer)
+        asked = [replace(e, target=label) for e in examples for label in labels]
+        rows = pairs(asked, runner.tokenizer, runner.insertions)
         limit = context_length(runner.model)
         long = next((row.origin for row in rows if limit is not None and len(row.input_ids) > limit), None)
         if long is not None:
             raise DataError(f"the prompt of {long} is longer than the model's {limit:,} positions; shorten it")
-        scores = log_likelihoods(runner, rows, batch_tokens=batch_tokens)
-        found = []
-        for start in range(0, len(scores), len(labels)):
-            own = scores[start : start + len(labels)]
-            found.append(Choice(labels[max(range(len(own)), key=own.__getitem__)], tuple(own)))
-        return found
+        number, combine = versions(runner)
+        written = [version for row in rows for version in versions_of(row, runner.insertions)]
+        scores = torch.tensor(log_likelihoods(runner, written, batch_tokens=batch_tokens), dtype=torch.float64)
+        by_version = scores.view(len(examples), len(labels), number).transpose(1, 2).tolist()
+        return [combined_choice(labels, own, combine) for own in by_version]
 
 
 def log_likelihoods(runner: Runner, rows: Sequence[Encoded], *, batch_tokens: int) -> list[float]:

@@ -12,6 +12,8 @@ REGISTRY = {
     "bottleneck": "petune.methods.bottleneck:Bottleneck",
     "full": "petune.methods.full:FullFineTuning",
     "lora": "petune.methods.lora:LoRA",
+    "p_tuning": "petune.methods.p_tuning:PTuning",
+    "p_tuning_v2": "petune.methods.p_tuning_v2:PTuningV2",
     "prefix_tuning": "petune.methods.prefix_tuning:PrefixTuning",
     "prompt_tuning": "petune.methods.prompt_tuning:PromptTuning",
 }

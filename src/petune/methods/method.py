@@ -17,6 +17,7 @@ from petune.backbone.structure import Structure
 from petune.errors import ConfigError
 from petune.methods.config import MethodConfig, explain
 from petune.sites.attention import Source
+from petune.sites.placement import Placement
 from petune.sites.sites import Slot
 
 SiteName = Literal["embeddings", "attention", "output", "weights"]
@@ -37,8 +38,27 @@ class Target:
     generator: torch.Generator
     """The source of every random start."""
 
+    @property
+    def shapes_only(self) -> bool:
+        """Whether values are of no interest: they will be loaded over, or parameters are only counted."""
+        return self.tokenizer is None
+
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts(Generic[ConfigT]):
+    """What an adapter is made of."""
+
+    config: ConfigT
+    """The settings that :meth:`Method.build` and :meth:`Method.source` make these slots and this source of."""
+
+    slots: Mapping[str, Slot]
+    """By the path they plug into."""
+
+    source: Source | None = None
+    """What computes the slots' values anew at each pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +106,22 @@ class Method(ABC, Generic[ConfigT]):
     def source(self, config: ConfigT, target: Target) -> Source | None:
         """Return what computes the slots' values anew at each pass; None for methods whose slots hold them."""
         return None
+
+    def placement(self, config: ConfigT, structure: Structure) -> Placement | None:
+        """Return where virtual tokens are written into the rows; None for methods whose rows hold text alone."""
+        return None
+
+    def bake(self, parts: Parts[ConfigT]) -> Parts[ConfigT] | None:
+        """Return the form kept after training, with the same outputs; None where all that is trained is kept.
+
+        For methods that compute what they learn from something larger (an encoder) which inference can do without.
+        Checkpoints of a training run hold ``parts``, adapter folders what this returns.
+        """
+        return None
+
+    def rate(self, config: ConfigT) -> float:
+        """Return the peak learning rate used with these settings unless the user gives one."""
+        return self.learning_rate
 
     def configure(self, options: Mapping[str, Any]) -> ConfigT:
         """Return the settings that ``options`` describe.

@@ -15,7 +15,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -23,7 +22,9 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from petune.backbone.arguments import without_cache
 from petune.errors import BaseModelError
 from petune.kernels.attention import product_attention
+from petune.sites.answers import predicts_answer
 from petune.sites.routing import Route, Routing, Stack
+from petune.sites.side_by_side import Part, flags_of, side_by_side
 
 IMPLEMENTATION = "petune"
 PRODUCT_KEYS = 256
@@ -40,6 +41,9 @@ class AttentionSlot(nn.Module, ABC):
 
     position_shift: int = 0
     """How far the slot moves the positions of real tokens: P where virtual tokens take the first P positions."""
+
+    answer_only: bool = False
+    """Whether its keys and values are hidden from all tokens but those that predict the answer."""
 
     @abstractmethod
     def forward(self, stack: Stack) -> KeysValues:
@@ -64,11 +68,13 @@ class SourcedSlot(AttentionSlot):
 
     Args:
         position_shift: see :class:`AttentionSlot`.
+        answer_only: see :class:`AttentionSlot`.
     """
 
-    def __init__(self, position_shift: int) -> None:
+    def __init__(self, position_shift: int, *, answer_only: bool = False) -> None:
         super().__init__()
         self.position_shift = position_shift
+        self.answer_only = answer_only
         self.current: dict[Stack, KeysValues] = {}
 
     def forward(self, stack: Stack) -> KeysValues:
@@ -99,13 +105,11 @@ class AttentionSite:
             mask = key.new_ones(queries, keys, dtype=torch.bool)[None, None]
             mask = mask.tril(keys - queries) if is_causal else mask
         mask = mask.expand(rows, -1, queries, keys)
-        if len(parts) == 1 and parts[0][0] is None:
-            _, own_key, own_value = parts[0]
-            own_key, own_value = (t.expand(rows, -1, -1, -1) for t in (own_key, own_value))
-            visible = own_key.new_ones(rows, own_key.shape[2], dtype=torch.bool)
-        else:
-            own_key, own_value, visible = _side_by_side(parts, key)
+        own_key, own_value, visible = side_by_side(parts, key)
         shown = visible[:, None, None, :].expand(-1, mask.shape[1], queries, -1)
+        if any(part.is_partly_hidden for part in parts):
+            hidden = flags_of([part.answer_only for part in parts], parts, key)
+            shown = shown & (~hidden[:, None, None, :] | predicts_answer(mask, self._routing.answers)[:, None, :, None])
         if mask.dtype != torch.bool:
             shown = torch.zeros_like(shown, dtype=mask.dtype).masked_fill(~shown, torch.finfo(mask.dtype).min)
         return (
@@ -114,31 +118,21 @@ class AttentionSite:
             torch.cat([shown, mask], -1),
         )
 
-    def _parts(self, key: Tensor) -> list[tuple[Tensor | None, Tensor, Tensor]]:
-        """Return the rows [G] (None: all) with their keys and values [1, K, P, D], group by group."""
+    def _parts(self, key: Tensor) -> list[Part]:
+        """Return what the slots give, group by group."""
         route = self._routing.route
         parts = []
         for group in route.groups if route.extends_attention else ():
-            own = [self.slots[name](group.stack) for name in group.stack if name in self.slots]
-            if own:
+            slots = [self.slots[name] for name in group.stack if name in self.slots]
+            if slots:
+                own = [slot(group.stack) for slot in slots]
                 keys, values = (torch.cat([pair[i].to(key) for pair in own], 1)[None] for i in (0, 1))
-                parts.append((group.index(route.num_rows, key.shape[0], key.device), keys, values))
+                answer_only = [
+                    slot.answer_only for slot, (k, _) in zip(slots, own, strict=True) for _ in range(k.shape[1])
+                ]
+                rows = group.index(route.num_rows, key.shape[0], key.device)
+                parts.append(Part(rows, keys, values, answer_only))
         return parts
-
-
-def _side_by_side(parts: list[tuple[Tensor | None, Tensor, Tensor]], key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return keys and values [B, K, P, D] of rows with different prefixes, right-aligned, and which [B, P] are real."""
-    rows, heads, _, width = key.shape
-    longest = max(keys.shape[2] for _, keys, _ in parts)
-    own_key = own_value = key.new_zeros(rows, heads, longest, width)
-    visible = torch.zeros(rows, longest, dtype=torch.bool, device=key.device)
-    for index, keys, values in parts:
-        assert index is not None, "a group of all rows is the only group"
-        missing = longest - keys.shape[2]
-        keys, values = (F.pad(t, (0, 0, missing, 0)).expand(len(index), -1, -1, -1) for t in (keys, values))
-        own_key, own_value = own_key.index_copy(0, index, keys), own_value.index_copy(0, index, values)
-        visible[index, missing:] = True
-    return own_key, own_value, visible
 
 
 _SITES: WeakKeyDictionary[nn.Module, AttentionSite] = WeakKeyDictionary()

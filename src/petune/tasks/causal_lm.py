@@ -16,6 +16,7 @@ from petune.evaluation.options import EvaluationOptions, GenerationOptions
 from petune.evaluation.predict import Prediction
 from petune.evaluation.runner import Runner
 from petune.sites.head import LabelLoss
+from petune.sites.placement import Insertion
 from petune.tasks.task import Objective, Task
 
 
@@ -34,9 +35,10 @@ class CausalLM(Task):
         labels: Sequence[str],
         max_length: int,
         overlong: Literal["error", "drop", "truncate"] = "error",
+        insertions: Sequence[Insertion] = (),
     ) -> EncodedSet:
         """Return each row as one text, its learned tokens labelled with themselves."""
-        return encode(examples, tokenizer, max_length=max_length, overlong=overlong)
+        return encode(examples, tokenizer, max_length=max_length, overlong=overlong, insertions=insertions)
 
     def num_labels(self, row: Encoded) -> int:
         """Count the labels that have a token before them."""

@@ -173,9 +173,7 @@ class _HeadObjective:
         return self.task.loss((forward or self.model)(**inputs), labels)
 
 
-def _passes(
-    runner: Runner, rows: Sequence[Encoded], batch_tokens: int
-) -> Iterator[tuple[list[int], Tensor, Any]]:
+def _passes(runner: Runner, rows: Sequence[Encoded], batch_tokens: int) -> Iterator[tuple[list[int], Tensor, Any]]:
     """Yield, of each forward pass, the indices of its rows, their labels, and the model's output."""
     pad = runner.tokenizer.pad_token_id
     lengths = [len(row.input_ids) for row in rows]

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from petune.data.encoding import IGNORED, Encoded, EncodedSet
+from petune.data.encoding import IGNORED, Encoded, EncodedSet, marked_text
 from petune.data.examples import Example, ExampleSet
-from petune.data.fitting import Fitted, encoded_set
+from petune.data.fitting import Fitted, encoded_set, in_front
 from petune.data.layouts import UNANSWERABLE, parse_question_answer
 from petune.errors import DataError
 from petune.evaluation.predict import Prediction
 from petune.evaluation.prompts import listed
 from petune.evaluation.runner import Runner
+from petune.sites.placement import Insertion
 from petune.tasks.head_task import HeadTask, class_loss
 
 LONGEST_ANSWER = 64
@@ -55,6 +56,7 @@ class QuestionAnswering(HeadTask):
         labels: Sequence[str],
         max_length: int,
         overlong: Literal["error", "drop", "truncate"] = "error",
+        insertions: Sequence[Insertion] = (),
     ) -> EncodedSet:
         """Return the windows of each row, labelled with the places of the answer's first and last token.
 
@@ -69,7 +71,7 @@ class QuestionAnswering(HeadTask):
             if span is None:
                 strange.append(example.origin)
                 continue
-            for window in _windows(example, tokenizer, max_length):
+            for window in _windows(example, tokenizer, max_length, insertions):
                 rows.append(_labelled(window, span))
         if strange:
             raise DataError(
@@ -80,8 +82,8 @@ class QuestionAnswering(HeadTask):
             notes.append(f"long contexts were read in overlapping windows: {len(rows):,} of {len(examples):,} rows")
         first = rows[0]
         start, end = first.labels
-        text = tokenizer.decode(first.input_ids, clean_up_tokenization_spaces=False)
-        answer = tokenizer.decode(first.input_ids[start : end + 1], clean_up_tokenization_spaces=False)
+        text = marked_text(first.unlabelled(), tokenizer, insertions)
+        answer = tokenizer.decode(first.input_ids[start : end + 1], clean_up_tokenization_spaces=False) if end else ""
         return encoded_set(
             examples,
             Fitted(rows, 0),
@@ -106,7 +108,7 @@ class QuestionAnswering(HeadTask):
         Raises:
             DataError: a question leaves no room for its context.
         """
-        return [list(_windows(example, runner.tokenizer, max_length)) for example in examples]
+        return [_windows(example, runner.tokenizer, max_length, runner.insertions) for example in examples]
 
     def read(self, output: Any, index: int, row: Encoded) -> Any:
         """Return the best span of a window as (score, first character, end), and the score of no answer."""
@@ -155,9 +157,12 @@ def _span(slots: Mapping[str, Any]) -> tuple[int, int] | None:
     return (start, start + len(text)) if found else None
 
 
-def _windows(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Window]:
+def _windows(
+    example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int, insertions: Sequence[Insertion]
+) -> list[Window]:
     slots = _slots(example, require_target=False)
     question = tokenizer(slots["question"], add_special_tokens=False, verbose=False)["input_ids"]
+    max_length -= sum(insertion.placement.num_virtual_tokens for insertion in insertions)
     room = max_length - len(question) - tokenizer.num_special_tokens_to_add(pair=True)
     if not slots["context"].strip() or not question:
         raise DataError(f"{example.origin}: question or context is empty; give both")
@@ -179,14 +184,16 @@ def _windows(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: i
     windows = []
     for number, ids in enumerate(batch["input_ids"]):
         of_context = [part == 1 for part in batch.sequence_ids(number)]
-        offsets = zip(batch["offset_mapping"][number], of_context, strict=True)
+        offsets = batch["offset_mapping"][number]
+        types = batch["token_type_ids"][number] if "token_type_ids" in batch else None
+        whole, places = in_front(list(ids), insertions, tokenizer)
         windows.append(
             Window(
-                list(ids),
+                whole,
                 [IGNORED, IGNORED],
                 example.origin,
-                list(batch["token_type_ids"][number]) if "token_type_ids" in batch else [],
-                tuple((int(first), int(after)) if inside else None for (first, after), inside in offsets),
+                [] if types is None else [0 if place is None else types[place] for place in places],
+                tuple(offsets[p] if p is not None and of_context[p] else None for p in places),
             )
         )
     return windows

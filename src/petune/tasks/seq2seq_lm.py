@@ -18,6 +18,7 @@ from petune.evaluation.predict import Prediction
 from petune.evaluation.runner import Runner
 from petune.evaluation.seq2seq import Seq2SeqLikelihood
 from petune.sites.head import Forward, LabelLoss
+from petune.sites.placement import Insertion
 from petune.tasks.task import Objective, Task
 
 
@@ -36,9 +37,10 @@ class Seq2SeqLM(Task):
         labels: Sequence[str],
         max_length: int,
         overlong: Literal["error", "drop", "truncate"] = "error",
+        insertions: Sequence[Insertion] = (),
     ) -> EncodedSet:
         """Return prompts as ids and targets as labels."""
-        return encode_pairs(examples, tokenizer, max_length=max_length, overlong=overlong)
+        return encode_pairs(examples, tokenizer, max_length=max_length, overlong=overlong, insertions=insertions)
 
     def objective(self, model: PreTrainedModel, head_is_changed: Callable[[nn.Module], bool]) -> Objective:
         """Return the loss of the targets."""

@@ -12,16 +12,18 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from petune.data.contents import Pair
-from petune.data.encoding import IGNORED, Encoded, EncodedSet
+from petune.data.encoding import IGNORED, Encoded, EncodedSet, marked_text
 from petune.data.examples import Example, ExampleSet
-from petune.data.fitting import encoded_set, fit
+from petune.data.fitting import encoded_set, fit, text_ids, versions_of
 from petune.data.layouts import TEMPLATE
 from petune.data.loading import CheckedData
 from petune.data.options import DataOptions
 from petune.errors import DataError, nearest
-from petune.evaluation.predict import Prediction
+from petune.evaluation.predict import Prediction, chosen
 from petune.evaluation.prompts import listed
-from petune.evaluation.runner import Runner
+from petune.evaluation.runner import Runner, versions
+from petune.evaluation.scoring import combined_choice
+from petune.sites.placement import Insertion
 from petune.tasks.head_task import HeadTask, class_loss
 
 
@@ -59,6 +61,7 @@ class SequenceClassification(HeadTask):
         labels: Sequence[str],
         max_length: int,
         overlong: Literal["error", "drop", "truncate"] = "error",
+        insertions: Sequence[Insertion] = (),
     ) -> EncodedSet:
         """Return the texts, the label of each its number among ``labels``.
 
@@ -74,23 +77,18 @@ class SequenceClassification(HeadTask):
                 f" {', '.join(labels)}"
             )
         numbers = {label: number for number, label in enumerate(labels)}
-        rows = _rows(examples, tokenizer, [numbers[str(example.target)] for example in examples])
-        special = tokenizer.num_special_tokens_to_add()
+        rows = _rows(examples, tokenizer, insertions, [numbers[str(example.target)] for example in examples])
         fitted = fit(
-            rows,
-            max_length=max_length,
-            overlong=overlong,
-            cut=lambda row, longest: _front(row, longest, special, tokenizer),
-            source=examples.source,
+            rows, tokenizer, max_length=max_length, overlong=overlong, insertions=insertions, source=examples.source
         )
         first = fitted.rows[0]
-        text = tokenizer.decode(first.input_ids, clean_up_tokenization_spaces=False)
         return encoded_set(
             examples,
             fitted,
             max_length=max_length,
             label_tokens=len(fitted.rows),
-            shown=f"{text} ⟦{labels[first.labels[0]]}⟧",
+            shown=f"{marked_text(first.unlabelled(), tokenizer, insertions)} ⟦{labels[first.labels[0]]}⟧",
+            insertions=insertions,
         )
 
     def loss(self, output: Any, labels: Tensor) -> Tensor:
@@ -103,33 +101,33 @@ class SequenceClassification(HeadTask):
         Raises:
             DataError: a text has no token, or is longer than the model's context.
         """
-        rows = _rows(examples, runner.tokenizer, [IGNORED] * len(examples))
+        rows = _rows(examples, runner.tokenizer, runner.insertions, [IGNORED] * len(examples))
         long = [f"{row.origin} ({len(row.input_ids):,})" for row in rows if len(row.input_ids) > max_length]
         if long:
             raise DataError(
                 f"{len(long):,} of {len(rows):,} rows are longer than the model's {max_length:,} tokens:"
                 f" {listed(long)}; shorten them"
             )
-        return [[row] for row in rows]
+        return [versions_of(row, runner.insertions) for row in rows]
 
     def read(self, output: Any, index: int, row: Encoded) -> Any:
-        """Return the probabilities of the classes."""
-        return torch.softmax(output.logits[index].to(torch.float64), -1).tolist()
+        """Return the log-probabilities of the classes."""
+        return torch.log_softmax(output.logits[index].to(torch.float64), -1).tolist()
 
     def answer(self, runner: Runner, example: Example, found: Sequence[Any]) -> Prediction:
         """Return the likeliest class."""
-        (shares,) = found
-        names = runner.model.config.id2label
-        best = max(range(len(shares)), key=shares.__getitem__)
-        probabilities = {str(names[i]): share for i, share in enumerate(shares)}
-        return Prediction(example.origin, example.fields, str(names[best]), example.target, probabilities)
+        names = tuple(str(runner.model.config.id2label[i]) for i in range(runner.model.config.num_labels))
+        _, combine = versions(runner)
+        return chosen(example, names, combined_choice(names, found, combine))
 
 
-def _rows(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, labels: Sequence[int]) -> list[Encoded]:
-    if not examples:
-        return []
-    texts = [example.prompt for example in examples]
-    ids = tokenizer(texts, return_attention_mask=False, verbose=False)["input_ids"]
+def _rows(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    insertions: Sequence[Insertion],
+    labels: Sequence[int],
+) -> list[Encoded]:
+    ids = text_ids(examples, tokenizer, insertions)
     # Decoders find a text's end by the padding token's id, which may be the end-of-text token's too.
     for own in ids:
         while own and own[-1] == tokenizer.pad_token_id:
@@ -138,12 +136,3 @@ def _rows(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, label
     if empty:
         raise DataError(f"no token to classify in {listed(empty)}; give each row a text")
     return [Encoded(own, [label], e.origin) for e, own, label in zip(examples, ids, labels, strict=True)]
-
-
-def _front(row: Encoded, longest: int, special: int, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    """Return the front of a text, the special tokens behind it kept."""
-    behind = 0
-    while behind < special and row.input_ids[-1 - behind] in tokenizer.all_special_ids:
-        behind += 1
-    ids = row.input_ids[: longest - behind] + row.input_ids[len(row.input_ids) - behind :]
-    return Encoded(ids, row.labels, row.origin)

@@ -19,6 +19,7 @@ from petune.evaluation.options import EvaluationOptions, GenerationOptions
 from petune.evaluation.predict import Prediction
 from petune.evaluation.runner import Runner
 from petune.sites.head import Forward
+from petune.sites.placement import Insertion
 
 
 class Objective(Protocol):
@@ -88,6 +89,7 @@ class Task(ABC):
         labels: Sequence[str],
         max_length: int,
         overlong: Literal["error", "drop", "truncate"] = "error",
+        insertions: Sequence[Insertion] = (),
     ) -> EncodedSet:
         """Return the rows as token ids and labels, with the report on them.
 
@@ -97,9 +99,12 @@ class Task(ABC):
             labels: names of the classes, in the order of the head's outputs.
             max_length: longest row in tokens.
             overlong: what to do with longer rows.
+            insertions: virtual tokens to write into each row. Where they come in several versions, so does each row,
+                one behind the other.
 
         Raises:
             DataError: a row cannot be used.
+            ConfigError: virtual tokens cannot stand in such rows where they are asked to.
         """
 
     def num_labels(self, row: Encoded) -> int:

@@ -12,13 +12,14 @@ from transformers import PreTrainedTokenizerBase
 
 from petune.data.encoding import IGNORED, Encoded, EncodedSet
 from petune.data.examples import Example, ExampleSet
-from petune.data.fitting import encoded_set, fit
+from petune.data.fitting import encoded_set, fit, in_front
 from petune.data.layouts import parse_tokens_tags
 from petune.data.loading import CheckedData
 from petune.errors import DataError, nearest
 from petune.evaluation.predict import Prediction
 from petune.evaluation.prompts import listed
 from petune.evaluation.runner import Runner
+from petune.sites.placement import Insertion
 from petune.tasks.head_task import HeadTask, class_loss
 
 OUTSIDE = "O"
@@ -53,6 +54,7 @@ class TokenClassification(HeadTask):
         labels: Sequence[str],
         max_length: int,
         overlong: Literal["error", "drop", "truncate"] = "error",
+        insertions: Sequence[Insertion] = (),
     ) -> EncodedSet:
         """Return the rows with the number of each word's tag at its first sub-word.
 
@@ -61,7 +63,7 @@ class TokenClassification(HeadTask):
         """
         numbers = {label: number for number, label in enumerate(labels)}
         rows = []
-        for example, row, words in _tokenised(examples, tokenizer):
+        for example, row, words in _tokenised(examples, tokenizer, insertions):
             tags = _words(example.fields, require_tags=True)[1]
             strange = next((tag for tag in tags if tag not in numbers), None)
             if strange is not None:
@@ -72,11 +74,14 @@ class TokenClassification(HeadTask):
             for place, word in first_subwords(words):
                 row.labels[place] = numbers[tags[word]]
             rows.append(row)
-        fitted = fit(rows, max_length=max_length, overlong=overlong, cut=_front, source=examples.source)
-        first = fitted.rows[0]
+        fitted = fit(
+            rows, tokenizer, max_length=max_length, overlong=overlong, insertions=insertions, source=examples.source
+        )
+        virtual = {token for insertion in insertions for token in insertion.ids()}
         tagged = [
-            f"{tokenizer.decode([token])}⟦{labels[label]}⟧" if label != IGNORED else tokenizer.decode([token])
-            for token, label in zip(first.input_ids, first.labels, strict=True)
+            f"{tokenizer.decode([token])}{'' if label == IGNORED else f'⟦{labels[label]}⟧'}"
+            for token, label in zip(fitted.rows[0].input_ids, fitted.rows[0].labels, strict=True)
+            if token not in virtual
         ]
         count = sum(self.num_labels(row) for row in fitted.rows)
         return encoded_set(examples, fitted, max_length=max_length, label_tokens=count, shown=" ".join(tagged))
@@ -92,7 +97,7 @@ class TokenClassification(HeadTask):
             DataError: no word of a row has a token, or a row is longer than the model's context.
         """
         rows = []
-        for _, row, words in _tokenised(examples, runner.tokenizer):
+        for _, row, words in _tokenised(examples, runner.tokenizer, runner.insertions):
             for place, word in first_subwords(words):
                 row.labels[place] = word
             rows.append(row)
@@ -133,7 +138,7 @@ def _words(fields: Any, *, require_tags: bool) -> tuple[list[str], list[str]]:
 
 
 def _tokenised(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, insertions: Sequence[Insertion]
 ) -> list[tuple[Example, Encoded, list[int | None]]]:
     """Return each row without labels, and the word that each of its tokens ends in."""
     if not tokenizer.is_fast:
@@ -156,18 +161,9 @@ def _tokenised(
         ]
         if all(word is None for word in of):
             empty.append(example.origin)
-        ids = list(batch["input_ids"])
-        found.append((example, Encoded(ids, [IGNORED] * len(ids), example.origin), of))
+        ids, places = in_front(list(batch["input_ids"]), insertions, tokenizer)
+        owners = [None if place is None else of[place] for place in places]
+        found.append((example, Encoded(ids, [IGNORED] * len(ids), example.origin), owners))
     if empty:
         raise DataError(f"no word has a token in {listed(empty)}; give each row tokens")
     return found
-
-
-def _front(row: Encoded, longest: int) -> Encoded:
-    """Return the front of a row with its last token, which is the one that ends a text where there is such a token."""
-    keep = longest - 1
-    return Encoded(
-        [*row.input_ids[:keep], row.input_ids[-1]],
-        [*row.labels[:keep], IGNORED],
-        row.origin,
-    )

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from petune.adapted_model import AdaptedModel
-from petune.data.batching import collate, split_step
+from petune.data.batching import answer_starts, collate, split_step
 from petune.data.encoding import Encoded
 from petune.errors import DivergedError, Interrupted
 from petune.tasks.task import Task
@@ -150,7 +150,7 @@ class Loop:
         assert isinstance(pad, int)
         batch = collate(rows, pad_token_id=pad, device=self._model.device)
         targets = batch.pop("labels")
-        with self._model.route([run.adapter.name] * len(rows)):
+        with self._model.route([run.adapter.name] * len(rows)), self._model.answers_from(answer_starts(rows)):
             loss = self._objective(batch, targets, self._forward) / labels
             value = loss.item()
             if not math.isfinite(value):

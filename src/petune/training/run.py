@@ -19,6 +19,7 @@ from accelerate.utils import (
     is_wandb_available,
 )
 
+from petune import methods
 from petune.adapted_model import AdaptedModel
 from petune.adapter import build_adapter, create_adapter
 from petune.backbone.base import Base, load_base, load_base_config, meta_model
@@ -36,6 +37,8 @@ from petune.evaluation.options import EvaluationOptions
 from petune.evaluation.predict import are_choices
 from petune.evaluation.runner import context_length
 from petune.evaluation.scoring import distinct_labels
+from petune.sites.embeddings import vocabulary_size
+from petune.sites.placement import Insertion
 from petune.tasks.rows import TaskRows, read_rows_for
 from petune.tasks.task import Task
 from petune.training import checkpoints, output, records
@@ -158,6 +161,7 @@ def train(
             run.restore(checkpoint)
         _record_start(recipe, folder, data)
         _optimise(recipe, run, model, data, listeners)
+        model.bake(run.adapter.name)
     result = TrainingResult(
         model=model,
         output_dir=folder,
@@ -239,7 +243,14 @@ def _encode(rows: TaskRows, recipe: Recipe, base: Base) -> _Data:
     options, tokenizer = recipe.run, base.tokenizer
     assert rows.data.train is not None
     longest = resolve_max_length(options.max_length, tokenizer, model_limit=context_length(base.model))
-    encode = partial(rows.task.encode, labels=base.labels, max_length=longest, overlong=options.overlong)
+    placement = methods.get(options.method).placement(recipe.method, base.structure)
+    encode = partial(
+        rows.task.encode,
+        labels=base.labels,
+        max_length=longest,
+        overlong=options.overlong,
+        insertions=[] if placement is None else [Insertion(placement, vocabulary_size(base.model))],
+    )
     examples = render_examples(rows.data.train, rows.options, tokenizer)
     encoded = encode(examples, tokenizer)
     if rows.data.eval is None:
@@ -333,6 +344,7 @@ def _summary(result: TrainingResult, recipe: Recipe, run: AdapterRun) -> dict[st
         "steps": result.steps,
         "epochs": round(run.epoch, 4),
         "learning_rate": run.optimizer.defaults["lr"],
+        "trained_parameters": run.adapter.num_parameters(),
         "seed": options.seed,
         "train_loss": result.train_loss,
         "eval": result.eval_metrics,
