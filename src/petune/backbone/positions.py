@@ -28,7 +28,8 @@ def default_positions(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tens
     first = _first_position(model)
     if first and ids is not None:
         real = (ids != first - 1).long()
-        return real.cumsum(1) * real + first - 1
+        counted: Tensor = real.cumsum(1) * real + first - 1
+        return counted
     cache = inputs.get("past_key_values")
     past = 0 if cache is None else cache.get_seq_length()
     return torch.arange(first + past, first + past + tokens.shape[1], device=tokens.device)[None]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -155,7 +156,7 @@ def base_of(folder: str | Path) -> tuple[str, str | None]:
     return name, revision if isinstance(revision, str) else None
 
 
-def task_of(folder: str | Path) -> tuple[TaskName | None, tuple[str, ...]]:
+def task_of(folder: str | os.PathLike[str]) -> tuple[TaskName | None, tuple[str, ...]]:
     """Return the task that the adapter in ``folder`` was trained for, and the classes of its head.
 
     HF PEFT's folders do not name classes: they are numbered then, as transformers does.

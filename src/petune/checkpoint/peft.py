@@ -149,7 +149,7 @@ def method_of(config: Mapping[str, Any]) -> str:
     Raises:
         AdapterFormatError: petune has no method of that type.
     """
-    by_type = {layout.peft_type: name for name, layout in reversed(LAYOUTS.items())}
+    by_type = {layout.peft_type: name for name, layout in reversed(list(LAYOUTS.items()))}
     peft_type = config.get("peft_type")
     if not isinstance(peft_type, str) or peft_type not in by_type:
         known = ", ".join(sorted(by_type))

@@ -42,9 +42,7 @@ def encode_pairs(
     if len(answered) < len(examples):
         dropped["nothing to learn (the target is empty)"] = len(examples) - len(answered)
     if not answered:
-        raise DataError(
-            f"{examples.source}: not one of {len(examples):,} rows has a target; see --columns and --target"
-        )
+        raise DataError(f"{examples.source}: none of {len(examples):,} rows has a target; see --columns and --target")
     rows = pairs(answered, tokenizer, insertions)
     fitted = fit(
         rows, tokenizer, max_length=max_length, overlong=overlong, insertions=insertions, source=examples.source

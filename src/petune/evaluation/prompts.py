@@ -22,8 +22,8 @@ def encode_prompts(
 ) -> list[list[int]]:
     """Return the token ids of each prompt, without an EOS that the tokenizer would end a whole text with.
 
-    An encoder is given that EOS: it reads a prompt as the whole text it was trained to read. Where an adapter wants rows
-    in several versions, those of a prompt come one behind the other.
+    An encoder is given that EOS: it reads a prompt as the whole text it was trained to read. Where an adapter wants
+    rows in several versions, those of a prompt come one behind the other.
 
     Args:
         runner: the model and its tokenizer.

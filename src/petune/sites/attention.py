@@ -154,7 +154,7 @@ def _attention(
         is_causal, keys = getattr(module, "is_causal", True), key.shape[2]
         key, value, attention_mask = site.extend(key, value, attention_mask, query.shape[2], is_causal=is_causal)
         if options.get("position_bias") is not None:  # T5 adds it to the scores; virtual keys lie at no distance
-            options["position_bias"] = F.pad(options["position_bias"], (key.shape[2] - keys, 0))
+            options["position_bias"] = nn.functional.pad(options["position_bias"], (key.shape[2] - keys, 0))
     plain = options.keys() <= _PRODUCT_OPTIONS and not options.get("dropout")
     if plain and attention_mask is not None and _is_short(query, key):
         scale = options.get("scaling")

@@ -86,7 +86,13 @@ class HeadTask(Task, ABC):
         if any(metric.needs == "tokens" for metric in metrics):
             if rows is None:
                 longest = _longest(runner)
-                rows = self.encode(examples, runner.tokenizer, labels=labels, max_length=longest).rows
+                rows = self.encode(
+                    examples,
+                    runner.tokenizer,
+                    labels=labels,
+                    max_length=longest,
+                    insertions=runner.insertions,
+                ).rows
             loss = self._total_loss(runner, rows, options.batch_tokens)
         predictions: list[Prediction] = []
         if any(metric.needs == self.compares for metric in metrics):

@@ -71,12 +71,11 @@ class QuestionAnswering(HeadTask):
             if span is None:
                 strange.append(example.origin)
                 continue
-            for window in _windows(example, tokenizer, max_length, insertions):
-                rows.append(_labelled(window, span))
+            rows += (_labelled(window, span) for window in _windows(example, tokenizer, max_length, insertions))
         if strange:
             raise DataError(
-                f"the answer is no piece of its context in {len(strange):,} of {len(examples):,} rows: {listed(strange)};"
-                " write answers as they stand there, or an empty list where there is none"
+                f"the answer is no piece of its context in {len(strange):,} of {len(examples):,} rows:"
+                f" {listed(strange)}; write answers as they stand there, or an empty list where there is none"
             )
         if len(rows) > len(examples):
             notes.append(f"long contexts were read in overlapping windows: {len(rows):,} of {len(examples):,} rows")
@@ -108,7 +107,7 @@ class QuestionAnswering(HeadTask):
         Raises:
             DataError: a question leaves no room for its context.
         """
-        return [_windows(example, runner.tokenizer, max_length, runner.insertions) for example in examples]
+        return [[*_windows(example, runner.tokenizer, max_length, runner.insertions)] for example in examples]
 
     def read(self, output: Any, index: int, row: Encoded) -> Any:
         """Return the best span of a window as (score, first character, end), and the score of no answer."""
@@ -147,7 +146,7 @@ def _slots(example: Example, *, require_target: bool) -> Mapping[str, Any]:
 
 
 def _span(slots: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return where the first answer stands in the context, (-1, -1) for no answer, None where it does not stand there."""
+    """Return where the first answer stands in the context; (-1, -1) for no answer, None where it is not there."""
     if not slots["texts"]:
         return -1, -1
     text, start = slots["texts"][0], slots["starts"][0]
