@@ -12,8 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from petune.adapter import Adapter
 from petune.backbone.base import Base
+from petune.backbone.tokenizer import beginning_token_id
 from petune.errors import ConfigError, nearest
+from petune.sites.embeddings import vocabulary_size
 from petune.sites.output import OutputSlot
+from petune.sites.placement import Insertion, insert_into_batch
 from petune.sites.routing import Route, Stack
 from petune.sites.sites import Sites
 from petune.sites.weights import WeightSlot
@@ -158,7 +161,7 @@ class AdaptedModel(nn.Module):
         Raises:
             ConfigError: a name is not attached, or a merged adapter would be routed around.
         """
-        stacks = [() if r is None else (r,) if isinstance(r, str) else tuple(r) for r in rows]
+        stacks = _stacks(rows)
         for name in {name for stack in stacks for name in stack}:
             self.adapter(name)
         if self._merged:
@@ -167,6 +170,50 @@ class AdaptedModel(nn.Module):
             if not adapter.method.shares_batch and any(name not in stack for stack in stacks):
                 raise ConfigError(f"'{name}' replaces weights of the base: every row must go through it")
         return self._sites.routing.use(Route.of(stacks))
+
+    @property
+    def insertions(self) -> tuple[Insertion, ...]:
+        """The virtual tokens that the active adapters have written into rows."""
+        return self._insertions(self._active)
+
+    def insert_virtual_tokens(
+        self, batch: Mapping[str, Tensor], rows: Sequence[str | Sequence[str] | None] | None = None
+    ) -> dict[str, Tensor]:
+        """Return a padded batch with the virtual tokens that adapters want among the tokens of a row.
+
+        Adapters whose virtual tokens come before everything mostly need none; their rows stay as they are.
+
+        Args:
+            batch: ``input_ids`` [B, T]; perhaps ``attention_mask`` and ``labels`` of that shape.
+            rows: the adapters of each row, as in :meth:`route`; by default the active ones.
+
+        Raises:
+            ConfigError: the virtual tokens stand in a template, rows are written in several versions, or the batch
+                holds something else.
+        """
+        stacks = [self._active] * len(batch.get("input_ids", ())) if rows is None else _stacks(rows)
+        pad = self.tokenizer.pad_token_id
+        assert isinstance(pad, int)
+        return insert_into_batch(
+            batch,
+            [self._insertions(stack) for stack in stacks],
+            bos_token_id=beginning_token_id(self.tokenizer),
+            pad_token_id=pad,
+        )
+
+    def _insertions(self, stack: Stack) -> tuple[Insertion, ...]:
+        placements = [p for p in (self.adapter(name).placement for name in stack) if p is not None]
+        if len(placements) > 1 and any(placement.versions > 1 for placement in placements):
+            raise ConfigError(
+                f"of {', '.join(stack)}, one writes rows in several versions, so no other can write virtual tokens into"
+                " them: use them one at a time"
+            )
+        found, first = [], vocabulary_size(self._model) if placements else 0
+        for placement in placements:
+            found.append(Insertion(placement, first))
+            first += placement.num_embeddings
+        # What comes before everything is written last, so that no other is written before it.
+        return tuple(sorted(found, key=lambda insertion: insertion.placement.before_special))
 
     def answers_from(self, starts: Sequence[int]) -> AbstractContextManager[None]:
         """Say at which index of the batch each row's answer begins, for adapters that are hidden from what is before.
@@ -285,3 +332,7 @@ class AdaptedModel(nn.Module):
         total = sum(p.numel() for p in self._model.parameters())
         total += 0 if replaced else sum(p.numel() for p in own.values())
         return f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}"
+
+
+def _stacks(rows: Sequence[str | Sequence[str] | None]) -> list[Stack]:
+    return [() if row is None else (row,) if isinstance(row, str) else tuple(row) for row in rows]

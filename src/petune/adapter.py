@@ -13,7 +13,8 @@ from petune.backbone.structure import Structure
 from petune.errors import AdapterFormatError, ConfigError, nearest
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Parts, Target
-from petune.sites.attention import AttentionSlot, Source
+from petune.sites.attention import AttentionSlot, Source, require_attention
+from petune.sites.placement import Placement
 from petune.sites.replacement import Replacement, replacements
 from petune.sites.sites import Slot
 from petune.sites.weights import WeightSlot
@@ -29,6 +30,7 @@ class Adapter(nn.Module):
         slots: what was learned, by the path in the base it plugs into.
         name: the label that routes rows to it.
         source: what computes the slots' values anew at each pass, for methods that need it.
+        placement: where virtual tokens are written into the rows, for methods that do.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Adapter(nn.Module):
         slots: Mapping[str, Slot],
         name: str = "default",
         source: Source | None = None,
+        placement: Placement | None = None,
     ) -> None:
         super().__init__()
         self.method = method
@@ -48,6 +51,7 @@ class Adapter(nn.Module):
         self.data_format: dict[str, Any] = {}
         """How rows became text when it was trained; rows it answers later are written the same way."""
         self.source = source
+        self.placement = placement
         # Module names may not contain dots; paths may.
         self._modules_by_path = nn.ModuleDict({path.replace(".", "/"): slot for path, slot in slots.items()})
 
@@ -137,7 +141,7 @@ class Adapter(nn.Module):
         if parts is None:
             return self
         slots = {**parts.slots, **self.replacements}
-        adapter = Adapter(self.method, parts.config, slots, self.name, parts.source)
+        adapter = Adapter(self.method, parts.config, slots, self.name, parts.source, self.placement)
         adapter.trained_config = self.trained_config
         adapter.data_format = self.data_format
         adapter.set_trainable(False)
@@ -166,23 +170,33 @@ def build_adapter(
     Raises:
         ConfigError: an unknown method or setting.
         TargetError: the settings name places that the base does not have.
+        BaseModelError: the method adds to attentions, and those of the base cannot be reached.
     """
     chosen = methods.get(method)
     config = chosen.configure(options)
     target = Target(model, structure, tokenizer, torch.Generator().manual_seed(seed), shapes_only)
-    slots = chosen.build(config, target)
-    copies = _copies(chosen, config, target)
+    slots, source = chosen.build(config, target), chosen.source(config, target)
+    if any(isinstance(slot, AttentionSlot) for slot in slots.values()):
+        require_attention(model)
+    whole = _learned_whole(chosen, config, target, slots)
     # What is learned whole is not adapted besides, as in HF PEFT.
-    left = {path: s for path, s in slots.items() if not any(f"{path}.".startswith(f"{copied}.") for copied in copies)}
-    return Adapter(chosen, config, {**left, **copies}, name, chosen.source(config, target))
+    left = {path: s for path, s in slots.items() if not any(f"{path}.".startswith(f"{copied}.") for copied in whole)}
+    return Adapter(chosen, config, {**left, **whole}, name, source, chosen.placement(config, structure))
 
 
-def _copies(method: Method[Any], config: MethodConfig, target: Target) -> dict[str, Replacement]:
-    if config.modules_to_save and not method.shares_batch:
+def _learned_whole(
+    method: Method[Any], config: MethodConfig, target: Target, slots: Mapping[str, Slot]
+) -> dict[str, Slot]:
+    """Return the slots of modules that are learned whole: those the user names, and the head of a task."""
+    if method.shares_batch:
+        return {**replacements(target.model, target.structure, (*config.modules_to_save, *target.structure.head))}
+    if config.modules_to_save:
         raise ConfigError(
             f"modules_to_save: {method.title} learns the base's own parameters, so copies would hide them; leave it out"
         )
-    return replacements(target.model, target.structure, config.modules_to_save)
+    head = tuple(f"{path}." for path in target.structure.head)
+    parameters = target.model.named_parameters()
+    return {path: WeightSlot(p) for path, p in parameters if path.startswith(head) and path not in slots}
 
 
 def create_adapter(

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, final
 
@@ -11,20 +12,18 @@ from pydantic import BaseModel, ValidationError
 from petune import methods as registry
 from petune.adapted_model import AdaptedModel
 from petune.adapter import build_adapter
-from petune.backbone.base import Base, load_base, meta_model
+from petune.backbone.base import Base, load_base, load_base_config, meta_model
 from petune.backbone.structure import Structure
+from petune.backbone.task_names import TaskName
 from petune.backbone.tokenizer import load_tokenizer
-from petune.checkpoint.folder import base_of, load_adapter
+from petune.checkpoint.folder import base_of, load_adapter, task_of
 from petune.checkpoint.merged import save_merged
-from petune.data import inspect as data_inspection
 from petune.data.examples import ExampleSet
 from petune.data.loading import load_examples
 from petune.data.options import DataOptions
 from petune.data.report import DataReport
 from petune.errors import ConfigError
-from petune.evaluation import evaluate as evaluation
 from petune.evaluation import generate as generation
-from petune.evaluation import predict as prediction
 from petune.evaluation.evaluate import Evaluation
 from petune.evaluation.generate import Generation
 from petune.evaluation.options import EvaluationOptions, GenerationOptions
@@ -32,6 +31,10 @@ from petune.evaluation.predict import Prediction
 from petune.evaluation.prompts import chat_prompt
 from petune.methods.config import explain
 from petune.methods.method import Paper
+from petune.tasks.inspect import report_on
+from petune.tasks.registry import get as get_task
+from petune.tasks.rows import read_rows_for
+from petune.tasks.task import Task
 
 Path_ = str | os.PathLike[str]
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
@@ -41,6 +44,7 @@ def load(
     adapter: Path_ | None = None,
     *,
     base: Base | Path_ | None = None,
+    task: TaskName | None = None,
     dtype: str = "auto",
     device: str = "auto",
     revision: str | None = None,
@@ -52,6 +56,8 @@ def load(
     Args:
         adapter: an adapter folder, petune's or HF PEFT's; None for the bare base.
         base: a loaded base, or where to get one; by default the one that the adapter names.
+        task: what to load the base for; by default what the adapter was trained for, else what its weights were
+            saved for.
         dtype: precision of the base: bfloat16, float16, float32 or auto.
         device: cpu, cuda or auto.
         revision: branch, tag or commit of the base, where it is a hub id; by default the one the adapter names.
@@ -63,12 +69,27 @@ def load(
     """
     if adapter is None and base is None:
         raise ConfigError("nothing to load: give an adapter folder, a base model, or both")
+    labels: tuple[str, ...] = ()
+    if adapter is not None:
+        trained_for, labels = task_of(adapter)
+        task = task or trained_for
+        labels = labels if task == trained_for else ()
     if base is None:
         assert adapter is not None
         base, recorded = base_of(Path(adapter))
         revision = revision or recorded
     if not isinstance(base, Base):
-        base = load_base(base, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
+        base = load_base(
+            base,
+            task=task,
+            labels=labels,
+            dtype=dtype,
+            device=device,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+    elif task is not None and task != base.task:
+        raise ConfigError(f'the task is {task}, but the base was loaded for {base.task}; load it with task="{task}"')
     model = AdaptedModel(base)
     if adapter is not None:
         model.attach(load_adapter(Path(adapter), base, allow_base_mismatch=allow_base_mismatch))
@@ -115,7 +136,8 @@ def evaluate(model: AdaptedModel, data: Path_, *, metrics: Sequence[str] = (), *
     reading, rest = _split(model, {**options, "data": os.fspath(data)})
     names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     settings = _options(EvaluationOptions, {**rest, "metrics": names})
-    return evaluation.evaluate(model, _examples(model, reading), settings)
+    task = get_task(model.base.task)
+    return task.evaluate(model, _examples(model, task, reading), settings)
 
 
 def predict(model: AdaptedModel, data: Path_, **options: Any) -> list[Prediction]:
@@ -133,8 +155,9 @@ def predict(model: AdaptedModel, data: Path_, **options: Any) -> list[Prediction
     labels = rest.pop("labels", ())
     generation_options = _options(GenerationOptions, rest)
     settings = _options(EvaluationOptions, {"labels": labels, "batch_tokens": generation_options.batch_tokens})
-    examples = _examples(model, reading, require_target=False)
-    return list(prediction.predict(model, examples, settings, generation=generation_options))
+    task = get_task(model.base.task)
+    examples = _examples(model, task, reading, require_target=False)
+    return list(task.predict(model, examples, settings, generation=generation_options))
 
 
 def merge(
@@ -164,12 +187,13 @@ def merge(
     return save_merged(model, Path(output_dir), overwrite=overwrite)
 
 
-def inspect_data(data: Path_, *, model: Path_ = "demo", **options: Any) -> DataReport:
+def inspect_data(data: Path_, *, model: Path_ = "demo", task: TaskName | None = None, **options: Any) -> DataReport:
     """Read, check and encode ``data`` as a training run on ``model`` would, and report on it.
 
     Args:
         data: a file or a hub data set id.
         model: the base whose tokenizer reads it; its weights are not loaded.
+        task: what it is for; by default what the model's weights were saved for, else what its rows are for.
         options: settings of reading: template, columns, max_length, ...
 
     Raises:
@@ -179,7 +203,9 @@ def inspect_data(data: Path_, *, model: Path_ = "demo", **options: Any) -> DataR
     trust = options.pop("trust_remote_code", False)
     settings = _options(DataOptions, {**options, "data": os.fspath(data)})
     tokenizer, limit = load_tokenizer(model, revision=revision, trust_remote_code=trust)
-    return data_inspection.inspect_data(settings, tokenizer, seed=seed, model_limit=limit)
+    configuration = partial(load_base_config, model, revision=revision, trust_remote_code=trust)
+    rows = read_rows_for(settings, task=task, configuration=configuration, seed=seed)
+    return report_on(rows, tokenizer, model_limit=limit)
 
 
 @final
@@ -234,5 +260,7 @@ def _split(model: AdaptedModel, options: Mapping[str, Any]) -> tuple[DataOptions
     return _options(DataOptions, reading), rest
 
 
-def _examples(model: AdaptedModel, options: DataOptions, *, require_target: bool = True) -> ExampleSet:
-    return load_examples(options, model.tokenizer, require_target=require_target)
+def _examples(model: AdaptedModel, task: Task, options: DataOptions, *, require_target: bool = True) -> ExampleSet:
+    examples = load_examples(task.reading(options), model.tokenizer, require_target=require_target)
+    task.check_layout(examples.layout, examples.source)
+    return examples

@@ -23,6 +23,7 @@ LAYERS = (
     "checkpoint",
     "data",
     "evaluation",
+    "tasks",
     "training",
     "api",
     "compat",

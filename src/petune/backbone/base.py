@@ -1,26 +1,28 @@
 """A frozen pretrained model with everything petune must know of it."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import final
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from petune.backbone.fingerprint import Fingerprint, fingerprint
-from petune.backbone.loading import load, load_config, quiet, set_pad_token
+from petune.backbone.heads import auto_class, class_labels, task_of
+from petune.backbone.loading import load, load_config, quiet, read_config, set_pad_token
 from petune.backbone.precision import pick_device, pick_dtype
 from petune.backbone.refusals import explained
 from petune.backbone.sources import resolve
 from petune.backbone.structure import Structure
+from petune.backbone.task_names import TaskName
 from petune.errors import BaseModelError
 
 
 @final
 class Base:
-    """A frozen pretrained causal language model, its tokenizer, and what identifies it.
+    """A frozen pretrained model with the head of a task, its tokenizer, and what identifies it.
 
     Made by :func:`load_base`, or from a model in memory by :meth:`from_model`. Construction puts the model
     into evaluation mode, freezes every parameter, and sets a missing padding token to the end-of-text token.
@@ -31,9 +33,14 @@ class Base:
         name: what adapters record as their base: a hub id, an absolute path, or ``demo``.
         revision: the hub commit it was loaded from.
         weight_files: the files its weights came from; none means they cannot be verified.
+        random: names of the parameters that those files lack: a head that starts at random.
+
+    Attributes:
+        task: what the model's head is for.
+        labels: names of the classes that the head tells apart; empty where it has none.
 
     Raises:
-        BaseModelError: the model is no causal language model, or its tokenizer cannot pad.
+        BaseModelError: the model has no head of a known task, or its tokenizer cannot pad.
     """
 
     def __init__(
@@ -44,15 +51,15 @@ class Base:
         name: str,
         revision: str | None = None,
         weight_files: Iterable[Path] = (),
+        random: Iterable[str] = (),
     ) -> None:
-        self.structure = Structure(model)
-        if not self.structure.is_decoder_lm or model.get_output_embeddings() is None:
-            raise BaseModelError(
-                f"{name} is a {type(model).__name__}, of kind {self.structure.kind}; petune trains decoders with a "
-                "language-model head (load it with AutoModelForCausalLM)"
-            )
+        self.task = task_of(model)
+        self.labels = class_labels(model.config, self.task)
+        self.structure = Structure(model, random)
         if tokenizer is not None:
             set_pad_token(tokenizer, name)
+            if self.structure.head and model.config.pad_token_id is None:
+                model.config.pad_token_id = tokenizer.pad_token_id  # by which decoders find a row's last token
         self.model = model.eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self.name = name
@@ -77,7 +84,7 @@ class Base:
             revision: the hub commit it was loaded from.
 
         Raises:
-            BaseModelError: the model is no causal language model, or its tokenizer cannot pad.
+            BaseModelError: the model has no head of a known task, or its tokenizer cannot pad.
         """
         return cls(model, tokenizer, name=name or str(model.config.name_or_path), revision=revision)
 
@@ -103,7 +110,7 @@ class Base:
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """Which model this is exactly; the first use reads the weight files once."""
-        return fingerprint(self.model, self._tokenizer, self._weight_files)
+        return fingerprint(self.model, self._tokenizer, self._weight_files, head=self.structure.head)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -121,6 +128,9 @@ class Base:
 def load_base(
     model: str | os.PathLike[str],
     *,
+    task: TaskName | None = None,
+    labels: Sequence[str] = (),
+    seed: int = 42,
     dtype: str = "auto",
     device: str = "auto",
     revision: str | None = None,
@@ -130,6 +140,11 @@ def load_base(
 
     Args:
         model: a Hugging Face id, a local folder with safetensors, a GGUF file, or ``demo``.
+        task: what it is to do: ``causal_lm``, ``seq2seq_lm``, ``masked_lm``, ``sequence_classification``,
+            ``token_classification`` or ``question_answering``; by default what its weights were saved for.
+        labels: names of the classes of a classification, in the order of the head's outputs; needed where the
+            weights come without a head for it.
+        seed: source of a head that the weights come without.
         dtype: ``auto`` (bfloat16 where the device computes it fast, float32 elsewhere), ``float32``,
             ``bfloat16`` or ``float16``.
         device: ``auto`` (CUDA where there is some), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
@@ -137,36 +152,64 @@ def load_base(
         trust_remote_code: run code that comes with the model.
 
     Raises:
-        BaseModelError: the model cannot be had, or is no causal language model.
+        BaseModelError: the model cannot be had, or cannot be loaded for the task.
         ArtifactError: its files are damaged.
         ResourceError: memory or disk space is short.
-        ConfigError: an unknown dtype or device.
+        ConfigError: an unknown task, dtype or device; or a head without labels.
     """
     where = pick_device(device)
     precision = pick_dtype(dtype, where)
     with quiet():
         source = resolve(model, revision=revision)
-    loaded = load(source, dtype=precision, device=where, trust_remote_code=trust_remote_code)
+    loaded = load(
+        source,
+        task=task,
+        labels=tuple(labels),
+        seed=seed,
+        dtype=precision,
+        device=where,
+        trust_remote_code=trust_remote_code,
+    )
     return Base(
         loaded.model,
         loaded.tokenizer,
         name=source.name,
         revision=loaded.revision,
         weight_files=loaded.weight_files,
+        random=loaded.random,
     )
 
 
-def meta_model(
+def load_base_config(
     model: str | os.PathLike[str], *, revision: str | None = None, trust_remote_code: bool = False
-) -> PreTrainedModel:
-    """Build a base model on the meta device, from its configuration only: sizes and names, no weights.
+) -> tuple[PreTrainedConfig, str]:
+    """Return the configuration of a base model and what the model is called.
 
     Raises:
-        BaseModelError: the configuration cannot be had, or is no causal language model's.
+        BaseModelError: it cannot be had.
     """
     with quiet():
         source = resolve(model, revision=revision)
         with explained(source.name, hub=source.folder is None, revision=source.revision):
-            config = load_config(source, trust_remote_code=trust_remote_code)
+            return read_config(source, trust_remote_code=trust_remote_code), source.name
+
+
+def meta_model(
+    model: str | os.PathLike[str],
+    *,
+    task: TaskName | None = None,
+    labels: Sequence[str] = (),
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Build a base model on the meta device, from its configuration only: sizes and names, no weights.
+
+    Raises:
+        BaseModelError: the configuration cannot be had, or the model cannot be loaded for the task.
+    """
+    with quiet():
+        source = resolve(model, revision=revision)
+        with explained(source.name, hub=source.folder is None, revision=source.revision):
+            config, chosen = load_config(source, task=task, labels=labels, trust_remote_code=trust_remote_code)
             with torch.device("meta"):
-                return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+                return auto_class(chosen).from_config(config, trust_remote_code=trust_remote_code)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from petune.backbone.digests import weights_digest
@@ -44,7 +45,7 @@ class Fingerprint:
         num_layers: transformer layers the model runs.
         hidden_size: width of the residual stream.
         vocab_size: rows of the embeddings.
-        parameters: parameters in all, shared ones once.
+        parameters: parameters in all, shared ones once; those of a task's head are not counted.
     """
 
     architecture: str
@@ -76,9 +77,20 @@ class Fingerprint:
 
 
 def fingerprint(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, weight_files: Iterable[Path]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    weight_files: Iterable[Path],
+    *,
+    head: Iterable[str] = (),
 ) -> Fingerprint:
-    """Take the fingerprint of a loaded model; without weight files or a tokenizer, these are unverified."""
+    """Take the fingerprint of a loaded model; without weight files or a tokenizer, these are unverified.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        weight_files: the files its weights came from.
+        head: paths of the modules that make up a task's head, which is no part of the base.
+    """
     files = tuple(weight_files)
     text = model.config.get_text_config()
     return Fingerprint(
@@ -89,7 +101,7 @@ def fingerprint(
         num_layers=int(text.num_hidden_layers),
         hidden_size=int(text.hidden_size),
         vocab_size=int(text.vocab_size),
-        parameters=parameter_count(model),
+        parameters=parameter_count(model) - sum(parameter_count(model.get_submodule(path)) for path in head),
     )
 
 
@@ -118,7 +130,7 @@ def compare(expected: Fingerprint, actual: Fingerprint) -> list[str]:
     return differences
 
 
-def parameter_count(model: PreTrainedModel) -> int:
+def parameter_count(model: nn.Module) -> int:
     """Parameters of a model, tied and shared ones counted once; works on the meta device."""
     return sum(parameter.numel() for parameter in model.parameters())
 

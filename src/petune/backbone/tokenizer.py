@@ -4,7 +4,7 @@ import os
 
 from transformers import PreTrainedTokenizerBase
 
-from petune.backbone.loading import load_config, quiet, tokenizer_of
+from petune.backbone.loading import quiet, read_config, tokenizer_of
 from petune.backbone.refusals import explained
 from petune.backbone.sources import resolve
 
@@ -20,7 +20,14 @@ def load_tokenizer(
     with quiet():
         source = resolve(model, revision=revision)
         with explained(source.name, hub=source.folder is None, revision=source.revision):
-            config = load_config(source, trust_remote_code=trust_remote_code)
+            config = read_config(source, trust_remote_code=trust_remote_code)
             tokenizer = tokenizer_of(source, revision=source.revision, trust_remote_code=trust_remote_code)
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return tokenizer, limit if isinstance(limit, int) else None
+
+
+def beginning_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the id of the token that begins a text (BOS, or CLS in encoders), where there is one."""
+    found = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
+    assert found is None or isinstance(found, int)
+    return found

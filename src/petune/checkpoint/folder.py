@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,7 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, build_adapter
 from petune.backbone.base import Base
 from petune.backbone.fingerprint import Fingerprint, compare
+from petune.backbone.task_names import NAMED_CLASSES, TaskName
 from petune.checkpoint import card, manifest, peft
 from petune.checkpoint.durable import write_file, write_files, write_text
 from petune.errors import AdapterFormatError, BaseMismatchError, ConfigError
@@ -48,7 +50,7 @@ def save_adapter(
         weight_files, tensors = _save_model(model, adapter, folder)
     else:
         weight_files, tensors = _save_tensors(adapter, base, folder)
-    write_text(folder / card.FILE_NAME, card.model_card(adapter, base.name, training))
+    write_text(folder / card.FILE_NAME, card.model_card(adapter, base, training))
     content = manifest.Manifest(
         method=adapter.method.name,
         config=adapter.config.model_dump(mode="json"),
@@ -56,6 +58,8 @@ def save_adapter(
         if adapter.trained_config == adapter.config
         else adapter.trained_config.model_dump(mode="json"),
         base=manifest.BaseIdentity(name=base.name, revision=base.revision, fingerprint=base.fingerprint.to_dict()),
+        task=base.task,
+        labels=base.labels,
         digest=manifest.tensors_digest(tensors),
         files={file: manifest.file_digest(folder / file) for file in (*weight_files, *tokenizer_files)},
         versions={
@@ -117,6 +121,14 @@ def check_base(content: manifest.Manifest, base: Base, folder: Path, *, allow_ba
     Raises:
         BaseMismatchError: they differ, and ``allow_base_mismatch`` is false.
     """
+    if (content.task, content.labels) != (base.task, base.labels):
+        wanted, found = (
+            f"{task} ({', '.join(labels)})" if labels else task
+            for task, labels in ((content.task, content.labels), (base.task, base.labels))
+        )
+        raise BaseMismatchError(
+            f"{folder} was trained for {wanted}, and the base was loaded for {found}; load it for that"
+        )
     differences = compare(Fingerprint.from_dict(content.base.fingerprint), base.fingerprint)
     if not differences:
         return
@@ -144,6 +156,25 @@ def base_of(folder: str | Path) -> tuple[str, str | None]:
     return name, revision if isinstance(revision, str) else None
 
 
+def task_of(folder: str | os.PathLike[str]) -> tuple[TaskName | None, tuple[str, ...]]:
+    """Return the task that the adapter in ``folder`` was trained for, and the classes of its head.
+
+    HF PEFT's folders do not name classes: they are numbered then, as transformers does.
+
+    Raises:
+        AdapterFormatError: the folder is no adapter, or malformed.
+    """
+    folder = Path(folder)
+    _require_adapter(folder)
+    content = manifest.read_manifest(folder)
+    if content is not None:
+        return content.task, content.labels
+    task = peft.task_of(manifest.read_json(folder / peft.CONFIG_FILE))
+    if task not in NAMED_CLASSES:
+        return task, ()
+    return task, peft.numbered_labels(_read_file(folder / peft.WEIGHTS_FILE))
+
+
 def _require_adapter(folder: Path) -> None:
     if not folder.is_dir():
         raise AdapterFormatError(f"there is no folder {folder}; give the folder that training wrote")
@@ -161,7 +192,7 @@ def _require_adapter(folder: Path) -> None:
 
 def _save_tensors(adapter: Adapter, base: Base, folder: Path) -> tuple[list[str], dict[str, Tensor]]:
     """Write the adapter's own tensors: as PEFT spells them where it has the method, else under our names."""
-    layout = peft.layout_of(adapter)
+    layout = peft.layout_of(adapter, base.structure)
     if layout is None:
         tensors = {name: tensor.cpu().contiguous() for name, tensor in adapter.tensors().items()}
     else:
@@ -170,14 +201,14 @@ def _save_tensors(adapter: Adapter, base: Base, folder: Path) -> tuple[list[str]
     if layout is None:
         (folder / peft.CONFIG_FILE).unlink(missing_ok=True)  # of another adapter: PEFT would read this one by it
         return [peft.WEIGHTS_FILE], tensors
-    write_text(folder / peft.CONFIG_FILE, peft.to_json(layout, adapter, base.structure, base.name, base.revision))
+    write_text(folder / peft.CONFIG_FILE, peft.to_json(layout, adapter, base))
     return [peft.WEIGHTS_FILE, peft.CONFIG_FILE], tensors
 
 
 def _read_tensors(folder: Path, adapter: Adapter, base: Base, files: Iterable[str]) -> dict[str, Tensor]:
     if adapter.method.name in peft.MODEL_LAYOUT:
         return _read_model_tensors(folder, adapter, files)
-    tensors, layout = _read_file(folder / peft.WEIGHTS_FILE), peft.layout_of(adapter)
+    tensors, layout = _read_file(folder / peft.WEIGHTS_FILE), peft.layout_of(adapter, base.structure)
     return tensors if layout is None else peft.from_tensors(layout, tensors, adapter, base.structure)
 
 

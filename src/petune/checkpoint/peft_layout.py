@@ -58,6 +58,10 @@ class Layout(ABC):
         """Say whether PEFT computes the same from its files as an adapter with these settings."""
         return True
 
+    def fits(self, structure: Structure) -> bool:
+        """Say whether PEFT has the method on a base of this structure, and computes the same there."""
+        return True
+
     def refusal(self, config: Mapping[str, Any]) -> str | None:
         """Return why petune cannot do what PEFT's ``config`` asks for; None where it can."""
         for field, value in config.items():

@@ -21,6 +21,10 @@ class VirtualTokensLayout(Layout, ABC):
     prefix = PROMPT_PREFIX
     followed = ("num_attention_heads", "num_layers", "num_transformer_submodules", "num_virtual_tokens", "token_dim")
 
+    def fits(self, structure: Structure) -> bool:
+        """PEFT leaves encoders out of encoder-decoders, and has tokens for each run of a repeated block."""
+        return structure.kind != "encoder-decoder" and not structure.repeats_blocks
+
     def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
         """Return the number of virtual tokens; how they started is not kept."""
         self.require_known(config)
@@ -49,6 +53,12 @@ class SoftPromptLayout(VirtualTokensLayout, ABC):
 
     _FIXED: Mapping[str, Any] = {}
     """Fields of the method that are written."""
+
+    def expresses(self, config: MethodConfig) -> bool:
+        """PEFT puts one prompt in front of everything, and knows nothing else."""
+        settings = config.model_dump()
+        one = settings.get("num_prompts", 1) == 1 and settings.get("prompt_template") is None
+        return one and settings.get("placement", "prepend") == "prepend"
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
         """Return PEFT's fields."""

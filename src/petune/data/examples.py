@@ -11,6 +11,10 @@ class Segment:
 
     text: str
     learned: bool
+    virtual: tuple[int, ...] = ()
+    """Token ids of virtual tokens, which stand here instead of text."""
+    before_special: bool = False
+    """Whether virtual tokens at the start stand even before the special tokens that the tokenizer adds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What evaluation needs of a model, and the state it runs in."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -8,13 +8,16 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from petune.backbone.positions import position_limit
+from petune.sites.placement import Combine, Insertion
+
 
 class Runner(Protocol):
     """A model with its tokenizer: a base with or without adapters attached."""
 
     @property
     def model(self) -> PreTrainedModel:
-        """The causal language model, on :attr:`device`."""
+        """The model, on :attr:`device`."""
         ...
 
     @property
@@ -25,6 +28,11 @@ class Runner(Protocol):
     @property
     def device(self) -> torch.device:
         """Where inputs must lie."""
+        ...
+
+    @property
+    def insertions(self) -> Sequence[Insertion]:
+        """The virtual tokens that its adapters have written into rows."""
         ...
 
     def modules(self) -> Iterator[nn.Module]:
@@ -48,8 +56,7 @@ def evaluating(runner: Runner) -> Iterator[None]:
 
 def context_length(model: PreTrainedModel) -> int | None:
     """Return the longest sequence the model was made for, in tokens; None where it has no limit."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
+    return position_limit(model)
 
 
 def end_token_ids(runner: Runner) -> list[int]:
@@ -58,3 +65,9 @@ def end_token_ids(runner: Runner) -> list[int]:
     declared = config.eos_token_id if config is not None else None
     ids = declared if isinstance(declared, list) else [declared]
     return sorted({token for token in (*ids, runner.tokenizer.eos_token_id) if token is not None})
+
+
+def versions(runner: Runner) -> tuple[int, Combine]:
+    """Return in how many versions rows are run, and how the answers to them become one."""
+    placements = [i.placement for i in runner.insertions if i.placement.versions > 1]
+    return (placements[0].versions, placements[0].combine) if placements else (1, "average")

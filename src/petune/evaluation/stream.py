@@ -11,10 +11,11 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteriaList
 from transformers.generation import BaseStreamer
 
 from petune.errors import ConfigError
-from petune.evaluation.generate import generation_config, seeded, stop_token_ids
+from petune.evaluation.generate import generation_config, refuse_heads, room_for, seeded, stop_token_ids
 from petune.evaluation.options import GenerationOptions
+from petune.evaluation.penalty import repetition_penalty
 from petune.evaluation.prompts import Messages, chat_prompt, encode_prompts
-from petune.evaluation.runner import Runner, context_length, evaluating
+from petune.evaluation.runner import Runner, context_length, evaluating, versions
 from petune.evaluation.stopping import Cancelled, StopText, decode, first_stop
 from petune.sites.routing import Routing
 
@@ -37,10 +38,13 @@ def stream(
         add_special_tokens: whether the tokenizer adds its special tokens to a text; never done with messages.
 
     Raises:
-        ConfigError: messages without a chat template, or a beam search.
+        ConfigError: messages without a chat template, a beam search, or an adapter of several prompts.
         DataError: the prompt is empty or longer than the model's context.
     """
     options = options or GenerationOptions()
+    refuse_heads(runner)
+    if versions(runner)[0] > 1:
+        raise ConfigError("the adapter's prompts vote on an answer, which is known at the end only; use generate")
     if options.num_beams != 1:
         raise ConfigError(
             f"num_beams is {options.num_beams}, but a beam search knows its text only at the end; stream "
@@ -136,12 +140,12 @@ def _generate(
     cancelled: threading.Event,
 ) -> None:
     """Generate in a thread of its own; whatever ends it reaches the reader through ``tokens``."""
+    apart = runner.model.config.is_encoder_decoder  # its decoder starts from a token of its own
     criteria = [
         Cancelled(cancelled),
-        *([StopText(runner.tokenizer, options.stop, len(ids))] if options.stop else []),
+        *([StopText(runner.tokenizer, options.stop, 1 if apart else len(ids))] if options.stop else []),
     ]
-    context = context_length(runner.model)
-    room = options.max_new_tokens if context is None else min(options.max_new_tokens, context - len(ids))
+    room = room_for(options, context_length(runner.model), len(ids), apart=apart)
     outcome: BaseException | None = None
     try:
         answers = Routing.of(runner.model).answers_from([len(ids)])
@@ -151,6 +155,7 @@ def _generate(
                 input_ids=input_ids,
                 attention_mask=torch.ones_like(input_ids),
                 generation_config=generation_config(runner, options, room),
+                logits_processor=repetition_penalty(options.repetition_penalty),
                 stopping_criteria=StoppingCriteriaList(criteria),
                 streamer=tokens,
             )

@@ -17,6 +17,7 @@ from petune.backbone.structure import Structure
 from petune.errors import ConfigError
 from petune.methods.config import MethodConfig, explain
 from petune.sites.attention import Source
+from petune.sites.placement import Placement
 from petune.sites.sites import Slot
 
 SiteName = Literal["embeddings", "attention", "output", "weights"]
@@ -102,6 +103,10 @@ class Method(ABC, Generic[ConfigT]):
 
     def source(self, config: ConfigT, target: Target) -> Source | None:
         """Return what computes the slots' values anew at each pass; None for methods whose slots hold them."""
+        return None
+
+    def placement(self, config: ConfigT, structure: Structure) -> Placement | None:
+        """Return where virtual tokens are written into the rows; None for methods whose rows hold text alone."""
         return None
 
     def bake(self, parts: Parts[ConfigT]) -> Parts[ConfigT] | None:

@@ -4,7 +4,7 @@ Paper: Liu, Zheng, Du, Ding, Qian, Yang, Tang: "GPT Understands, Too" (2021), ht
 
     h_i = MLP([LSTM_forward(e)_i ; LSTM_backward(e)_i])      or      h_i = MLP(e_i),      e [P, d] learned
 
-[h_1 .. h_P; X] takes the place of X. The network ties the virtual tokens to each other and eases training; afterwards
+[h_1 .. h_P; X] takes the place of X, or a template says where they stand among X and other words. The network ties the virtual tokens to each other and eases training; afterwards
 it is dropped, and h alone is kept.
 
 Where we differ: the authors start from whatever the fresh network computes (``prompt_init: random``). By default ours
@@ -14,18 +14,20 @@ Shapes: P virtual tokens, d hidden width, h width inside the network.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Literal, Self, final
+from typing import Any, Literal, Self, final
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from petune.backbone.structure import Structure
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Paper, Parts, Target
-from petune.methods.soft_prompt import SoftPrompt
+from petune.methods.soft_prompt import SoftPrompt, soft_prompt_slots
 from petune.methods.starts import draw, drawn_linear, embedding_table, fit_last_layer, start_ids
-from petune.sites.attention import KeysValues, Reader, Source, SourcedSlot
+from petune.sites.attention import Source
+from petune.sites.embeddings import EmbeddingSource
+from petune.sites.placement import Placement
 from petune.sites.sites import Slot
 
 LSTM_LAYERS = 2
@@ -36,7 +38,10 @@ class PTuningConfig(MethodConfig):
     """Settings of P-tuning."""
 
     num_virtual_tokens: int = Field(default=20, ge=1, le=4096)
-    """How many virtual tokens."""
+    """How many virtual tokens; where a template is given, as many as it has."""
+
+    prompt_template: str | None = None
+    """Where they stand: `{p*3} {text} {p*3} the answer: {mask}`, with the row's prompt as text; before it if not given."""
 
     encoder_reparameterization_type: Literal["MLP", "LSTM", "none"] = "MLP"
     """The network: three linears, or a two-way LSTM and two linears; none: what is left after training."""
@@ -56,8 +61,23 @@ class PTuningConfig(MethodConfig):
     prompt_init_text: str | None = None
     """Text of the start; repeated where it is shorter than the prompt."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_many_as_in_the_template(cls, settings: Any) -> Any:
+        template = settings.get("prompt_template") if isinstance(settings, dict) else None
+        if not isinstance(template, str):
+            return settings
+        return {"num_virtual_tokens": Placement.of_template(template).num_virtual_tokens, **settings}
+
     @model_validator(mode="after")
     def _settings_go_together(self) -> Self:
+        if self.prompt_template is not None:
+            found = Placement.of_template(self.prompt_template).num_virtual_tokens
+            if found != self.num_virtual_tokens:
+                raise ValueError(
+                    f"num_virtual_tokens is {self.num_virtual_tokens}, and prompt_template has {found}: leave"
+                    " num_virtual_tokens out, or make them the same"
+                )
         if (self.prompt_init == "text") != (self.prompt_init_text is not None):
             raise ValueError("prompt_init=text and prompt_init_text go together; give both or neither")
         if self.encoder_reparameterization_type != "LSTM" and (self.encoder_num_layers or self.encoder_dropout):
@@ -71,7 +91,7 @@ class PTuningConfig(MethodConfig):
         return self
 
 
-class PromptEncoder(Source, ABC):
+class PromptEncoder(EmbeddingSource, ABC):
     """A network over the virtual tokens' own embeddings.
 
     Args:
@@ -97,10 +117,6 @@ class PromptEncoder(Source, ABC):
         """Return the virtual tokens' embeddings [P, d]."""
         computed: Tensor = self.last(self.inside())
         return computed
-
-    def forward(self, read: Reader) -> Mapping[str, KeysValues]:
-        """Return the keys and values the base makes of the virtual tokens."""
-        return read(self.embeddings())
 
 
 @final
@@ -173,8 +189,8 @@ class PTuning(Method[PTuningConfig]):
     config_class = PTuningConfig
 
     def build(self, config: PTuningConfig, target: Target) -> dict[str, Slot]:
-        """Return a slot for every attention; their values come from the virtual tokens."""
-        return {a.path: SourcedSlot(config.num_virtual_tokens) for a in target.structure.attentions}
+        """Return a slot for every attention, or for the input embeddings; their values come from the virtual tokens."""
+        return soft_prompt_slots(target, config.num_virtual_tokens, self.placement(config, target.structure))
 
     def source(self, config: PTuningConfig, target: Target) -> Source:
         """Return the network at its start, or the bare virtual tokens where there is none."""
@@ -187,6 +203,12 @@ class PTuning(Method[PTuningConfig]):
         if config.prompt_init != "random" and not target.shapes_only:
             fit_last_layer(encoder.last, encoder.inside(), start)
         return encoder
+
+    def placement(self, config: PTuningConfig, structure: Structure) -> Placement | None:
+        """Return where the virtual tokens stand in a row; None where they are in front of everything."""
+        if config.prompt_template is not None:
+            return Placement.of_template(config.prompt_template)
+        return None if structure.is_decoder_lm else Placement.at("prepend", config.num_virtual_tokens)
 
     @torch.no_grad()
     def bake(self, parts: Parts[PTuningConfig]) -> Parts[PTuningConfig] | None:

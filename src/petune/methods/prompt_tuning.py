@@ -21,11 +21,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from petune.backbone.structure import Structure
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Paper, Target
-from petune.methods.soft_prompt import SoftPrompt
+from petune.methods.soft_prompt import SoftPrompt, soft_prompt_slots
 from petune.methods.starts import COMMON_TOKENS, embedding_table, label_embeddings, read_matrix, start_ids
-from petune.sites.attention import Source, SourcedSlot
+from petune.sites.attention import Source
+from petune.sites.placement import Combine, Place, Placement
 from petune.sites.sites import Slot
 
 UNIFORM_RANGE = 0.5
@@ -54,6 +56,15 @@ class PromptTuningConfig(MethodConfig):
     prompt_tuning_init_file: str | None = None
     """File of the start: .safetensors with one tensor, or .npy; num_virtual_tokens x hidden width."""
 
+    placement: Place = "prepend"
+    """Where the prompt stands: before everything, behind the token that begins a text, or after the row's prompt."""
+
+    num_prompts: int = Field(default=1, ge=1, le=256)
+    """Prompts trained side by side as an ensemble; each row goes through all of them in one batch."""
+
+    ensemble: Combine = "average"
+    """How the prompts' answers become one: mean of the labels' probabilities, or most votes (text: always votes)."""
+
     @model_validator(mode="after")
     def _each_setting_has_its_start(self) -> Self:
         own = {"text": "text", "labels": "class_labels", "file": "file", "range": "random_uniform"}
@@ -64,6 +75,14 @@ class PromptTuningConfig(MethodConfig):
                 raise ValueError(
                     f"prompt_tuning_init={start} and prompt_tuning_init_{setting} go together; give both or neither"
                 )
+        drawn = self.prompt_tuning_init not in ("text", "file") and (
+            len(self.prompt_tuning_init_labels or ()) < self.num_virtual_tokens
+        )
+        if self.num_prompts > 1 and not drawn:
+            raise ValueError(
+                f"num_prompts is {self.num_prompts}, and prompt_tuning_init={self.prompt_tuning_init} starts all prompts"
+                " alike, so that they would stay alike; choose vocabulary, random or random_uniform"
+            )
         return self
 
 
@@ -85,12 +104,20 @@ class PromptTuning(Method[PromptTuningConfig]):
     config_class = PromptTuningConfig
 
     def build(self, config: PromptTuningConfig, target: Target) -> dict[str, Slot]:
-        """Return a slot for every attention; their values come from the prompt."""
-        return {a.path: SourcedSlot(config.num_virtual_tokens) for a in target.structure.attentions}
+        """Return a slot for every attention, or for the input embeddings; their values come from the prompt."""
+        return soft_prompt_slots(target, config.num_virtual_tokens, self.placement(config, target.structure))
 
     def source(self, config: PromptTuningConfig, target: Target) -> Source:
-        """Return the prompt at its start."""
-        return SoftPrompt(_start(config, target))
+        """Return the prompts at their starts."""
+        return SoftPrompt(torch.cat([_start(config, target) for _ in range(config.num_prompts)]))
+
+    def placement(self, config: PromptTuningConfig, structure: Structure) -> Placement | None:
+        """Return where the prompt stands in a row; None where no row need hold it, for all share what is made of it."""
+        if config.placement == "prepend" and config.num_prompts == 1 and structure.is_decoder_lm:
+            return None
+        return Placement.at(
+            config.placement, config.num_virtual_tokens, versions=config.num_prompts, combine=config.ensemble
+        )
 
 
 def _start(config: PromptTuningConfig, target: Target) -> Tensor:

@@ -30,10 +30,12 @@ class Schedule:
     Args:
         lengths: tokens of each row.
         options: step size, epochs, seed.
+        versions: rows that are versions of one, lie one behind the other and belong to the same step.
     """
 
-    def __init__(self, lengths: list[int], options: TrainingOptions) -> None:
+    def __init__(self, lengths: list[int], options: TrainingOptions, versions: int = 1) -> None:
         self.lengths = lengths
+        self._versions = versions
         self._options = options
         self._epochs: dict[int, list[list[int]]] = {}
         self.total_steps = self._count()
@@ -70,14 +72,16 @@ class Schedule:
         if epoch not in self._epochs:
             options = self._options
             rows = options.per_device_train_batch_size * options.gradient_accumulation_steps
-            self._epochs[epoch] = plan_steps(
-                self.lengths,
+            steps = plan_steps(
+                self.lengths[:: self._versions],
                 rows_per_step=rows if options.tokens_per_step is None else None,
                 tokens_per_step=options.tokens_per_step,
                 seed=options.seed,
                 epoch=epoch,
                 group_by_length=options.group_by_length,
             )
+            number = self._versions
+            self._epochs[epoch] = [[row * number + v for row in step for v in range(number)] for step in steps]
         return self._epochs[epoch]
 
 
@@ -132,7 +136,8 @@ class AdapterRun:
         self.adapter = adapter
         self.rows = rows
         self.options = options
-        self.schedule = Schedule([len(row.input_ids) for row in rows], options)
+        versions = 1 if adapter.placement is None else adapter.placement.versions
+        self.schedule = Schedule([len(row.input_ids) for row in rows], options, versions)
         self.optimizer = make_optimizer(adapter, options)
         self.rate = make_schedule(self.optimizer, options, self.schedule.total_steps)
         # fp16 gradients underflow without a scale; bf16 and fp32 need none.

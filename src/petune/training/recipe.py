@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from petune import methods
+from petune.backbone.task_names import TaskName
 from petune.data.options import DataOptions
 from petune.errors import ConfigError, nearest
 from petune.methods.config import MethodConfig, explain, fields_of
@@ -38,6 +39,9 @@ class RunOptions(DataOptions, TrainingOptions):
 
     model: str = "demo"
     """Base model: a hub id, a local folder, a .gguf file, or `demo` (SmolLM2-135M-Instruct, fetched once)."""
+
+    task: TaskName | None = None
+    """What the base is trained for (default: what its weights were saved for, else what its rows are for)."""
 
     revision: str | None = None
     """Branch, tag or commit of a hub id."""

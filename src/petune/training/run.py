@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, final, get_args
 
@@ -18,28 +19,33 @@ from accelerate.utils import (
     is_wandb_available,
 )
 
+from petune import methods
 from petune.adapted_model import AdaptedModel
-from petune.adapter import create_adapter
-from petune.backbone.base import Base, load_base
+from petune.adapter import build_adapter, create_adapter
+from petune.backbone.base import Base, load_base, load_base_config, meta_model
+from petune.backbone.structure import Structure
+from petune.backbone.task_names import TaskName
 from petune.checkpoint.durable import write_text
 from petune.checkpoint.folder import save_adapter
-from petune.data.encoding import EncodedSet, encode, resolve_max_length
+from petune.data.encoding import EncodedSet, resolve_max_length
 from petune.data.examples import ExampleSet
-from petune.data.loading import CheckedData, check_files, render_examples
+from petune.data.loading import render_examples
 from petune.data.options import FORMAT_FIELDS, DataOptions, LayoutName
 from petune.data.report import DataReport
 from petune.errors import CheckpointError, ConfigError, MissingExtraError
-from petune.evaluation.evaluate import evaluate
-from petune.evaluation.metrics import resolve_metric
 from petune.evaluation.options import EvaluationOptions
 from petune.evaluation.predict import are_choices
 from petune.evaluation.runner import context_length
 from petune.evaluation.scoring import distinct_labels
+from petune.sites.embeddings import vocabulary_size
+from petune.sites.placement import Insertion
+from petune.tasks.rows import TaskRows, read_rows_for
+from petune.tasks.task import Task
 from petune.training import checkpoints, output, records
 from petune.training.adapter_run import AdapterRun
 from petune.training.events import Listener, Listeners
 from petune.training.loop import Evaluate, Loop, peak_memory
-from petune.training.recipe import Recipe
+from petune.training.recipe import Recipe, RunOptions
 from petune.training.recomputation import gradient_checkpointing
 
 _TRACKERS = {
@@ -120,24 +126,34 @@ def train(
     if options.data is None:
         raise ConfigError("no training data: give --data with a file or a hub data set id")
     _require_trackers(options.report_to)
-    for metric in options.metrics:
-        resolve_metric(metric)
-    checked = check_files(options, seed=options.seed)
+    rows = read_rows_for(
+        options,
+        task=options.task if base is None else _task_of(base, options),
+        configuration=partial(
+            load_base_config, options.model, revision=options.revision, trust_remote_code=trust_remote_code
+        ),
+        seed=options.seed,
+    )
+    rows.task.check_metrics(options.metrics)
     output.prepare(folder, resume=resume, overwrite=overwrite)
     checkpoint = _checkpoint_to_resume(folder, recipe) if resume else None
     if base is None:
+        _refuse_impossible(recipe, rows, trust_remote_code=trust_remote_code)
         base = load_base(
             options.model,
+            task=rows.task.name,
+            labels=rows.labels,
+            seed=options.seed,
             dtype=options.dtype,
             device=options.device,
             revision=options.revision,
             trust_remote_code=trust_remote_code,
         )
     output.refuse_base_folder(folder, base)
-    data = _encode(checked, recipe, base)
+    data = _encode(rows, recipe, base)
     if on_data is not None:
         on_data(data.rows.report, data.eval_report)
-    model = _start(recipe, base, data)
+    model = _start(recipe, base, rows.options, data)
     began = time.perf_counter()
     with _detached_on_error(model):
         run = AdapterRun(model.adapter("default"), data.rows.rows, options, base)
@@ -164,8 +180,9 @@ def train(
 
 @dataclass(frozen=True, slots=True)
 class _Data:
-    """Encoded training rows; encoded and rendered validation rows, where there are any."""
+    """Encoded training rows; encoded and rendered validation rows, where there are any; and what they are for."""
 
+    task: Task
     examples: ExampleSet
     rows: EncodedSet
     eval_rows: EncodedSet | None
@@ -201,24 +218,54 @@ def _checkpoint_to_resume(folder: Path, recipe: Recipe) -> checkpoints.Checkpoin
     return checkpoint
 
 
-def _encode(checked: CheckedData, recipe: Recipe, base: Base) -> _Data:
+def _task_of(base: Base, options: RunOptions) -> TaskName:
+    if options.task not in (None, base.task):
+        raise ConfigError(
+            f'the task is {options.task}, but the base was loaded for {base.task}; load it with task="{options.task}"'
+        )
+    return base.task
+
+
+def _refuse_impossible(recipe: Recipe, rows: TaskRows, *, trust_remote_code: bool) -> None:
+    """Build the adapter for the base's shapes alone, so that what cannot be is told before the weights load."""
     options = recipe.run
-    assert checked.train is not None
-    length = resolve_max_length(options.max_length, base.tokenizer, model_limit=context_length(base.model))
-    examples = render_examples(checked.train, options, base.tokenizer)
-    rows = encode(examples, base.tokenizer, max_length=length, overlong=options.overlong)
-    if checked.eval is None:
-        return _Data(examples, rows, None, None)
-    eval_examples = render_examples(checked.eval, options, base.tokenizer)
-    eval_rows = encode(eval_examples, base.tokenizer, max_length=length, overlong=options.overlong)
-    return _Data(examples, rows, eval_rows, eval_examples)
+    skeleton = meta_model(
+        options.model,
+        task=rows.task.name,
+        labels=rows.labels,
+        revision=options.revision,
+        trust_remote_code=trust_remote_code,
+    )
+    build_adapter(options.method, recipe.method.model_dump(), skeleton, Structure(skeleton), shapes_only=True)
 
 
-def _start(recipe: Recipe, base: Base, data: _Data) -> AdaptedModel:
+def _encode(rows: TaskRows, recipe: Recipe, base: Base) -> _Data:
+    options, tokenizer = recipe.run, base.tokenizer
+    assert rows.data.train is not None
+    longest = resolve_max_length(options.max_length, tokenizer, model_limit=context_length(base.model))
+    placement = methods.get(options.method).placement(recipe.method, base.structure)
+    encode = partial(
+        rows.task.encode,
+        labels=base.labels,
+        max_length=longest,
+        overlong=options.overlong,
+        insertions=[] if placement is None else [Insertion(placement, vocabulary_size(base.model))],
+    )
+    examples = render_examples(rows.data.train, rows.options, tokenizer)
+    encoded = encode(examples, tokenizer)
+    if rows.data.eval is None:
+        return _Data(rows.task, examples, encoded, None, None)
+    eval_examples = render_examples(rows.data.eval, rows.options, tokenizer)
+    return _Data(rows.task, examples, encoded, encode(eval_examples, tokenizer), eval_examples)
+
+
+def _start(recipe: Recipe, base: Base, reading: DataOptions, data: _Data) -> AdaptedModel:
     options = recipe.run
     torch.manual_seed(options.seed)
     adapter = create_adapter(base, options.method, seed=options.seed, **recipe.method.model_dump())
-    adapter.data_format = data_format(options, data.examples)
+    adapter.data_format = data_format(reading, data.examples)
+    if not base.labels and are_choices(data.examples):  # the words to compare, where no head names its classes
+        adapter.data_format["labels"] = list(distinct_labels(data.examples))
     adapter.set_trainable(True)
     return AdaptedModel(base, [adapter])
 
@@ -235,12 +282,10 @@ def _detached_on_error(model: AdaptedModel) -> Iterator[None]:
 
 
 def data_format(options: DataOptions, examples: ExampleSet) -> dict[str, Any]:
-    """Return how the rows became text, for the adapter to remember, and the label words of classification rows."""
+    """Return how the rows became text, for the adapter to remember."""
     form: dict[str, Any] = {name: getattr(options, name) for name in FORMAT_FIELDS}
     if examples.layout in get_args(LayoutName):  # what auto found
         form["layout"] = examples.layout
-    if are_choices(examples):
-        form["labels"] = list(distinct_labels(examples))
     return form
 
 
@@ -265,7 +310,8 @@ def _optimise(recipe: Recipe, run: AdapterRun, model: AdaptedModel, data: _Data,
     recompute = gradient_checkpointing(model.model) if options.gradient_checkpointing else nullcontext()
     try:
         with recompute:
-            Loop(model, [run], options, accelerator, folder, everyone, _evaluation(model, data, recipe)).run()
+            measure = _evaluation(model, data, recipe)
+            Loop(model, [run], options, accelerator, folder, everyone, measure, data.task).run()
     finally:
         records.write_trainer_state(run, folder)
         if run.progress.history:
@@ -285,7 +331,7 @@ def _evaluation(model: AdaptedModel, data: _Data, recipe: Recipe) -> Evaluate | 
     )
 
     def measure(run: AdapterRun) -> dict[str, float]:
-        return dict(evaluate(model, examples, wanted, rows=rows).metrics)
+        return dict(data.task.evaluate(model, examples, wanted, rows=rows).metrics)
 
     return measure
 

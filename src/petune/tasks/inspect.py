@@ -1,0 +1,28 @@
+"""What ``petune data inspect`` tells: the data report of the training rows, without training."""
+
+from transformers import PreTrainedTokenizerBase
+
+from petune.data.encoding import resolve_max_length
+from petune.data.loading import render_examples
+from petune.data.report import DataReport
+from petune.tasks.rows import TaskRows
+
+
+def report_on(rows: TaskRows, tokenizer: PreTrainedTokenizerBase, *, model_limit: int | None = None) -> DataReport:
+    """Render and encode the training rows as a run would, and report on them.
+
+    Args:
+        rows: read and checked.
+        tokenizer: the base model's.
+        model_limit: positions of the model, where known.
+
+    Raises:
+        DataError: as a training run would.
+    """
+    assert rows.data.train is not None
+    examples = render_examples(rows.data.train, rows.options, tokenizer)
+    longest = resolve_max_length(rows.options.max_length, tokenizer, model_limit=model_limit)
+    encoded = rows.task.encode(
+        examples, tokenizer, labels=rows.labels, max_length=longest, overlong=rows.options.overlong
+    )
+    return encoded.report
