@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from petune.backbone.base import Base
 
 SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.py"))
 ORDINARY = "from peft import "
@@ -18,16 +19,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is de
 
 
 @pytest.fixture
-def bases(
-    tiny_model: Callable[..., PreTrainedModel],
-    tiny_tokenizer: PreTrainedTokenizerFast,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
+def bases(tiny_base: Callable[..., Base], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Tiny models in the folders that the scripts load, in the working directory."""
-    for architecture in ("llama", "gpt2"):
-        tiny_model(architecture).save_pretrained(tmp_path / architecture)
-        tiny_tokenizer.save_pretrained(tmp_path / architecture)
+    settings: dict[str, dict[str, Any]] = {
+        "llama": {}, "gpt2": {}, "t5": {"d_kv": 8}, "bert": {"task": "sequence_classification", "labels": ("bad", "good")},
+    }  # fmt: skip
+    for architecture, changes in settings.items():
+        base = tiny_base(architecture, **changes)
+        base.model.save_pretrained(tmp_path / architecture)
+        base.tokenizer.save_pretrained(tmp_path / architecture)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -17,8 +17,8 @@ from transformers import AutoTokenizer, PreTrainedModel
 from petune.backbone.refusals import explained
 from petune.backbone.structure import Structure
 from petune.checkpoint.durable import write_text
-from petune.checkpoint.manifest import read_json
-from petune.checkpoint.peft import CONFIG_FILE, LAYOUTS, method_of, to_options
+from petune.checkpoint.manifest import read_json, read_manifest
+from petune.checkpoint.peft import CONFIG_FILE, LAYOUTS, method_of, task_type_of, to_options
 from petune.checkpoint.peft_layout import Layout
 from petune.compat.default_targets import default_targets
 from petune.compat.folders import adapter_folder
@@ -26,9 +26,13 @@ from petune.errors import AdapterFormatError, ConfigError
 
 
 class TaskType(StrEnum):
-    """What the base model is for; the model's own class decides what it computes."""
+    """What the base model is for."""
 
     CAUSAL_LM = "CAUSAL_LM"
+    QUESTION_ANS = "QUESTION_ANS"
+    SEQ_2_SEQ_LM = "SEQ_2_SEQ_LM"
+    SEQ_CLS = "SEQ_CLS"
+    TOKEN_CLS = "TOKEN_CLS"  # noqa: S105 - no password
 
 
 class PeftType(StrEnum):
@@ -148,7 +152,7 @@ class PeftConfig:
             ConfigError: an unknown option of the hub.
         """
         folder = adapter_folder(pretrained_model_name_or_path, subfolder=subfolder, **hub)
-        content = read_json(folder / CONFIG_FILE)
+        content = _described_by_petune(folder) or read_json(folder / CONFIG_FILE)
         if content.get("peft_type") not in _CLASSES:
             method_of(content)  # says which types there are
         try:
@@ -359,6 +363,19 @@ def get_peft_config(config_dict: Mapping[str, Any]) -> PeftConfig:
     if not isinstance(kind, str) or kind not in _CLASSES:
         raise ConfigError(f"peft_type is {kind!r}; petune has {', '.join(sorted(_CLASSES))}")
     return _CLASSES[kind](**config_dict)
+
+
+def _described_by_petune(folder: Path) -> dict[str, Any] | None:
+    """Return PEFT's fields for a folder that only petune reads, as its settings are none that PEFT has."""
+    content = None if (folder / CONFIG_FILE).is_file() else read_manifest(folder)
+    if content is None or content.method not in LAYOUTS:
+        return None
+    peft_type = LAYOUTS[content.method].peft_type
+    defaults = _CLASSES[peft_type].defaults
+    settings = content.trained_config or content.config
+    same = {n: v for n, v in settings.items() if n in defaults and not isinstance(defaults[n], Enum)}
+    base = {"base_model_name_or_path": content.base.name, "revision": content.base.revision}
+    return {"peft_type": peft_type, "inference_mode": True, "task_type": task_type_of(content.task), **base, **same}
 
 
 def _task_type(value: str) -> TaskType:

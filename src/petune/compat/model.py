@@ -16,6 +16,7 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, build_adapter
 from petune.backbone.base import Base
 from petune.checkpoint.folder import load_adapter, save_adapter
+from petune.checkpoint.peft import task_of, task_type_of
 from petune.compat.configs import PeftConfig
 from petune.compat.folders import adapter_folder
 from petune.compat.trainer import presented_class, save_for_resuming
@@ -180,6 +181,7 @@ class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
         """
         refuse("add_adapter", **others)
         model, structure = self.get_base_model(), self.base_model.base.structure
+        self._require_task(peft_config)
         seed = int(torch.randint(2**31, ()).item())
         options = peft_config.options(model, structure)
         adapter = build_adapter(peft_config.method, options, model, structure, name=adapter_name, seed=seed)
@@ -189,6 +191,14 @@ class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
         self.base_model.attach(adapter, active=False)
         adapter.set_trainable(False)
         self.peft_config[adapter_name] = peft_config
+
+    def _require_task(self, config: PeftConfig) -> None:
+        task, wanted = self.base_model.base.task, task_of({"task_type": config.task_type})
+        if config.task_type is not None and wanted != task:
+            raise ConfigError(
+                f"task_type is {config.task_type}, but a {type(self.get_base_model()).__name__} is for"
+                f" {task_type_of(task) or task}; load the model with transformers' class for the task, or change it"
+            )
 
     def load_adapter(self, model_id: str | Path, adapter_name: str, is_trainable: bool = False, **others: Any) -> None:
         """Attach the adapter of a folder or a repository, or give its tensors to the attached one of that name.

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.modules.module import _IncompatibleKeys
 
-from petune.checkpoint.peft import from_tensors, to_tensors
+from petune.checkpoint.peft import from_tensors, layout_of, to_tensors
 from petune.compat.model import PeftModel
 from petune.compat.unsupported import refuse
 
@@ -14,7 +14,7 @@ from petune.compat.unsupported import refuse
 def get_peft_model_state_dict(
     model: PeftModel, state_dict: Mapping[str, Tensor] | None = None, adapter_name: str = "default", **others: Any
 ) -> dict[str, Tensor]:
-    """Return the tensors of an adapter as PEFT's file holds them.
+    """Return the tensors of an adapter as PEFT's file holds them; under petune's names where PEFT has no such adapter.
 
     Args:
         model: the model.
@@ -27,8 +27,9 @@ def get_peft_model_state_dict(
     """
     refuse("get_peft_model_state_dict", **others)
     model.require_same(adapter_name, state_dict)
-    adapter = model.base_model.adapter(adapter_name).baked()
-    return to_tensors(model.peft_config[adapter_name].layout, adapter, model.base_model.base.structure)
+    adapter, structure = model.base_model.adapter(adapter_name).baked(), model.base_model.base.structure
+    layout = layout_of(adapter, structure)
+    return dict(adapter.tensors()) if layout is None else to_tensors(layout, adapter, structure)
 
 
 def set_peft_model_state_dict(
@@ -45,7 +46,8 @@ def set_peft_model_state_dict(
     refuse("set_peft_model_state_dict", **others)
     trainable = any(p.requires_grad for p in model.base_model.adapter(adapter_name).parameters())
     model.base_model.bake(adapter_name)
-    adapter, layout = model.base_model.adapter(adapter_name), model.peft_config[adapter_name].layout
+    adapter, structure = model.base_model.adapter(adapter_name), model.base_model.base.structure
+    layout, tensors = layout_of(adapter, structure), peft_model_state_dict
+    adapter.load_tensors(tensors if layout is None else from_tensors(layout, tensors, adapter, structure))
     adapter.set_trainable(trainable)
-    adapter.load_tensors(from_tensors(layout, peft_model_state_dict, adapter, model.base_model.base.structure))
     return _IncompatibleKeys([], [])
