@@ -192,13 +192,14 @@ class AdaptedModel(nn.Module):
                 holds something else.
         """
         stacks = [self._active] * len(batch.get("input_ids", ())) if rows is None else _stacks(rows)
-        pad = self.tokenizer.pad_token_id
-        assert isinstance(pad, int)
+        pad, beginning = self._model.config.get_text_config().pad_token_id, None
+        if self.base.has_tokenizer:
+            pad, beginning = self.tokenizer.pad_token_id, beginning_token_id(self.tokenizer)
         return insert_into_batch(
             batch,
             [self._insertions(stack) for stack in stacks],
-            bos_token_id=beginning_token_id(self.tokenizer),
-            pad_token_id=pad,
+            bos_token_id=beginning,
+            pad_token_id=pad if isinstance(pad, int) else 0,  # masked, so any token would do
         )
 
     def _insertions(self, stack: Stack) -> tuple[Insertion, ...]:

@@ -21,9 +21,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is de
 @pytest.fixture
 def bases(tiny_base: Callable[..., Base], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Tiny models in the folders that the scripts load, in the working directory."""
-    settings: dict[str, dict[str, Any]] = {
-        "llama": {}, "gpt2": {}, "t5": {"d_kv": 8}, "bert": {"task": "sequence_classification", "labels": ("bad", "good")},
-    }  # fmt: skip
+    classes = {"task": "sequence_classification", "labels": ("bad", "good")}
+    settings: dict[str, dict[str, Any]] = {"llama": {}, "gpt2": {}, "t5": {"d_kv": 8}, "bert": classes}
     for architecture, changes in settings.items():
         base = tiny_base(architecture, **changes)
         base.model.save_pretrained(tmp_path / architecture)

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, final
 
@@ -17,6 +17,7 @@ from petune.adapter import Adapter, build_adapter
 from petune.backbone.base import Base
 from petune.checkpoint.folder import load_adapter, save_adapter
 from petune.checkpoint.peft import task_of, task_type_of
+from petune.compat import virtual_tokens
 from petune.compat.configs import PeftConfig
 from petune.compat.folders import adapter_folder
 from petune.compat.trainer import presented_class, save_for_resuming
@@ -43,6 +44,10 @@ class _Forward:
         forward = functools.partial(owner.run, model)
         forward.__signature__ = _signature(type(model.get_base_model()))  # type: ignore[attr-defined, arg-type]
         return forward
+
+
+def _rows(adapter_names: Sequence[str] | None) -> list[str | None] | None:
+    return None if adapter_names is None else [None if name == BASE_ROW else name for name in adapter_names]
 
 
 class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
@@ -133,18 +138,22 @@ class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
             adapter_names: for each row the adapter it goes through, ``__base__`` for none; by default the active ones.
             inputs: what the base takes.
         """
-        with self._rows(adapter_names):
-            return self.base_model.model(*args, **inputs)
+        inputs = {**dict(zip(inspect.signature(self.forward).parameters, args, strict=False)), **inputs}
+        rows = _rows(adapter_names)
+        per_token = self.base_model.base.task not in ("sequence_classification", "seq2seq_lm")
+        written = virtual_tokens.write(self.base_model, inputs, rows, answers_tokens=per_token)
+        with nullcontext() if rows is None else self.base_model.route(rows):
+            output = self.base_model.model(**(inputs if written is None else written.inputs))
+        return output if written is None else written.leave_out(output)
 
     def generate(self, *args: Any, adapter_names: Sequence[str] | None = None, **options: Any) -> Any:
         """Let the base generate, adapters included; ``adapter_names`` as for :meth:`run`."""
-        with self._rows(adapter_names):
-            return self.base_model.model.generate(*args, **options)
-
-    def _rows(self, names: Sequence[str] | None) -> AbstractContextManager[None]:
-        if names is None:
-            return nullcontext()
-        return self.base_model.route([None if name == BASE_ROW else name for name in names])
+        rows = _rows(adapter_names)
+        if args:  # generate's own first argument
+            options, args = {**options, "input_ids": args[0]}, args[1:]
+        written = virtual_tokens.write(self.base_model, options, rows, answers_tokens=False)
+        with nullcontext() if rows is None else self.base_model.route(rows):
+            return self.base_model.model.generate(*args, **(options if written is None else written.inputs))
 
     def get_base_model(self) -> PreTrainedModel:
         """Return the transformers model."""

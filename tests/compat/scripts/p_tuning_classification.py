@@ -28,4 +28,4 @@ trainer = Trainer(
 )  # fmt: skip
 trainer.train()
 history = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-same = {"steps": trainer.state.global_step, "learnt": sum(history[-4:]) < 0.75 * sum(history[:4])}
+same = {"steps": trainer.state.global_step, "learnt": sum(history[-4:]) < 0.85 * sum(history[:4])}
