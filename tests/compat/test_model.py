@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -80,8 +81,10 @@ def test_only_the_active_adapter_trains(tiny_model: Build) -> None:
     assert get_peft_model(tiny_model(), LoraConfig(inference_mode=True)).get_nb_trainable_parameters()[0] == 0
 
 
-def test_the_counts_are_peft_s(tiny_model: Build, capsys: pytest.CaptureFixture[str]) -> None:
-    ours, theirs = get_peft_model(tiny_model(), LoraConfig()), peft.get_peft_model(tiny_model(), peft.LoraConfig())
+@pytest.mark.parametrize("fields", [{}, {"modules_to_save": ["lm_head"]}, {"target_modules": "all-linear"}], ids=str)
+def test_the_counts_are_peft_s(tiny_model: Build, capsys: pytest.CaptureFixture[str], fields: dict[str, Any]) -> None:
+    ours = get_peft_model(tiny_model(), LoraConfig(**fields))
+    theirs = peft.get_peft_model(tiny_model(), peft.LoraConfig(**fields))
     assert ours.get_nb_trainable_parameters() == theirs.get_nb_trainable_parameters()
     ours.print_trainable_parameters()
     theirs.print_trainable_parameters()
@@ -108,6 +111,16 @@ def test_the_base_is_free_again_once_the_model_is_gone(tiny_model: Build, ids: t
         del model
         assert torch.equal(base(ids).logits, bare)
         assert torch.equal(get_peft_model(base, LoraConfig())(ids).logits, bare)
+
+
+def test_a_model_for_another_task_is_refused(tiny_model: Build) -> None:
+    with pytest.raises(ConfigError, match="task_type is SEQ_CLS, but a LlamaForCausalLM is for CAUSAL_LM; load"):
+        get_peft_model(tiny_model(), LoraConfig(task_type="SEQ_CLS"))
+    model = get_peft_model(tiny_model("bert"), LoraConfig())
+    with pytest.raises(ConfigError, match="task_type is TOKEN_CLS, but a BertForMaskedLM is for masked_lm; load"):
+        model.add_adapter("second", LoraConfig(task_type="TOKEN_CLS"))
+    with pytest.raises(BaseModelError, match="a LlamaModel has no head of a task that petune knows"):
+        get_peft_model(tiny_model().model, LoraConfig())
 
 
 def test_rows_are_sent_to_adapters_by_name(tiny_model: Build, ids: torch.Tensor) -> None:
