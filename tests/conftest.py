@@ -158,6 +158,8 @@ def build_text_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
         special_tokens=[("<s>", 2), ("</s>", 1)],
     )
     fast.add_special_tokens(model)
+    if architecture == "bert":
+        fast.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     return fast
 
 

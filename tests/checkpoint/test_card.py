@@ -14,13 +14,14 @@ from petune.checkpoint.peft import LAYOUTS
 
 @pytest.mark.parametrize("method", methods.names())
 def test_card_says_what_where_and_how(method: str, tiny_base: Callable[..., Base]) -> None:
-    adapter = create_adapter(tiny_base(), method)
+    base = tiny_base()
+    adapter = create_adapter(base, method)
     training = {"steps": 12, "train_loss": 0.123456789, "eval": {"loss": 0.5, "accuracy": 1.0}, "data": "a|b\nc"}
-    card = model_card(adapter, "some/base", training)
+    card = model_card(adapter, base, training)
     _, front, body = card.split("---\n", 2)
-    assert yaml.safe_load(front)["base_model"] == "some/base"
+    assert yaml.safe_load(front)["base_model"] == "tiny-llama"
     assert method in yaml.safe_load(front)["tags"]
-    assert f"# {adapter.method.title} on some/base" in body
+    assert f"# {adapter.method.title} on tiny-llama" in body
     assert f"{adapter.num_parameters():,} numbers" in body
     for setting in adapter.config.model_dump():
         assert f"| {setting} | `" in body
@@ -31,4 +32,4 @@ def test_card_says_what_where_and_how(method: str, tiny_base: Callable[..., Base
     assert ("AutoModelForCausalLM" in body) == (method == "full")
     paper = adapter.method.paper
     assert paper is None or f"[{paper.title}]({paper.url})" in body
-    assert "## Training" not in model_card(adapter, "some/base", None)
+    assert "## Training" not in model_card(adapter, base, None)
