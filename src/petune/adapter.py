@@ -128,6 +128,12 @@ class Adapter(nn.Module):
                 slot.refresh()
 
     @property
+    def virtual_tokens(self) -> int:
+        """How many of the model's positions it takes in front of the input."""
+        shifts = (slot.position_shift for slot in self.slots.values() if isinstance(slot, AttentionSlot))
+        return max(shifts, default=0)
+
+    @property
     def needs_answers(self) -> bool:
         """Whether it must be told where each row's answer begins."""
         return any(isinstance(slot, AttentionSlot) and slot.answer_only for slot in self.slots.values())
@@ -176,7 +182,7 @@ def build_adapter(
     placement = chosen.placement(config, structure)
     if placement is not None and structure.head and structure.kind == "encoder-decoder":
         raise BaseModelError(
-            f"{type(model).__name__} gives its decoder the tokens of its encoder too, where virtual tokens mean nothing;"
+            f"{type(model).__name__} gives its decoder its encoder's tokens too, where virtual ones mean nothing;"
             " use a method that adds to attentions, outputs or weights (petune methods lists the sites of each)"
         )
     whole = _learned_whole(chosen, config, target, slots)

@@ -20,7 +20,12 @@ HEADS = ("sequence_classification", "token_classification", "question_answering"
 
 @pytest.mark.parametrize(
     ("model_type", "first", "others"),
-    [("llama", "causal_lm", HEADS), ("bert", "masked_lm", HEADS), ("t5", "seq2seq_lm", HEADS), ("gemma", "causal_lm", HEADS[:2])],
+    [
+        ("llama", "causal_lm", HEADS),
+        ("bert", "masked_lm", HEADS),
+        ("t5", "seq2seq_lm", HEADS),
+        ("gemma", "causal_lm", HEADS[:2]),
+    ],
 )
 def test_tasks_of_a_kind(model_type: str, first: str, others: tuple[str, ...]) -> None:
     config = AutoConfig.for_model(model_type)
@@ -35,9 +40,13 @@ def test_weights_saved_for_a_task_are_loaded_for_it() -> None:
 
 
 def test_a_wrong_task_names_the_possible_ones() -> None:
-    with pytest.raises(BaseModelError, match="it is a model of kind encoder .*loaded for seq2seq_lm; possible: masked_lm"):
+    with pytest.raises(
+        BaseModelError, match="it is a model of kind encoder .*loaded for seq2seq_lm; possible: masked_lm"
+    ):
         choose_task(BertConfig(), "seq2seq_lm", "it")
-    with pytest.raises(ConfigError, match="unknown task 'causal-lm'; the tasks are causal_lm, .*Did you mean 'causal_lm'"):
+    with pytest.raises(
+        ConfigError, match="unknown task 'causal-lm'; the tasks are causal_lm, .*Did you mean 'causal_lm'"
+    ):
         choose_task(BertConfig(), "causal-lm", "it")
 
 
@@ -65,7 +74,9 @@ def test_the_task_of_a_model_in_memory(task: str, tiny_model: Callable[..., PreT
         ("gpt2", ("score",)),
     ],
 )
-def test_where_the_head_is(architecture: str, head: tuple[str, ...], tiny_model: Callable[..., PreTrainedModel]) -> None:
+def test_where_the_head_is(
+    architecture: str, head: tuple[str, ...], tiny_model: Callable[..., PreTrainedModel]
+) -> None:
     structure = Structure(tiny_model(architecture, task="sequence_classification", labels=("a", "b", "c")))
     assert structure.head == head
     outside = [linear for linear in structure.linears if linear.role == "head"]

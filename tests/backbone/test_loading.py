@@ -22,9 +22,7 @@ from petune.errors import ArtifactError, BaseModelError
 
 
 def loaded(folder: Path, **options: object) -> Loaded:
-    return load(
-        resolve(folder), dtype=torch.float32, device=torch.device("cpu"), trust_remote_code=False, **options
-    )
+    return load(resolve(folder), dtype=torch.float32, device=torch.device("cpu"), trust_remote_code=False, **options)
 
 
 def configure(folder: Path, **changes: object) -> Path:
@@ -44,7 +42,9 @@ def test_encoder(save: Callable[..., Path]) -> None:
     config = BertConfig(vocab_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     folder = save(BertForMaskedLM(config))
     assert loaded(folder).task == "masked_lm"
-    with pytest.raises(BaseModelError, match=r"of kind encoder \(bert\), which cannot be loaded for causal_lm; possible"):
+    with pytest.raises(
+        BaseModelError, match=r"of kind encoder \(bert\), which cannot be loaded for causal_lm; possible"
+    ):
         loaded(folder, task="causal_lm")
 
 

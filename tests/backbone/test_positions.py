@@ -10,7 +10,9 @@ from petune.backbone.positions import default_positions, position_limit
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bert", "roberta", "xlm-roberta", "distilbert", "modernbert"])
+@pytest.mark.parametrize(
+    "architecture", ["llama", "gpt2", "bert", "roberta", "xlm-roberta", "distilbert", "modernbert"]
+)
 def test_given_positions_change_nothing(
     architecture: str, tiny_model: Callable[..., PreTrainedModel], token_ids: Callable[..., torch.Tensor]
 ) -> None:

@@ -76,7 +76,7 @@ def test_a_catastrophic_pattern_is_refused_in_time() -> None:
     started = time.monotonic()
     with pytest.raises(TargetError, match=r"takes too long to match \(over 1 s\).* list of names"):
         choose({"a" * 60: "mlp"}, r"(?:a|a|aa)+(?:a|aa)+[b-y]", what="target modules")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60  # unrefused it takes hours
 
 
 def test_leaf_name_of_a_numbered_member() -> None:

@@ -11,7 +11,9 @@ from transformers import PreTrainedModel
 from petune.backbone.base import Base
 from petune.backbone.loading import quiet
 
-REVIEWS = [{"text": f"{'good' if i % 2 else 'bad'} film {i % 5}", "label": "pos" if i % 2 else "neg"} for i in range(24)]
+REVIEWS = [
+    {"text": f"{'good' if i % 2 else 'bad'} film {i % 5}", "label": "pos" if i % 2 else "neg"} for i in range(24)
+]
 ENTITIES = [
     {"tokens": ["Anna", "lives", "in", "Rome"], "tags": ["B-PER", "O", "O", "B-LOC"]}
     if i % 2
@@ -19,7 +21,11 @@ ENTITIES = [
     for i in range(12)
 ]
 QUESTIONS = [
-    {"question": "who?", "context": f"In {i} it was Anna who came.", "answers": {"text": ["Anna"], "answer_start": [13]}}
+    {
+        "question": "who?",
+        "context": f"In {i} it was Anna who came.",
+        "answers": {"text": ["Anna"], "answer_start": [13]},
+    }
     for i in range(10, 20)
 ]
 ROWS = {"reviews": REVIEWS, "entities": ENTITIES, "questions": QUESTIONS}

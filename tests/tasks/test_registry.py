@@ -31,18 +31,24 @@ def test_the_task_of_rows(model_type: str, layout: str, task: str) -> None:
 
 
 def test_rows_that_a_model_learns_nothing_from() -> None:
-    with pytest.raises(ConfigError, match=r"it \(bert\) learns nothing from rows of messages; .*\(rows of text-label, t"):
+    with pytest.raises(
+        ConfigError, match=r"it \(bert\) learns nothing from rows of messages; .*\(rows of text-label, t"
+    ):
         for_rows(AutoConfig.for_model("bert"), "messages", "it")
 
 
 def test_a_task_without_training() -> None:
-    with pytest.raises(ConfigError, match="a base loaded for masked_lm can be called.* trains and measures causal_lm, "):
+    with pytest.raises(
+        ConfigError, match="a base loaded for masked_lm can be called.* trains and measures causal_lm, "
+    ):
         get("masked_lm")
 
 
 def test_a_wrong_layout_for_a_task(rows: Make, base_folder: Make, tmp_path: Path) -> None:
     recipe = {"model": base_folder("bert"), "data": rows("reviews"), "output_dir": str(tmp_path / "out")}
-    with pytest.raises(DataError, match="token_classification learns from rows of tokens-tags; these are of text-label"):
+    with pytest.raises(
+        DataError, match="token_classification learns from rows of tokens-tags; these are of text-label"
+    ):
         train({**recipe, "task": "token_classification"})
     assert not (tmp_path / "out").exists()
 
@@ -54,9 +60,7 @@ def test_a_base_of_another_task(rows: Make, base_folder: Make, tmp_path: Path) -
         train(recipe, base=base)
 
 
-def test_what_cannot_be_is_told_before_the_weights_load(
-    rows: Make, base_folder: Make, tmp_path: Path
-) -> None:
+def test_what_cannot_be_is_told_before_the_weights_load(rows: Make, base_folder: Make, tmp_path: Path) -> None:
     folder = base_folder("deberta-v2")
     (Path(folder) / "model.safetensors").write_bytes(b"no weights")
     recipe = {"model": folder, "data": rows("reviews"), "output_dir": str(tmp_path / "out"), "method": "prefix_tuning"}

@@ -152,7 +152,9 @@ def test_a_folder_of_peft_says_its_task_and_counts_its_classes(base_folder: Make
 def test_an_adapter_on_a_base_of_another_task(tiny_base: Callable[..., Base], tmp_path: Path) -> None:
     base = tiny_base("llama", task="sequence_classification", labels=("a", "b"))
     folder = save_adapter(AdaptedModel(base, [create_adapter(base, "lora")]), tmp_path / "out")
-    with pytest.raises(BaseMismatchError, match=r"trained for sequence_classification \(a, b\), .*loaded for causal_lm"):
+    with pytest.raises(
+        BaseMismatchError, match=r"trained for sequence_classification \(a, b\), .*loaded for causal_lm"
+    ):
         load_adapter(folder, tiny_base("llama"))
     with pytest.raises(BaseMismatchError, match=r"loaded for sequence_classification \(b, a\)"):
         load_adapter(folder, tiny_base("llama", task="sequence_classification", labels=("b", "a")))
@@ -160,7 +162,7 @@ def test_an_adapter_on_a_base_of_another_task(tiny_base: Callable[..., Base], tm
 
 def test_virtual_tokens_of_an_encoder_decoder_stay_in_its_encoder(tiny_base: Callable[..., Base]) -> None:
     base = tiny_base("t5", task="sequence_classification", labels=("a", "b"))
-    with pytest.raises(BaseModelError, match="T5ForSequenceClassification gives its decoder the tokens of its encoder"):
+    with pytest.raises(BaseModelError, match="T5ForSequenceClassification gives its decoder its encoder's tokens"):
         create_adapter(base, "prompt_tuning")
 
 
@@ -199,7 +201,9 @@ def test_rows_that_cannot_be_used(tiny_base: Callable[..., Base], rows: Make, ba
     recipe = {"model": base_folder("bert"), "data": rows(same, "same"), "output_dir": "never"}
     with pytest.raises(DataError, match=r"1 distinct label \(x\); a classification needs two at least"):
         train(recipe)
-    with pytest.raises(ConfigError, match="metric 'bleu' is not of the task sequence_classification; choose from loss, a"):
+    with pytest.raises(
+        ConfigError, match="metric 'bleu' is not of the task sequence_classification; choose from loss, a"
+    ):
         train({**recipe, "data": rows("reviews"), "metrics": ["bleu"]})
 
 
