@@ -158,6 +158,8 @@ def build_text_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
         special_tokens=[("<s>", 2), ("</s>", 1)],
     )
     fast.add_special_tokens(model)
+    if architecture == "bert":
+        fast.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     return fast
 
 
@@ -185,6 +187,16 @@ def build_model(
         torch.manual_seed(seed)
         model = auto_class(choose_task(config, task, architecture)).from_config(config)
     return model.to(dtype).eval()
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Keep what tests cache out of the user's folder; slow ones, which use the demo model, find it there."""
+    if request.node.get_closest_marker("slow") is not None:
+        return
+    monkeypatch.setenv("PETUNE_HOME", str(tmp_path_factory.getbasetemp() / "petune-home"))
 
 
 @pytest.fixture
@@ -216,6 +228,16 @@ def tiny_base() -> Callable[..., Base]:
         reads_texts = architecture in (*ENCODERS, *ENCODER_DECODERS)
         tokenizer = build_text_tokenizer(architecture) if reads_texts else build_tokenizer()
         return Base.from_model(model, tokenizer, name=f"tiny-{architecture}")
+
+    return build
+
+
+@pytest.fixture
+def tiny_base_for(tiny_base: Callable[..., Base]) -> Callable[..., Base]:
+    """Build a random base that a method works on: ``tiny_base_for("lora", seed=0, ...)``; a llama has no biases."""
+
+    def build(method: str, **options: Any) -> Base:
+        return tiny_base("gpt2" if method == "bitfit" else "llama", **options)
 
     return build
 

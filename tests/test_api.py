@@ -1,6 +1,7 @@
 """The public functions, from training to merging, on a tiny model."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,7 +172,12 @@ def test_methods_with_counts(base: petune.Base) -> None:
     total = sum(parameter.numel() for parameter in base.model.parameters())
     for info in petune.list_methods(base.name):
         assert info.total == total
-        assert info.trainable == petune.create_adapter(base, info.name).num_parameters()
+        if info.refused is None:
+            assert info.trainable == petune.create_adapter(base, info.name).num_parameters()
+        else:
+            with pytest.raises(ConfigError, match=re.escape(info.refused)):
+                petune.create_adapter(base, info.name)
+    assert [info.name for info in petune.list_methods(base.name) if info.refused] == ["bitfit"]
 
 
 @pytest.mark.parametrize(
@@ -181,8 +187,10 @@ def test_methods_with_counts(base: petune.Base) -> None:
         (lambda model, rows: petune.generate(model, ["a"], temprature=1), "unknown key 'temprature'"),
         (lambda model, rows: petune.generate(model, ["a"], top_p=2), "'top_p' is 2"),
         (lambda model, rows: petune.predict(model, rows, overlng="drop"), "unknown key 'overlng'"),
+        (lambda model, rows: petune.predict(model, rows, max_length=9), "max_length would do nothing here"),
+        (lambda model, rows: petune.evaluate(model, rows, eval_data="b.jsonl"), "eval_data would do nothing here"),
     ],
-    ids=["evaluate", "generate", "range", "predict"],
+    ids=["evaluate", "generate", "range", "predict", "idle in predict", "idle in evaluate"],
 )
 def test_a_wrong_setting_is_named(
     call: Callable[[petune.AdaptedModel, Path], object], message: str, base: petune.Base, rows: Path

@@ -21,6 +21,8 @@ from petune.sites.routing import Route, Stack
 from petune.sites.sites import Sites
 from petune.sites.weights import WeightSlot
 
+_UNMERGEABLE = "an adapter of method {} changes activations, not weights, so it cannot be merged; use it as it is"
+
 
 @dataclass(frozen=True, slots=True)
 class _Merged:
@@ -82,6 +84,11 @@ class AdaptedModel(nn.Module):
     def merged(self) -> Stack:
         """The adapters that are merged into the base, in order."""
         return tuple(self._merged)
+
+    @property
+    def virtual_tokens(self) -> int:
+        """How many of the model's positions the active adapters take in front of the input."""
+        return sum(self.adapters[name].virtual_tokens for name in self._active)
 
     def forward(self, **inputs: Any) -> Any:
         """Run the base, adapters included; takes and returns what the transformers model does."""
@@ -263,7 +270,7 @@ class AdaptedModel(nn.Module):
             if isinstance(slot, WeightSlot):
                 continue  # its value stands in for the base's weight already
             if not isinstance(slot, OutputSlot):
-                raise ConfigError(f"{adapter.method.title} adds to activations, not to weights, so it cannot be merged")
+                raise ConfigError(_UNMERGEABLE.format(adapter.method.name))
             merged |= self._merged_parameters(adapter, path, slot)
         originals = {path: self._model.get_parameter(path).detach() for path in merged}
         self._set_parameters(merged)
@@ -274,7 +281,7 @@ class AdaptedModel(nn.Module):
         """Return what ``slot`` makes of the parameters at ``path``, by their own paths."""
         values = slot.merged_parameters(self._model.get_submodule(path))
         if values is None:
-            raise ConfigError(f"{adapter.method.title} changes activations, not weights, so it cannot be merged")
+            raise ConfigError(_UNMERGEABLE.format(adapter.method.name))
         merged: dict[str, Tensor] = {}
         for name, value in values.items():
             parameter = self._model.get_parameter(f"{path}.{name}")
@@ -282,7 +289,7 @@ class AdaptedModel(nn.Module):
             if len(shared) > 1:
                 raise ConfigError(
                     f"'{path}' shares its {name} with {', '.join(n for n in shared if n != f'{path}.{name}')}: merging"
-                    " would change both. Leave it out of the adapter, or use the adapter unmerged"
+                    " would change both. Leave it out with exclude_modules, or use the adapter unmerged"
                 )
             merged[f"{path}.{name}"] = value.to(parameter.dtype, copy=True).contiguous()
         return merged
@@ -337,3 +344,8 @@ class AdaptedModel(nn.Module):
 
 def _stacks(rows: Sequence[str | Sequence[str] | None]) -> list[Stack]:
     return [() if row is None else (row,) if isinstance(row, str) else tuple(row) for row in rows]
+
+
+def _wide(parameter: Tensor) -> Tensor:
+    """Return a parameter in fp32, or in its own precision where that is wider."""
+    return parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))

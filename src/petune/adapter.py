@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from petune import methods
 from petune.backbone.base import Base
 from petune.backbone.structure import Structure
-from petune.errors import AdapterFormatError, ConfigError, nearest
+from petune.errors import AdapterFormatError, BaseModelError, ConfigError, nearest
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Parts, Target
 from petune.sites.attention import AttentionSlot, Source, require_attention
@@ -130,6 +130,12 @@ class Adapter(nn.Module):
                 slot.refresh()
 
     @property
+    def virtual_tokens(self) -> int:
+        """How many of the model's positions it takes in front of the input."""
+        shifts = (slot.position_shift for slot in self.slots.values() if isinstance(slot, AttentionSlot))
+        return max(shifts, default=0)
+
+    @property
     def needs_answers(self) -> bool:
         """Whether it must be told where each row's answer begins."""
         return any(isinstance(slot, AttentionSlot) and slot.answer_only for slot in self.slots.values())
@@ -178,10 +184,16 @@ def build_adapter(
     slots, source = chosen.build(config, target), chosen.source(config, target)
     if any(isinstance(slot, AttentionSlot) for slot in slots.values()):
         require_attention(model)
+    placement = chosen.placement(config, structure)
+    if placement is not None and structure.head and structure.kind == "encoder-decoder":
+        raise BaseModelError(
+            f"{type(model).__name__} gives its decoder its encoder's tokens too, where virtual ones mean nothing;"
+            " use a method that adds to attentions, outputs or weights (petune methods lists the sites of each)"
+        )
     whole = _learned_whole(chosen, config, target, slots)
     # What is learned whole is not adapted besides, as in HF PEFT.
     left = {path: s for path, s in slots.items() if not any(f"{path}.".startswith(f"{copied}.") for copied in whole)}
-    return Adapter(chosen, config, {**left, **whole}, name, source, chosen.placement(config, structure))
+    return Adapter(chosen, config, {**left, **whole}, name, source, placement)
 
 
 def _learned_whole(

@@ -1,7 +1,8 @@
 """What petune does, as functions that return objects: the command line prints what these return."""
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,17 +19,20 @@ from petune.backbone.task_names import TaskName
 from petune.backbone.tokenizer import load_tokenizer
 from petune.checkpoint.folder import base_of, load_adapter, task_of
 from petune.checkpoint.merged import save_merged
+from petune.data.encoding import kept_whole
 from petune.data.examples import ExampleSet
 from petune.data.loading import load_examples
 from petune.data.options import DataOptions
 from petune.data.report import DataReport
-from petune.errors import ConfigError
+from petune.errors import BaseModelError, ConfigError
 from petune.evaluation import generate as generation
+from petune.evaluation import predict as prediction
 from petune.evaluation.evaluate import Evaluation
 from petune.evaluation.generate import Generation
 from petune.evaluation.options import EvaluationOptions, GenerationOptions
 from petune.evaluation.predict import Prediction
 from petune.evaluation.prompts import chat_prompt
+from petune.evaluation.runner import context_length
 from petune.methods.config import explain
 from petune.methods.method import Paper
 from petune.tasks.inspect import report_on
@@ -37,6 +41,8 @@ from petune.tasks.rows import read_rows_for
 from petune.tasks.task import Task
 
 Path_ = str | os.PathLike[str]
+logger = logging.getLogger("petune")
+
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 
@@ -128,16 +134,32 @@ def evaluate(model: AdaptedModel, data: Path_, *, metrics: Sequence[str] = (), *
         data: rows with targets: a file or a hub data set id.
         metrics: names of metrics, or ``file.py:function``; by default those that fit the data.
         options: settings of reading (template, columns, ...; by default as the adapter was trained) and of
-            evaluation (labels, max_new_tokens, batch_tokens).
+            evaluation (labels, max_new_tokens, batch_tokens). Of rows that ``overlong`` truncates, the loss is
+            measured on what is left, and nothing else is.
 
     Raises:
         PetuneError: the data, a metric or a setting cannot be used.
     """
-    reading, rest = _split(model, {**options, "data": os.fspath(data)})
+    reading, rest = _split(model, data, options, leave_out=("eval_data", "validation_split"))
     names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     settings = _options(EvaluationOptions, {**rest, "metrics": names})
     task = get_task(model.base.task)
-    return task.evaluate(model, _examples(model, task, reading), settings)
+    examples = _examples(model, task, reading)
+    if reading.max_length is None and reading.overlong == "error":
+        return task.evaluate(model, examples, settings)
+    rows = task.encode_within(
+        examples,
+        model.tokenizer,
+        labels=model.base.labels,
+        max_length=reading.max_length,
+        overlong=reading.overlong,
+        model_limit=context_length(model.model),
+        virtual_tokens=model.virtual_tokens,
+        insertions=model.insertions,
+    )
+    for reason, count in rows.report.dropped.items():
+        logger.info("%s of %s rows left out: %s", f"{count:,}", f"{len(examples):,}", reason)
+    return task.evaluate(model, kept_whole(examples, rows), settings, rows=rows.rows)
 
 
 def predict(model: AdaptedModel, data: Path_, **options: Any) -> list[Prediction]:
@@ -151,13 +173,31 @@ def predict(model: AdaptedModel, data: Path_, **options: Any) -> list[Prediction
     Raises:
         PetuneError: the data or a setting cannot be used.
     """
-    reading, rest = _split(model, {**options, "data": os.fspath(data)})
+    return list(iter_predictions(model, data, **options))
+
+
+def iter_predictions(model: AdaptedModel, data: Path_, **options: Any) -> Iterator[Prediction]:
+    """Answer every row of ``data`` as :func:`predict` does, and yield answers, in order, while others are made.
+
+    Raises:
+        PetuneError: the data or a setting cannot be used; raised by the call itself, before the first answer.
+    """
+    leave_out = ("eval_data", "validation_split", "max_length", "overlong", "train_on")
+    reading, rest = _split(model, data, options, leave_out=leave_out)
     labels = rest.pop("labels", ())
     generation_options = _options(GenerationOptions, rest)
     settings = _options(EvaluationOptions, {"labels": labels, "batch_tokens": generation_options.batch_tokens})
     task = get_task(model.base.task)
     examples = _examples(model, task, reading, require_target=False)
-    return list(task.predict(model, examples, settings, generation=generation_options))
+    idle = [name for name in rest if name != "batch_tokens"]
+    compared = model.base.labels or prediction.labels_to_compare(examples, settings)
+    if idle and (compared or not model.model.can_generate()):
+        logger.warning(
+            "%s would act on generated text, but %s",
+            ", ".join(idle),
+            f"the labels {', '.join(compared)} are compared" if compared else f"the task is {task.name}",
+        )
+    return task.predict(model, examples, settings, generation=generation_options)
 
 
 def merge(
@@ -201,6 +241,7 @@ def inspect_data(data: Path_, *, model: Path_ = "demo", task: TaskName | None = 
     """
     seed, revision = options.pop("seed", 42), options.pop("revision", None)
     trust = options.pop("trust_remote_code", False)
+    _refuse_idle(options, ("eval_data",))
     settings = _options(DataOptions, {**options, "data": os.fspath(data)})
     tokenizer, limit = load_tokenizer(model, revision=revision, trust_remote_code=trust)
     configuration = partial(load_base_config, model, revision=revision, trust_remote_code=trust)
@@ -220,9 +261,11 @@ class MethodInfo:
     learning_rate: float
     """Default peak learning rate."""
     trainable: int | None
-    """Parameters it trains with its default settings on the base asked about; None without a base."""
+    """Parameters it trains with its default settings on the base asked about; None without a base or where refused."""
     total: int | None
     """Parameters of that base."""
+    refused: str | None
+    """Why it cannot be used on that base; None where it can."""
 
 
 def list_methods(model: Path_ | None = None, **options: Any) -> list[MethodInfo]:
@@ -236,10 +279,16 @@ def list_methods(model: Path_ | None = None, **options: Any) -> list[MethodInfo]
     found = []
     for name in registry.names():
         method = registry.get(name)
-        trainable = None
+        trainable: int | None = None
+        refused: str | None = None
         if skeleton is not None:
-            trainable = build_adapter(name, {}, skeleton, Structure(skeleton), shapes_only=True).num_parameters()
-        found.append(MethodInfo(name, method.title, method.paper, method.sites, method.learning_rate, trainable, total))
+            try:
+                fresh = build_adapter(name, {}, skeleton, Structure(skeleton), shapes_only=True)
+                trainable = fresh.num_parameters()
+            except (BaseModelError, ConfigError) as error:
+                refused = str(error)
+        facts = (name, method.title, method.paper, method.sites, method.learning_rate)
+        found.append(MethodInfo(*facts, trainable, total, refused))
     return found
 
 
@@ -250,11 +299,14 @@ def _options(kind: type[OptionsT], options: Mapping[str, Any]) -> OptionsT:
         raise ConfigError(explain(error, kind)) from error
 
 
-def _split(model: AdaptedModel, options: Mapping[str, Any]) -> tuple[DataOptions, dict[str, Any]]:
+def _split(
+    model: AdaptedModel, data: Path_, options: Mapping[str, Any], *, leave_out: Sequence[str]
+) -> tuple[DataOptions, dict[str, Any]]:
     """Return the settings of reading, the adapter's own where none are given, and the other settings."""
+    _refuse_idle(options, leave_out)
     adapters = [model.adapter(name) for name in model.active]
     trained = dict(adapters[-1].data_format) if adapters else {}
-    merged = {**trained, **options}
+    merged = {**trained, **options, "data": os.fspath(data)}
     reading = {k: v for k, v in merged.items() if k in DataOptions.model_fields}
     rest = {k: v for k, v in merged.items() if k not in DataOptions.model_fields}
     return _options(DataOptions, reading), rest
@@ -264,3 +316,9 @@ def _examples(model: AdaptedModel, task: Task, options: DataOptions, *, require_
     examples = load_examples(task.reading(options), model.tokenizer, require_target=require_target)
     task.check_layout(examples.layout, examples.source)
     return examples
+
+
+def _refuse_idle(options: Mapping[str, Any], names: Sequence[str]) -> None:
+    idle = [name for name in names if name in options]
+    if idle:
+        raise ConfigError(f"{', '.join(idle)} would do nothing here; leave it out")

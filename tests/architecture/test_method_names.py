@@ -14,6 +14,8 @@ PACKAGE = Path(__file__).parents[2] / "src" / "petune"
 # How methods are spelled in other people's files is told by tables, a line or a layout for each method.
 TABLES = {
     "checkpoint/peft.py",
+    "checkpoint/peft_adaption_prompt.py",
+    "checkpoint/peft_ia3.py",
     "checkpoint/peft_lora.py",
     "checkpoint/peft_virtual_tokens.py",
     "compat/configs.py",

@@ -4,8 +4,11 @@ import json
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from petune.cli.main import COMMANDS
 
 HEAVY = ("accelerate", "datasets", "matplotlib", "pandas", "sklearn", "torch", "transformers")
 SECONDS = 0.5
@@ -28,10 +31,21 @@ def loaded_by(statement: str) -> list[str]:
         "import petune",
         "from petune.cli.main import main; main(['--help'])",
         "from petune.cli.main import main; main([])",
+        *(f"from petune.cli.main import main; main([{name!r}, '--help'])" for name in COMMANDS if name != "train"),
     ],
 )
 def test_nothing_heavy_is_loaded(statement: str) -> None:
     assert loaded_by(statement) == []
+
+
+def test_a_second_demo_loads_nothing_heavy(tmp_path: Path) -> None:
+    results = {
+        "before": {"accuracy": 0.5}, "after": {"accuracy": 0.9}, "answers": [], "data_report": "", "steps": 1,
+        "training_seconds": 1.0, "peak_memory_bytes": 1, "total_seconds": 1.0,
+    }  # fmt: skip
+    (tmp_path / "demo_results.json").write_text(json.dumps(results), encoding="utf-8")
+    arguments = ["demo", "--output-dir", str(tmp_path)]
+    assert loaded_by(f"from petune.cli.main import run; assert run({arguments!r}) == 0") == []
 
 
 def test_a_heavy_import_is_found() -> None:

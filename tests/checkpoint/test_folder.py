@@ -16,7 +16,7 @@ from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.checkpoint import peft
 from petune.checkpoint.folder import base_of, load_adapter, save_adapter
-from petune.checkpoint.manifest import FILE_NAME, file_digest, read_manifest
+from petune.checkpoint.manifest import FILE_NAME, file_digest, read_manifest, tensors_digest
 from petune.errors import AdapterFormatError, ArtifactError, BaseMismatchError, ConfigError
 
 Tensors = dict[str, torch.Tensor]
@@ -35,6 +35,7 @@ def rewrite(folder: Path, change: Callable[[Tensors], None], *, as_peft: bool) -
     else:
         content = json.loads(manifest.read_text())
         content["files"][peft.WEIGHTS_FILE] = file_digest(path)
+        content["digest"] = tensors_digest(tensors)
         manifest.write_text(json.dumps(content))
 
 
@@ -102,6 +103,44 @@ def test_every_flipped_bit_is_found(saved: Path, tiny_base: Callable[..., Base])
             load_adapter(saved, base)
         (saved / file).write_bytes(content)
     assert load_adapter(saved, base).num_parameters() > 0
+
+
+@pytest.mark.parametrize("method", ["lora", "bottleneck", "full"])
+def test_tensors_are_compared_with_the_digest_of_their_values(
+    method: str, tmp_path: Path, tiny_base: Callable[..., Base]
+) -> None:
+    base = tiny_base()
+    folder = save_adapter(AdaptedModel(base, [create_adapter(base, method)]), tmp_path / "adapter")
+    (path,) = folder.glob("*.safetensors")
+    tensors = load_file(path)
+    next(iter(tensors.values())).view(-1)[0] += 1
+    save_file(tensors, path)
+    content = json.loads((folder / FILE_NAME).read_text())
+    content["files"][path.name] = file_digest(path)  # as somebody would who wants the change to pass
+    (folder / FILE_NAME).write_text(json.dumps(content))
+    with pytest.raises(AdapterFormatError, match=rf"not hold the tensors that were saved: {path.name} has digest sha"):
+        load_adapter(folder, tiny_base())
+    (folder / FILE_NAME).unlink()
+    if method == "lora":  # a folder of HF PEFT has no digest to compare with
+        assert load_adapter(folder, tiny_base()).num_parameters() > 0
+
+
+def test_files_may_be_links_as_in_the_hubs_cache(saved: Path, tmp_path: Path, tiny_base: Callable[..., Base]) -> None:
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for file in saved.iterdir():
+        blob = file.rename(blobs / file_digest(file))
+        (snapshot / file.name).symlink_to(Path("..", "..", "blobs", blob.name))
+    loaded = load_adapter(snapshot, tiny_base())
+    assert loaded.num_parameters() > 0
+    blob = (snapshot / peft.WEIGHTS_FILE).resolve()
+    blob.write_bytes(blob.read_bytes()[:-1] + b"x")
+    with pytest.raises(AdapterFormatError, match=rf"{peft.WEIGHTS_FILE} is not the file that was saved"):
+        load_adapter(snapshot, tiny_base())
+    blob.unlink()
+    with pytest.raises(AdapterFormatError, match=rf"lost its file {peft.WEIGHTS_FILE}"):
+        load_adapter(snapshot, tiny_base())
 
 
 def test_lost_files_are_named(saved: Path, tiny_base: Callable[..., Base]) -> None:

@@ -36,8 +36,8 @@ def test_sound_folder(saved: Path) -> None:
         (lambda c: c.update(surprise=1), r"'surprise': Extra inputs are not permitted"),
         (lambda c: c.pop("digest"), r"'digest': Field required; restore it from a copy"),
         (lambda c: c["base"].pop("name"), r"'base\.name': Field required"),
-        (lambda c: c["files"].update({"../a": "0"}), r"lists '\.\./a', which is not a plain file of this folder"),
-        (lambda c: c["files"].update({"/etc/passwd": "0"}), r"lists '/etc/passwd', which is not a plain file"),
+        (lambda c: c["files"].update({"../a": "0"}), r"lists '\.\./a', which is not a file of this folder"),
+        (lambda c: c["files"].update({"/etc/passwd": "0"}), r"lists '/etc/passwd', which is not a file"),
         (lambda c: c["files"].update({"gone": "0"}), r"lost its file gone"),
         (lambda c: c["files"].update({"": "0"}), r"lost its file"),
         (lambda c: c["files"].update({"README.md": "0"}), r"README\.md is not the file that was saved \(SHA-256"),
@@ -53,14 +53,6 @@ def test_a_listed_folder_is_no_file(saved: Path) -> None:
     (saved / "folder").mkdir()
     change(saved, lambda c: c["files"].update(folder="0"))
     with pytest.raises(AdapterFormatError, match="lost its file folder"):
-        read_manifest(saved)
-
-
-def test_a_symbolic_link_is_refused(saved: Path) -> None:
-    weights = saved / "adapter_model.safetensors"
-    weights.rename(saved.parent / "elsewhere")
-    weights.symlink_to(saved.parent / "elsewhere")
-    with pytest.raises(AdapterFormatError, match=r"lists 'adapter_model\.safetensors', which is not a plain file"):
         read_manifest(saved)
 
 

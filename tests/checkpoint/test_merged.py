@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base, load_base
+from petune.checkpoint.folder import save_adapter
 from petune.checkpoint.merged import save_merged
 from petune.errors import ConfigError, OutputFolderError
 
@@ -99,7 +100,16 @@ def test_the_base_s_own_folder_is_refused(
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
-@pytest.mark.parametrize("method", ["bottleneck", "prefix_tuning", "prompt_tuning"])
+def test_an_adapter_s_folder_is_refused(adapted: Callable[[str, str], AdaptedModel], tmp_path: Path) -> None:
+    model = adapted("llama", "lora")
+    folder = save_adapter(model, tmp_path / "adapter")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(OutputFolderError, match=r"holds an adapter, which would be applied to the merged model again"):
+        save_merged(model, folder, overwrite=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("method", ["bottleneck", "llama_adapter", "prefix_tuning", "prompt_tuning"])
 def test_what_adds_to_activations_cannot_be_merged(
     method: str, adapted: Callable[[str, str], AdaptedModel], token_ids: Callable[..., Tensor], tmp_path: Path
 ) -> None:

@@ -2,6 +2,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from petune.cli import main as command_line
+
 
 def test_a_base_is_measured(petune: Callable[..., str]) -> None:
     printed = petune("eval", "--model", "tiny", "--data", "rows.jsonl")
@@ -14,6 +18,21 @@ def test_a_base_is_measured(petune: Callable[..., str]) -> None:
 def test_an_adapter_is_measured_on_its_own_base(petune: Callable[..., str], adapter: str) -> None:
     printed = petune("eval", "--adapter", adapter, "--data", "rows.jsonl", "--metrics", "loss,perplexity")
     assert [line.split()[0] for line in printed.splitlines()[1:]] == ["loss", "perplexity"]
+
+
+def test_rows_that_are_too_long_are_left_out_of_every_metric(
+    petune: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path("rows.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"text": "long " * 12, "label": "positive"}) + "\n")
+    command = ["eval", "--model", "tiny", "--data", "rows.jsonl", "--max-length", "30"]
+    assert command_line.run(command) == 2
+    assert "1 of 9 rows are longer than 30 tokens" in capsys.readouterr().err
+    assert command_line.run([*command, "--overlong", "drop"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("8 rows in ")
+    assert captured.err == "petune: 1 of 9 rows left out: longer than the maximum length of 30 tokens\n"
+    assert petune(*command, "--overlong", "truncate").startswith("8 rows in ")
 
 
 def test_metrics_are_written_as_json(petune: Callable[..., str]) -> None:

@@ -1,13 +1,14 @@
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 import typer
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from petune.cli.command import CONTEXT
-from petune.cli.flags import extra_settings, flags_of, read, shown_default, spellings, values
+from petune.cli.flags import extra_settings, flags_of, read, setting_rows, shown_default, spellings, values
 from petune.errors import ConfigError
+from petune.evaluation.options import ESCAPES
 from petune.training.recipe import RunOptions
 
 
@@ -28,6 +29,8 @@ class Options(BaseModel):
     """Rates by name."""
     target: str | tuple[str, ...] = "all"
     """One name or several."""
+    ends: Annotated[tuple[str, ...], ESCAPES] = ()
+    """Where to end."""
 
 
 def given(arguments: list[str]) -> dict[str, object]:
@@ -63,6 +66,11 @@ def given(arguments: list[str]) -> dict[str, object]:
         (["--names", ","], {"names": (",",)}),
         (["--names", "[xy]"], {"names": ("[xy]",)}),
         (["--rates", '{"a,b": 1}'], {"rates": {"a,b": 1}}),
+        (["--ends", r"\n"], {"ends": ("\n",)}),
+        (["--ends", r"\n\n, a\tb"], {"ends": ("\n\n", "a\tb")}),
+        (["--ends", r"\\n"], {"ends": (r"\n",)}),
+        (["--ends", r"\d"], {"ends": (r"\d",)}),
+        (["--names", r"C:\new"], {"names": (r"C:\new",)}),
     ],
     ids=str,
 )
@@ -130,6 +138,13 @@ def test_a_default_is_shown_as_it_is_written() -> None:
         "a,b",
         "x",
     ]
+
+
+def test_rows_of_settings() -> None:
+    rows = dict(setting_rows(Options))
+    assert rows["batch_size=INTEGER"] == "Rows at once. (default: 4)"
+    assert rows["shuffle=true|false"] == "Mix the rows. (default: true)"
+    assert rows["rates=KEY=VALUE,..."] == "Rates by name."
 
 
 def test_other_spellings_are_known() -> None:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
+from petune.evaluation.generate import Generation
+
 GENERATE = ("generate", "--model", "tiny", "--max-new-tokens", "4")
 
 
@@ -23,6 +25,19 @@ def test_a_prompt_from_stdin(petune: Callable[..., str], monkeypatch: pytest.Mon
 def test_a_prompt_as_a_user_turn(petune: Callable[..., str]) -> None:
     answer = petune(*GENERATE, "--prompt", "one", "--chat")
     assert petune(*GENERATE, "--prompt", "<user>one</s><assistant>").endswith(answer)
+
+
+def test_a_line_break_may_end_the_text(petune: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    stops = []
+
+    def generate(model: object, prompts: list[str], *, stop: tuple[str, ...], **options: object) -> list[Generation]:
+        stops.append(stop)
+        return [Generation("", 0, "stop") for _ in prompts]
+
+    monkeypatch.setattr("petune.api.generate", generate)
+    petune(*GENERATE, "--prompt", "one", "--stop", r"\n")
+    petune(*GENERATE, "--prompt", "one", "--stop", r"\n\n,END")
+    assert stops == [("\n",), ("\n\n", "END")]
 
 
 def test_an_adapter_answers(petune: Callable[..., str], adapter: str) -> None:

@@ -1,8 +1,11 @@
 import logging
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from importlib import import_module
 
 import pytest
 import typer
@@ -111,6 +114,22 @@ def test_ctrl_c_ends_with_a_line_and_130() -> None:
         running.send_signal(signal.SIGINT)
         assert running.wait(timeout=60) == 130
         assert running.stderr.read() == "petune: interrupted\n"
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("command", ["eval", "predict", "generate", "chat"])
+def test_ctrl_c_while_the_model_loads(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(flags: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    monkeypatch.setattr(import_module(f"petune.cli.{command}"), "load_model", load)
+    own = {"generate": ["--prompt", "a"], "chat": []}.get(command, ["--data", "rows.jsonl"])
+    assert command_line.run([command, "--model", "tiny", *own]) == 130
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "petune: interrupted\n")
 
 
 @pytest.mark.usefixtures("folder")

@@ -1,10 +1,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from petune.cli import main as command_line
+from petune.evaluation.scoring import score_choices
 
 
 def test_every_row_is_answered_in_order(petune: Callable[..., str], adapter: str) -> None:
@@ -33,6 +35,50 @@ def test_plain_prompts_are_continued(petune: Callable[..., str]) -> None:
     answer = json.loads(line)
     assert isinstance(answer["prediction"], str)
     assert "probabilities" not in answer
+
+
+def test_rows_are_written_as_they_are_answered(
+    petune: Callable[..., str], adapter: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("predict", "--adapter", adapter, "--data", "rows.jsonl", "--output", "answers.jsonl")
+    petune(*command)
+    whole = Path("answers.jsonl").read_text(encoding="utf-8")
+    assert not Path("answers.jsonl.part").exists()
+    Path("answers.jsonl").unlink()
+
+    seen = []
+
+    def fail_at_the_third_window(*arguments: Any, **options: Any) -> Any:
+        seen.append(Path("answers.jsonl.part").read_text(encoding="utf-8") if seen else "")
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return score_choices(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("petune.evaluation.predict._LABEL_WINDOW", 2)
+        patch.setattr("petune.evaluation.predict.score_choices", fail_at_the_third_window)
+        assert command_line.run(command) == 130
+    said = capsys.readouterr().err
+    assert "answers.jsonl is not complete: the first 4 rows are in answers.jsonl.part\n" in said
+    assert said.endswith("petune: interrupted\n")
+    assert not Path("answers.jsonl").exists()
+    left = Path("answers.jsonl.part").read_text(encoding="utf-8")
+    assert whole.startswith(left)
+    assert [len(text.splitlines()) for text in seen] == [0, 2, 4]
+    assert seen[-1] == left
+
+    assert command_line.run(command) == 2
+    assert "answers.jsonl.part exists already; give another --output, or --overwrite" in capsys.readouterr().err
+    petune(*command, "--overwrite")
+    assert Path("answers.jsonl").read_text(encoding="utf-8") == whole
+    assert not Path("answers.jsonl.part").exists()
+
+
+def test_settings_of_text_are_not_ignored_in_silence(adapter: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["predict", "--adapter", adapter, "--data", "rows.jsonl", "--max-new-tokens", "3"]
+    assert command_line.run(command) == 0
+    said = capsys.readouterr().err
+    assert "warning: max_new_tokens would act on generated text, but the labels negative, positive are compared" in said
 
 
 def test_an_output_file_is_replaced_only_when_asked(

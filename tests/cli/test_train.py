@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from petune import methods
 from petune.cli import main as command_line
 
 TRAIN = ("train", "--model", "tiny", "--data", "rows.jsonl", "--output-dir", "out")
@@ -57,6 +58,23 @@ def test_switches_of_the_method(petune: Callable[..., str]) -> None:
     assert dry_run(petune, "--use-rslora", "--seed", "3")["use_rslora"] is True
     assert dry_run(petune, "recipe.yaml")["use_rslora"] is True
     assert dry_run(petune, "recipe.yaml", "--no-use-rslora")["use_rslora"] is False
+
+
+def test_help_lists_the_settings_of_the_method(petune: Callable[..., str]) -> None:
+    Path("recipe.yaml").write_text("method: prompt_tuning\n")
+    for arguments, name in (
+        ([], "lora"),
+        (["--method", "bottleneck"], "bottleneck"),
+        (["method=full"], "full"),
+        (["recipe.yaml"], "prompt_tuning"),
+        (["recipe.yaml", "--method=lora"], "lora"),
+    ):
+        method = methods.get(name)
+        _, _, settings = petune("train", *arguments, "--help").partition(f"Settings of method {name} (learning rate ")
+        assert settings.startswith(f"{method.learning_rate:g} unless given):\n")
+        lines = [line.split()[0] for line in settings.splitlines() if line.startswith("  ") and "=" in line.split()[0]]
+        assert [line.partition("=")[0] for line in lines] == list(method.config_class.model_fields)
+    assert command_line.run(["train", "--method", "lorra", "--help"]) == 2
 
 
 def test_a_dry_run_writes_nothing_and_can_be_run(petune: Callable[..., str]) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from petune import methods
 from petune.adapted_model import AdaptedModel
 from petune.adapter import create_adapter
 from petune.backbone.base import Base
@@ -79,5 +78,3 @@ def test_attention_that_cannot_be_reached_is_refused(tiny_base: Callable[..., Ba
     with pytest.raises(BaseModelError, match="methods that change outputs or weights work"):
         create_adapter(base, "prefix_tuning")
     create_adapter(base, "lora")
-
-

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from petune.data.encoding import IGNORED, encode, marked_text, resolve_max_length
+from petune.data.encoding import IGNORED, encode, kept_whole, marked_text
 from petune.data.examples import Example, ExampleSet, Segment
 from petune.errors import DataError
 
@@ -196,22 +196,13 @@ def test_20_000_short_rows_in_seconds(tokenizer):
     assert time.process_time() - started < 10
 
 
-@pytest.mark.parametrize(
-    ("asked", "tokenizer_limit", "model_limit", "expected"),
-    [
-        (None, 10**30, None, 4096),
-        (None, 512, None, 512),
-        (None, 10**30, 1024, 1024),
-        (None, 10**30, 131_072, 4096),
-        (700, 512, 1024, 700),
-        (9000, 512, None, 9000),
-    ],
-)
-def test_longest_row(tokenizer, asked, tokenizer_limit, model_limit, expected):
-    tokenizer.model_max_length = tokenizer_limit
-    assert resolve_max_length(asked, tokenizer, model_limit=model_limit) == expected
-
-
-def test_longer_than_the_model(tokenizer):
-    with pytest.raises(DataError, match="--max-length 2000 is more than the 1024 positions of the model"):
-        resolve_max_length(2000, tokenizer, model_limit=1024)
+def test_rows_kept_whole_are_neither_dropped_nor_cut(tokenizer):
+    empty = pair("nothing", " ", origin="rows.jsonl:3")
+    cut = pair("", "one two three four five six seven eight nine ten", origin="rows.jsonl:2")
+    examples = rows_of(pair("a", " b"), cut, empty)
+    encoded = encode(examples, tokenizer, max_length=6, overlong="truncate")
+    assert [row.origin for row in encoded.rows] == ["rows.jsonl:1", "rows.jsonl:2"]
+    assert encoded.cut == {"rows.jsonl:2"}
+    whole = kept_whole(examples, encoded)
+    assert [row.origin for row in whole] == ["rows.jsonl:1"]
+    assert (whole.source, whole.layout) == (examples.source, examples.layout)

@@ -35,7 +35,7 @@ def with_bos(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|im_start|> $A <|end|>", special_tokens=[("<|im_start|>", start), ("<|end|>", end)]
     )
-    tokenizer.bos_token = "<|im_start|>"  # noqa: S105 - not a secret
+    tokenizer.bos_token = "<|im_start|>"
     return tokenizer
 
 
@@ -85,7 +85,7 @@ def test_a_token_that_straddles_stands_behind(tokenizer: PreTrainedTokenizerFast
 
 
 def test_a_token_that_a_chat_template_begins_with(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokenizer.bos_token = "<|im_start|>"  # noqa: S105 - not a secret
+    tokenizer.bos_token = "<|im_start|>"
     text = "<|im_start|>user\nhello<|im_end|>"
     row = Example("", (Segment(text, learned=False),), text, None, None, {}, add_special_tokens=False)
     (tokens,) = tokenise([with_virtual_tokens(row, [Insertion(Placement.at("after_bos", 1), FIRST)])], tokenizer)
@@ -99,7 +99,9 @@ def test_versions_lie_one_behind_the_other(tokenizer: PreTrainedTokenizerFast) -
     found = encode(
         rows, tokenizer, max_length=50, insertions=[Insertion(Placement.at("prepend", 2, versions=3), FIRST)]
     )
-    assert [row.input_ids[:2] for row in found.rows] == [[FIRST + 2 * (i % 3), FIRST + 2 * (i % 3) + 1] for i in range(6)]
+    assert [row.input_ids[:2] for row in found.rows] == [
+        [FIRST + 2 * (i % 3), FIRST + 2 * (i % 3) + 1] for i in range(6)
+    ]
     assert found.rows[0].input_ids[2:] == found.rows[2].input_ids[2:] != found.rows[3].input_ids[2:]
     assert found.report.rows_kept == 2
 

@@ -39,6 +39,7 @@ class TinyRunner:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     insertions: tuple[Insertion, ...] = ()
+    virtual_tokens: int = 0
 
     @property
     def device(self) -> torch.device:

@@ -53,7 +53,8 @@ def test_rows_of_one_class_get_text(runner, reviews) -> None:
 def test_windows_change_nothing(runner, reviews, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = [p.prediction for p in predict(runner, reviews)]
     text = [p.prediction for p in predict(runner, [replace(e, choices_key=None) for e in reviews])]
-    monkeypatch.setattr(module, "_WINDOW", 2)
+    for name in ("_LABEL_WINDOW", "_TEXT_WINDOW"):
+        monkeypatch.setattr(module, name, 2)
     assert [p.prediction for p in predict(runner, reviews)] == whole
     assert [p.prediction for p in predict(runner, [replace(e, choices_key=None) for e in reviews])] == text
 

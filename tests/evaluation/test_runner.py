@@ -1,8 +1,11 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import MambaConfig, MambaForCausalLM
 
-from petune.evaluation.runner import context_length, end_token_ids, evaluating
+from petune.evaluation.runner import context_length, end_token_ids, evaluating, longest_input
 
 
 def test_every_module_gets_its_own_mode_back(runner) -> None:
@@ -27,9 +30,16 @@ def test_context_length(runner) -> None:
     assert context_length(runner.model) == 96
 
 
+def test_virtual_tokens_leave_less_for_the_input(runner) -> None:
+    assert longest_input(runner) == 96
+    assert longest_input(replace(runner, virtual_tokens=20)) == 76
+
+
 def test_a_model_without_positions_has_no_context_length() -> None:
     config = MambaConfig(vocab_size=8, hidden_size=8, state_size=2, num_hidden_layers=1)
-    assert context_length(MambaForCausalLM(config)) is None
+    model = MambaForCausalLM(config)
+    assert context_length(model) is None
+    assert longest_input(SimpleNamespace(model=model, virtual_tokens=20)) is None
 
 
 def test_end_tokens_are_those_of_tokenizer_and_model(runner) -> None:

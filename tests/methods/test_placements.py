@@ -100,13 +100,18 @@ def test_losses_scores_and_text_equal_embeddings_written_out(
 
 @pytest.mark.parametrize(("method", "options"), KINDS, ids=IDS)
 def test_trained_saved_and_loaded(
-    method: str, options: dict[str, Any], tmp_path: Path, tiny_base: Callable[..., Base], write_rows: Callable[..., Path]
+    method: str,
+    options: dict[str, Any],
+    tmp_path: Path,
+    tiny_base: Callable[..., Base],
+    write_rows: Callable[..., Path],
 ) -> None:
     data = write_rows(tmp_path / "rows.jsonl", [{"text": row.prompt, "label": row.target} for row in reviews()])
     keys = {"data": str(data), "eval_data": str(data), "output_dir": str(tmp_path / "run"), "logging_steps": 1}
     base = tiny_base()
     result = train(
-        {**keys, "method": method, **options, "max_steps": 30, "learning_rate": 0.03, "metrics": ["accuracy"]}, base=base
+        {**keys, "method": method, **options, "max_steps": 30, "learning_rate": 0.03, "metrics": ["accuracy"]},
+        base=base,
     )
     losses = [entry["loss"] for entry in result.history if "loss" in entry]
     assert losses[-1] < 0.85 * losses[0]
@@ -237,7 +242,9 @@ class TestEnsemble:
         data = write_rows(tmp_path / "rows.jsonl", [{"text": r.prompt, "label": r.target} for r in reviews()])
         keys = {"data": str(data), "output_dir": str(tmp_path / "run"), "method": "prompt_tuning", **self.OPTIONS}
         base = tiny_base()
-        result = train({**keys, "num_train_epochs": 15, "per_device_train_batch_size": 2, "learning_rate": 0.03}, base=base)
+        result = train(
+            {**keys, "num_train_epochs": 15, "per_device_train_batch_size": 2, "learning_rate": 0.03}, base=base
+        )
         assert result.steps == 30  # of two rows, each in three versions
         assert result.train_report.rows_kept == 4
         adapter = result.model.adapter("default")

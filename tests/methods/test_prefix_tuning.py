@@ -224,6 +224,38 @@ def test_an_infix_needs_rows_with_a_prompt(
     assert not (tmp_path / "run" / "checkpoint-1").exists()
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox"])
+def test_a_gated_prefix_starts_from_the_unchanged_base_and_learns(
+    architecture: str, tmp_path: Path, tiny_base: Callable[..., Base], token_ids: Callable[..., torch.Tensor]
+) -> None:
+    base, ids = tiny_base(architecture), token_ids(3, 9)
+    with torch.no_grad():
+        bare = base.model(input_ids=ids).logits
+    adapter = create_adapter(base, "prefix_tuning", num_virtual_tokens=4, prefix_gate=True)
+    adapter.set_trainable(True)
+    model = AdaptedModel(base, [adapter])
+    logits = model(input_ids=ids).logits
+    torch.testing.assert_close(logits, bare, rtol=1e-6, atol=1e-6)
+
+    logits[:, -1].square().sum().backward()
+    with torch.no_grad():
+        for name, parameter in adapter.named_masters():
+            assert parameter.grad is not None
+            assert bool(parameter.grad.any()) == name.endswith("gate")  # keys and values follow once it has opened
+            parameter -= 0.1 * parameter.grad.sign()
+    changed = model(input_ids=ids).logits
+    assert (changed - bare).abs().max() > 1e-3
+    adapter.zero_grad()
+    changed[:, -1].square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in adapter.parameters())
+
+    folder = save_adapter(model, tmp_path)
+    assert not (folder / "adapter_config.json").exists()  # PEFT would put it into the one softmax
+    again = AdaptedModel(fresh := tiny_base(architecture), [load_adapter(folder, fresh)])
+    with torch.no_grad():
+        assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
 def test_more_tokens_than_positions(tiny_base: Callable[..., Base], token_ids: Callable[..., torch.Tensor]) -> None:
     base = tiny_base("gpt2")
     model = AdaptedModel(base, [create_adapter(base, "prefix_tuning", num_virtual_tokens=100)])
@@ -235,6 +267,9 @@ def test_more_tokens_than_positions(tiny_base: Callable[..., Base], token_ids: C
     ("options", "message"),
     [
         ({"prefix_init": "text"}, "go together"),
+        ({"prefix_gate": True, "prefix_projection": True}, "leave out prefix_projection and placement=infix"),
+        ({"prefix_gate": True, "placement": "infix"}, "leave out prefix_projection and placement=infix"),
+        ({"encoder_hidden_size": 8}, "is the width of the projection; set prefix_projection=true with it"),
         (
             {"prefix_init": "text", "prefix_init_text": "abc", "num_virtual_tokens": 2},
             "prefix_init_text has 3 tokens, num_virtual_tokens is 2",

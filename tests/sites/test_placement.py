@@ -38,7 +38,7 @@ def test_templates(template: str, before: tuple[str | int, ...], after: tuple[st
         ("{p*x} {text}", r"unknown slot \{p\*x\}"),
         ("{text!r} {p}", r"unknown slot \{text\}"),
         ("{} {text} {p}", r"unknown slot \{\}"),
-        ("{text {p}", "malformed: .*; double the braces of plain text"),
+        ("{text {p}", r"malformed \(.*\); double the braces of text"),
         ("{mask} {text} {p}", r"goes on after \{mask\}: the answer comes last"),
         ("{p} {text} {mask} {mask}", r"goes on after \{mask\}"),
     ],

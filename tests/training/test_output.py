@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from petune.backbone.base import Base
-from petune.errors import OutputFolderError
-from petune.training.output import prepare
+from petune.errors import ConfigError, DataError, OutputFolderError, TargetError
+from petune.training.output import clear, prepare, refuse_base_folder
 from petune.training.run import train
 
 
@@ -38,10 +38,75 @@ def test_a_run_is_kept_unless_told_and_others_files_always(
     prepare(folder, resume=True, overwrite=False)
     assert (folder / "petune.json").exists()
     prepare(folder, resume=False, overwrite=True)
+    assert (folder / "petune.json").exists(), "what cannot start must not cost the last run"
+    clear(folder)
     left = {p.name for p in folder.iterdir()}
     assert "notes.txt" in left
-    assert not left & {"petune.json", "adapter_model.safetensors", "checkpoint-2", "metrics.jsonl", "recipe.yaml"}
+    assert left == {"notes.txt"}
     assert train(keys(max_steps=3), base=tiny_base(), overwrite=True).steps == 3
+
+
+def test_a_run_that_cannot_start_costs_nothing(
+    tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., dict[str, Any]]
+) -> None:
+    folder = tmp_path / "run"
+    train(keys(max_steps=2), base=tiny_base())
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for changes in ({"target_modules": "nowhere"}, {"max_length": 3}):
+        with pytest.raises((TargetError, DataError)):
+            train(keys(max_steps=2, **changes), base=tiny_base(), overwrite=True)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_another_method_leaves_nothing_behind(
+    tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., dict[str, Any]]
+) -> None:
+    folder = tmp_path / "run"
+    train(keys(max_steps=1, method="full"), base=tiny_base())
+    assert (folder / "model.safetensors").is_file()
+    train(keys(max_steps=1), base=tiny_base(), overwrite=True)
+    assert not (folder / "model.safetensors").exists(), "transformers would load it below the adapter"
+    assert not (folder / "config.json").exists()
+
+
+@pytest.mark.parametrize("text", ["# My notes\n", "---\ntags:\n- other\n---\n# Theirs\n", ""])
+def test_a_readme_of_somebody_else_is_never_replaced(text: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(text)
+    for overwrite in (False, True):
+        with pytest.raises(OutputFolderError, match=r"holds a README\.md that petune did not write.*move it away"):
+            prepare(tmp_path, resume=False, overwrite=overwrite)
+    clear(tmp_path)
+    assert (tmp_path / "README.md").read_text() == text
+
+
+def test_a_model_of_somebody_else_is_never_replaced(tmp_path: Path, tiny_base: Callable[..., Base]) -> None:
+    tiny_base().model.save_pretrained(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(OutputFolderError, match=r"holds a model that petune did not train \(config\.json, model"):
+            prepare(tmp_path, resume=False, overwrite=overwrite)
+
+
+def test_the_base_s_own_folder_is_refused_before_anything_is_removed(
+    tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., dict[str, Any]]
+) -> None:
+    folder = tmp_path / "run"
+    train(keys(max_steps=1, method="full"), base=tiny_base())
+    with pytest.raises(OutputFolderError, match=r"is the base model's own folder; give another --output-dir"):
+        train(keys(max_steps=1, model=str(folder)), overwrite=True)
+    assert (folder / "model.safetensors").is_file()
+
+
+def test_the_demo_model_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()
+    refuse_base_folder(Path("demo"), "demo")
+    with pytest.raises(OutputFolderError, match="base model's own folder"):
+        refuse_base_folder(Path("demo"), "./demo")
+
+
+def test_going_on_and_beginning_anew_contradict_each_other(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--resume goes on with the run, --overwrite begins it anew"):
+        prepare(tmp_path, resume=True, overwrite=True)
 
 
 def test_checkpoints_of_others_are_never_removed(tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ def test_keys_go_to_the_run_or_to_the_method() -> None:
 @pytest.mark.parametrize("method", methods.names())
 def test_written_and_read_again_it_is_the_same(method: str, tmp_path: Path) -> None:
     recipe = Recipe.parse({
-        "method": method, "data": "größe.jsonl", "metrics": ["accuracy"], "columns": {"text": "review"},
-        "learning_rate": 1e-5, "template": "{{ a }}: \n", "module_learning_rates": {"*": 1e-3}, "max_steps": 3,
+        "method": method, "data": "größe.jsonl", "validation_split": 0.1, "metrics": ["accuracy"],
+        "columns": {"text": "review"}, "learning_rate": 1e-5, "template": "{{ a }}: \n", "max_steps": 3,
+        "module_learning_rates": {"*": 1e-3},
     })  # fmt: skip
     (tmp_path / "r.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     again = Recipe.read(tmp_path / "r.yaml")
@@ -55,6 +56,10 @@ def test_written_and_read_again_it_is_the_same(method: str, tmp_path: Path) -> N
         (
             {"metric_for_best_model": "accuracy"},
             "^metric_for_best_model is 'accuracy', which is not measured; .*add it to",
+        ),
+        (
+            {"eval_steps": 5, "metrics": ["accuracy"]},
+            r"^without validation rows eval_steps, metrics would do nothing; give eval_data, or validation_split",
         ),
         ({"eval_data": "b", "validation_split": 0.1}, "^validation_split and eval_data are both given"),
         ({"data": "a", "lora_dropout": 2}, "'lora_dropout' is 2"),

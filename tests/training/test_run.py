@@ -18,19 +18,22 @@ from petune.training.run import train
 
 
 def test_it_learns_and_the_folder_holds_what_it_learned(
-    method: str, tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any]
+    method: str, tmp_path: Path, tiny_base_for: Callable[..., Base], keys: Callable[..., Any]
 ) -> None:
     # A random base has no features to point at, so that virtual tokens alone can do little there.
     rate, share = {
+        "bitfit": (2e-2, 0.9),
         "bottleneck": (2e-2, 0.8),
         "full": (3e-3, 0.6),
+        "ia3": (5e-2, 0.9),
+        "llama_adapter": (1e-1, 0.95),
         "lora": (2e-2, 0.6),
         "p_tuning": (1e-2, 0.95),
         "p_tuning_v2": (1e-1, 0.95),
         "prefix_tuning": (1e-1, 0.95),
         "prompt_tuning": (1e-1, 0.95),
     }[method]
-    base = tiny_base()
+    base = tiny_base_for(method)
     result = train(keys(method=method, num_train_epochs=10, learning_rate=rate), base=base)
     assert result.train_loss < share * result.history[0]["loss"]
     assert result.steps == 40
@@ -42,7 +45,7 @@ def test_it_learns_and_the_folder_holds_what_it_learned(
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         live = result.model(input_ids=ids).logits
-        fresh = tiny_base()
+        fresh = tiny_base_for(method)
         loaded = AdaptedModel(fresh, [load_adapter(result.output_dir, fresh)])
         assert torch.equal(loaded(input_ids=ids).logits, live)
     written = json.loads((tmp_path / "run" / "train_results.json").read_text())
@@ -103,7 +106,7 @@ def test_best_evaluation_is_kept_and_restored(
         return lambda _: {"loss": next(losses)}
 
     monkeypatch.setattr(run, "_evaluation", evaluation)
-    options = keys(max_steps=6, eval_steps=1, save_total_limit=1)
+    options = keys(max_steps=6, eval_steps=1, save_total_limit=1, validation_split=2)
     result = train(options, base=tiny_base())
     assert checkpoints.steps_in(tmp_path / "run") == [2, 6]
     best = checkpoints.load(tmp_path / "run" / "checkpoint-2").masters
@@ -114,7 +117,8 @@ def test_best_evaluation_is_kept_and_restored(
     assert state["best_model_checkpoint"] == "checkpoint-2"
     assert state["global_step"] == state["max_steps"] == 6
     assert [e["eval_loss"] for e in state["log_history"] if "eval_loss" in e] == [3.0, 1.0, 2.0, 2.5, 2.6, 2.7]
-    assert result.eval_metrics == {"loss": 2.7}
+    assert result.eval_metrics == {"loss": 1.0}, "of the adapter that is kept"
+    assert (result.steps, result.kept_step) == (6, 2)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,7 @@ def test_early_stopping(
     monkeypatch.setattr(run, "_evaluation", lambda *_: lambda _: {metric: next(measured)})
     options = keys(
         max_steps=6, eval_steps=1, metric_for_best_model=metric, metrics=[] if metric == "loss" else [metric],
-        early_stopping_patience=patience, load_best_model_at_end=False,
+        early_stopping_patience=patience, load_best_model_at_end=False, validation_split=2,
     )  # fmt: skip
     assert train(options, base=tiny_base()).steps == steps
 
@@ -161,6 +165,42 @@ def test_gradient_checkpointing_changes_nothing_but_memory(
     assert [e["loss"] for e in again.history] == pytest.approx([e["loss"] for e in plain.history], rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("metric", "measured"),
+    [
+        ("perplexity", []),
+        ("rows", ["mine.py:rows"]),
+        ("mine.py:rows", ["mine.py:rows"]),
+        ("a", ["mine.py:several"]),
+    ],
+)
+def test_metrics_that_may_decide_which_is_best(
+    metric: str, measured: list[str], tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any]
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def rows(predictions, references):\n    return len(references)\n"
+        "def several(predictions, references):\n    return {'a': 1, 'b': 2}\n"
+    )
+    names = [str(tmp_path / name) for name in measured]
+    best = str(tmp_path / metric) if ":" in metric else metric
+    data = str(tmp_path / "eval.jsonl")
+    result = train(keys(max_steps=1, eval_data=data, metrics=names, metric_for_best_model=best), base=tiny_base())
+    assert result.history[-1][f"eval_{metric.rpartition(':')[2]}"] > 0
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    assert state["best_metric"] == result.history[-1][f"eval_{metric.rpartition(':')[2]}"]
+
+
+def test_a_best_metric_that_nobody_measures(
+    tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any]
+) -> None:
+    (tmp_path / "mine.py").write_text("def rows(predictions, references):\n    return len(references)\n")
+    own = {"metrics": [f"{tmp_path / 'mine.py'}:rows"], "metric_for_best_model": "row"}
+    with pytest.raises(
+        ConfigError, match=r"metric_for_best_model is 'row', which is not measured; measured are loss, rows"
+    ):
+        train(keys(max_steps=1, eval_data=str(tmp_path / "eval.jsonl"), **own), base=tiny_base())
+
+
 def test_bad_input_is_told_before_anything_loads(tmp_path: Path, keys: Callable[..., Any]) -> None:
     nowhere = str(tmp_path / "no-such-model")
     with pytest.raises(ConfigError, match="no training data: give --data"):
@@ -168,7 +208,7 @@ def test_bad_input_is_told_before_anything_loads(tmp_path: Path, keys: Callable[
     with pytest.raises(DataError, match=r"no-such\.jsonl"):
         train(keys(model=nowhere, data=str(tmp_path / "no-such.jsonl")))
     with pytest.raises(ConfigError, match=r"unknown metric 'acuracy'; .*Did you mean 'accuracy'"):
-        train(keys(model=nowhere, metrics=["acuracy"]))
+        train(keys(model=nowhere, metrics=["acuracy"], validation_split=2))
     (tmp_path / "file").touch()
     with pytest.raises(OutputFolderError, match=r"file is a file; give a folder"):
         train(keys(model=nowhere, output_dir=str(tmp_path / "file")))
@@ -184,6 +224,7 @@ def test_output_into_the_base_is_refused(
     tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any]
 ) -> None:
     made = tiny_base()
+    (tmp_path / "run").mkdir()
     base = Base.from_model(made.model, made.tokenizer, name=str(tmp_path / "run"))
     with pytest.raises(OutputFolderError, match="base model's own folder"):
         train(keys(), base=base)

@@ -6,7 +6,7 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import create_adapter
 from petune.backbone.base import load_base
 from petune.checkpoint.folder import save_adapter
-from petune.data.encoding import encode, resolve_max_length
+from petune.data.lengths import encode_within
 from petune.data.loading import load_examples
 from petune.data.options import DataOptions
 from petune.data.reviews import movie_reviews, prompt_format
@@ -32,8 +32,8 @@ def main() -> None:
     # Loaded anew, so that the adapter to start from names the folder that both sides train on.
     base = load_base(work.model, dtype="bfloat16", device="cpu")
     options = DataOptions.model_validate({**prompt_format(), "data": str(work.train_text)})
-    length = resolve_max_length(None, base.tokenizer, model_limit=context_length(base.model))
-    rows = encode(load_examples(options, base.tokenizer), base.tokenizer, max_length=length).rows
+    examples = load_examples(options, base.tokenizer)
+    rows = encode_within(examples, base.tokenizer, model_limit=context_length(base.model)).rows
     work.write_rows([Row(row.input_ids, row.labels) for row in rows])
 
     training = TrainingOptions(

@@ -20,6 +20,7 @@ class Attention:
     Attributes:
         path: module path below the model.
         block: index into the structure's blocks.
+        num_heads: heads of its queries.
         num_kv_heads: heads of its keys and values.
         head_dim: width of one head.
         kind: what attends to what.
@@ -27,6 +28,7 @@ class Attention:
 
     path: str
     block: int
+    num_heads: int
     num_kv_heads: int
     head_dim: int
     kind: AttentionKind = "decoder"
@@ -42,12 +44,12 @@ def _attentions(model: PreTrainedModel, blocks: tuple[str, ...]) -> Iterator[Att
     kind = kind_of(model.config)
     for index, block in enumerate(blocks):
         side: AttentionKind = "encoder" if kind == "encoder" or _in_encoder(block, kind) else "decoder"
-        kv_heads, head_dim = _heads(config, side)
+        sizes = _heads(config, side)
         for path, module in model.get_submodule(block).named_modules(prefix=block):
             inner = any(_is_attention(child) for child in module.modules() if child is not module)
             if _is_attention(module) and not inner:
                 crosses = side == "decoder" and _looks_across(path.removeprefix(block))
-                yield Attention(path, index, kv_heads, head_dim, "cross" if crosses else side)
+                yield Attention(path, index, *sizes, "cross" if crosses else side)
 
 
 def _in_encoder(block: str, kind: str) -> bool:
@@ -59,13 +61,13 @@ def _looks_across(inside: str) -> bool:
     return "enc" in inside.lower() or "cross" in inside.lower()
 
 
-def _heads(config: PreTrainedConfig, side: AttentionKind) -> tuple[int, int]:
-    """Return the key-value heads and the width of a head; the two sides of an encoder-decoder may differ."""
+def _heads(config: PreTrainedConfig, side: AttentionKind) -> tuple[int, int, int]:
+    """Return the query heads, the key-value heads and the width of a head; an encoder-decoder's two sides may differ."""
     own = getattr(config, f"{side}_attention_heads", None)
     heads = own or config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return kv_heads, head_dim
+    return heads, kv_heads, head_dim
 
 
 def _is_attention(module: nn.Module) -> bool:

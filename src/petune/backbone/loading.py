@@ -54,9 +54,9 @@ class Loaded:
 def load(
     source: Source,
     *,
-    task: TaskName | None,
-    labels: Sequence[str],
-    seed: int,
+    task: TaskName | None = None,
+    labels: Sequence[str] = (),
+    seed: int = 42,
     dtype: torch.dtype,
     device: torch.device,
     trust_remote_code: bool,

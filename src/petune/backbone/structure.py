@@ -37,6 +37,7 @@ class Linear:
         transposed: the weight is stored ``[in_features, out_features]`` (Conv1D), not the other way round.
         block: index into :attr:`Structure.blocks`, or None outside the blocks.
         tied: the weight is also another module's parameter (an output head that shares the embeddings).
+        has_bias: a learned bias is added to the product.
     """
 
     path: str
@@ -46,6 +47,7 @@ class Linear:
     transposed: bool
     block: int | None
     tied: bool = False
+    has_bias: bool = False
 
 
 @final
@@ -194,7 +196,8 @@ def _linears(model: nn.Module, blocks: tuple[str, ...], head: tuple[str, ...]) -
             names = (type(modules[ancestor]).__name__ for ancestor in inside)
             role = "attention" if any("Attention" in name for name in names) else "mlp"
         tied = holders[id(module.weight)] > 1
-        yield Linear(path, in_features, out_features, role, isinstance(module, Conv1D), block, tied)
+        transposed, has_bias = isinstance(module, Conv1D), module.bias is not None
+        yield Linear(path, in_features, out_features, role, transposed, block, tied, has_bias)
 
 
 def _ancestors(path: str) -> list[str]:

@@ -1,6 +1,7 @@
 """The model card, ``README.md``, that goes with every adapter folder."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -42,7 +43,8 @@ def model_card(adapter: Adapter, base: Base, training: Mapping[str, Any] | None)
         f"# {method.title} on {base.name}",
         "",
     ]
-    lines.append(f"{adapter.num_parameters():,} numbers, trained with {method.title}.")
+    learned = "trained with" if method.trains else "none learned: chosen with"
+    lines.append(f"{adapter.num_parameters():,} numbers, {learned} {method.title}.")
     if method.paper is not None:
         lines.append(
             f"Method: {method.paper.authors} ({method.paper.year}), [{method.paper.title}]({method.paper.url})."
@@ -65,6 +67,15 @@ def model_card(adapter: Adapter, base: Base, training: Mapping[str, Any] | None)
         lines += ["", "## Training", "", "| | |", "|---|---|"]
         lines += [f"| {key} | {_cell(value)} |" for key, value in training.items()]
     return "\n".join(lines) + "\n"
+
+
+def is_card(path: Path) -> bool:
+    """Say whether the file is a model card that petune wrote."""
+    try:
+        front, _, _ = path.read_text(encoding="utf-8", errors="replace").partition("\n---\n")
+    except OSError:
+        return False
+    return front.startswith("---\n") and "- petune" in front.splitlines()
 
 
 def _cell(value: Any) -> str:

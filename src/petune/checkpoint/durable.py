@@ -67,6 +67,36 @@ def write_text(path: Path, text: str) -> None:
     write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def partial_name(path: Path) -> Path:
+    """Return where :func:`growing_file` gathers the lines of ``path`` until it is whole."""
+    return path.with_name(f"{path.name}.part")
+
+
+@contextmanager
+def growing_file(path: Path) -> Iterator[Callable[[str], None]]:
+    """Yield a function that adds text to a file, at once readable under :func:`partial_name`.
+
+    When the block ends well the file is made durable and gets the name ``path``; when it does not, what there is stays
+    under the partial name.
+    """
+    partial = partial_name(path)
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = partial.open("w", encoding="utf-8")
+    with file:
+
+        def add(text: str) -> None:
+            with explained(path):
+                file.write(text)
+                file.flush()
+
+        yield add
+    with explained(path):
+        _sync(partial)
+        partial.replace(path)
+        _sync(path.parent)
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder that becomes ``path`` when the block ends well, and vanishes when it does not."""

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, build_adapter
 from petune.backbone.base import Base
 from petune.backbone.fingerprint import Fingerprint, compare
+from petune.backbone.loading import quiet
 from petune.backbone.task_names import NAMED_CLASSES, TaskName
 from petune.checkpoint import card, manifest, peft
 from petune.checkpoint.durable import write_file, write_files, write_text
@@ -34,7 +35,8 @@ def save_adapter(
 ) -> Path:
     """Write the attached adapter ``name`` (the only one, if not given) as a folder, for HF PEFT too where it can be.
 
-    What only training needs is left out. Each file is complete or absent, and ``petune.json``, written last, vouches for all of them.
+    What only training needs is left out. Each file is complete or absent, and ``petune.json``, written last, vouches
+    for all of them.
 
     Returns:
         The folder.
@@ -104,9 +106,7 @@ def load_adapter(
         adapter = build_adapter(method, options, base.model, base.structure, name=name, shapes_only=True)
     except ConfigError as error:
         raise AdapterFormatError(f"{folder} does not fit this base: {error}") from error
-    files = content.files if content is not None else ()
-    tensors = _read_tensors(folder, adapter, base, files)
-    adapter.load_tensors(tensors)
+    adapter.load_tensors(_read_tensors(folder, adapter, base, content))
     if content is not None:
         adapter.data_format = content.data_format
         if content.trained_config is not None:
@@ -199,17 +199,34 @@ def _save_tensors(adapter: Adapter, base: Base, folder: Path) -> tuple[list[str]
         tensors = peft.to_tensors(layout, adapter, base.structure)
     write_file(folder / peft.WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     if layout is None:
-        (folder / peft.CONFIG_FILE).unlink(missing_ok=True)  # of another adapter: PEFT would read this one by it
+        (folder / peft.CONFIG_FILE).unlink(missing_ok=True)  # one of an earlier adapter would speak for this one
         return [peft.WEIGHTS_FILE], tensors
     write_text(folder / peft.CONFIG_FILE, peft.to_json(layout, adapter, base))
     return [peft.WEIGHTS_FILE, peft.CONFIG_FILE], tensors
 
 
-def _read_tensors(folder: Path, adapter: Adapter, base: Base, files: Iterable[str]) -> dict[str, Tensor]:
-    if adapter.method.name in peft.MODEL_LAYOUT:
-        return _read_model_tensors(folder, adapter, files)
-    tensors, layout = _read_file(folder / peft.WEIGHTS_FILE), peft.layout_of(adapter, base.structure)
+def _read_tensors(folder: Path, adapter: Adapter, base: Base, content: manifest.Manifest | None) -> dict[str, Tensor]:
+    """Return the adapter's tensors under our names, compared with the manifest where there is one."""
+    method = adapter.method.name
+    if method in peft.MODEL_LAYOUT:
+        tensors = _read_model_tensors(folder, adapter, content.files if content is not None else ())
+    else:
+        tensors = _read_file(folder / peft.WEIGHTS_FILE)
+    if content is not None:
+        _check_digest(content, tensors, folder)
+    in_peft_layout = content is None or peft.CONFIG_FILE in content.files
+    layout = peft.LAYOUTS.get(method) if in_peft_layout else None
     return tensors if layout is None else peft.from_tensors(layout, tensors, adapter, base.structure)
+
+
+def _check_digest(content: manifest.Manifest, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    actual = manifest.tensors_digest(tensors)
+    if actual != content.digest:
+        weights = ", ".join(sorted(name for name in content.files if name.endswith(".safetensors")))
+        raise AdapterFormatError(
+            f"{folder} does not hold the tensors that were saved: {weights} has digest {actual[:19]}...,"
+            f" {manifest.FILE_NAME} says {content.digest[:19]}...; restore both from one copy"
+        )
 
 
 def _read_model_tensors(folder: Path, adapter: Adapter, files: Iterable[str]) -> dict[str, Tensor]:
@@ -232,7 +249,8 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 def _save_model(model: AdaptedModel, adapter: Adapter, folder: Path) -> tuple[list[str], dict[str, Tensor]]:
     # Some architectures go by other tensor names in older files; under the live names a folder reads back exactly.
-    files = write_files(folder, lambda path: model.model.save_pretrained(path, save_original_format=False))
+    with quiet():
+        files = write_files(folder, lambda path: model.model.save_pretrained(path, save_original_format=False))
     return files, _read_model_tensors(folder, adapter, files)
 
 

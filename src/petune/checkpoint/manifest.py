@@ -112,6 +112,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def listed_files(folder: Path) -> tuple[str, ...]:
+    """Return the names of the files that the folder's manifest lists, as it stands; none where there is no manifest."""
+    try:
+        files = read_json(folder / FILE_NAME).get("files")
+    except AdapterFormatError:
+        return ()
+    return tuple(name for name in files if Path(name).name == name) if isinstance(files, dict) else ()
+
+
 def read_manifest(folder: Path) -> Manifest | None:
     """Return the folder's manifest, or None where it has none; every file it lists must be as it was written.
 
@@ -134,8 +143,8 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise AdapterFormatError(f"{path}: '{where}': {first['msg']}; restore it from a copy") from error
     for name, expected in manifest.files.items():
         file = folder / name
-        if Path(name).name != name or file.is_symlink():
-            raise AdapterFormatError(f"{path} lists '{name}', which is not a plain file of this folder")
+        if Path(name).name != name:  # the files may be links, as in the hub's cache: what they hold is compared
+            raise AdapterFormatError(f"{path} lists '{name}', which is not a file of this folder")
         if not file.is_file():
             raise AdapterFormatError(f"{folder} lost its file {name}; restore it from a copy")
         actual = file_digest(file)

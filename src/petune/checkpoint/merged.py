@@ -5,6 +5,8 @@ from pathlib import Path
 from petune.adapted_model import AdaptedModel
 from petune.backbone.loading import quiet
 from petune.checkpoint.durable import explained, write_files
+from petune.checkpoint.manifest import FILE_NAME
+from petune.checkpoint.peft_layout import CONFIG_FILE
 from petune.errors import ConfigError, OutputFolderError
 
 
@@ -13,7 +15,8 @@ def save_merged(model: AdaptedModel, folder: Path, *, overwrite: bool = False) -
 
     Raises:
         ConfigError: nothing is active, or it cannot be merged.
-        OutputFolderError: the folder holds something already and ``overwrite`` is false, or cannot be written.
+        OutputFolderError: the folder holds something already and ``overwrite`` is false, holds an adapter or the base
+            itself, or cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise OutputFolderError(f"{folder} is a file; give a folder with --output-dir")
@@ -21,6 +24,10 @@ def save_merged(model: AdaptedModel, folder: Path, *, overwrite: bool = False) -
         raise OutputFolderError(f"{folder} exists already; give another --output-dir, or --overwrite")
     if Path(model.base.name).is_dir() and folder.resolve() == Path(model.base.name).resolve():
         raise OutputFolderError(f"{folder} is the base model's own folder; give another --output-dir")
+    if any((folder / name).exists() for name in (CONFIG_FILE, FILE_NAME)):
+        raise OutputFolderError(
+            f"{folder} holds an adapter, which would be applied to the merged model again; give another --output-dir"
+        )
     active = model.active
     if not active:
         raise ConfigError("no adapter is active: there is nothing to merge")

@@ -11,6 +11,8 @@ from petune.adapter import Adapter
 from petune.backbone.base import Base
 from petune.backbone.structure import Structure
 from petune.backbone.task_names import TaskName
+from petune.checkpoint.peft_adaption_prompt import AdaptionPromptLayout
+from petune.checkpoint.peft_ia3 import IA3Layout
 from petune.checkpoint.peft_layout import CONFIG_FILE, WEIGHTS_FILE, Layout
 from petune.checkpoint.peft_lora import LoRALayout
 from petune.checkpoint.peft_virtual_tokens import PrefixTuningLayout, PromptTuningLayout, PTuningLayout
@@ -22,6 +24,8 @@ __all__ = [
 ]  # fmt: skip
 
 LAYOUTS: Mapping[str, Layout] = {
+    "ia3": IA3Layout(),
+    "llama_adapter": AdaptionPromptLayout(),
     "lora": LoRALayout(),
     "p_tuning": PTuningLayout(),
     "prefix_tuning": PrefixTuningLayout(),
@@ -46,9 +50,9 @@ MODEL_LAYOUT = ("full",)
 
 
 def layout_of(adapter: Adapter, structure: Structure) -> Layout | None:
-    """Return how PEFT spells ``adapter``; None where it lacks the method, or what settings or base ask of it."""
+    """Return the layout that expresses ``adapter``; None where PEFT has nothing that does."""
     layout = LAYOUTS.get(adapter.method.name)
-    return layout if layout and layout.expresses(adapter.config) and layout.fits(structure) else None
+    return layout if layout is not None and layout.fits(adapter, structure) else None
 
 
 def to_json(layout: Layout, adapter: Adapter, base: Base) -> str:
@@ -144,7 +148,7 @@ def method_of(config: Mapping[str, Any]) -> str:
     Raises:
         AdapterFormatError: petune has no method of that type.
     """
-    by_type = {layout.peft_type: name for name, layout in reversed(list(LAYOUTS.items()))}
+    by_type = {LAYOUTS[name].peft_type: name for name in reversed(tuple(LAYOUTS))}
     peft_type = config.get("peft_type")
     if not isinstance(peft_type, str) or peft_type not in by_type:
         known = ", ".join(sorted(by_type))

@@ -13,7 +13,6 @@ from torch import Tensor
 from petune.adapter import Adapter
 from petune.backbone.structure import Structure
 from petune.errors import AdapterFormatError, nearest
-from petune.methods.config import MethodConfig
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -54,12 +53,8 @@ class Layout(ABC):
     neutral: Mapping[str, Rule] = {}
     """PEFT's other fields, and which of their values leave a trained adapter as it is."""
 
-    def expresses(self, config: MethodConfig) -> bool:
-        """Say whether PEFT computes the same from its files as an adapter with these settings."""
-        return True
-
-    def fits(self, structure: Structure) -> bool:
-        """Say whether PEFT has the method on a base of this structure, and computes the same there."""
+    def fits(self, adapter: Adapter, structure: Structure) -> bool:
+        """Say whether PEFT can express ``adapter``; if not, it is written under our own names."""
         return True
 
     def refusal(self, config: Mapping[str, Any]) -> str | None:

@@ -12,7 +12,6 @@ from petune.adapter import Adapter
 from petune.backbone.structure import Structure
 from petune.checkpoint.peft_layout import CONFIG_FILE, PROMPT_PREFIX, WEIGHTS_FILE, Layout, Rule
 from petune.errors import AdapterFormatError
-from petune.methods.config import MethodConfig
 
 
 class VirtualTokensLayout(Layout, ABC):
@@ -21,7 +20,7 @@ class VirtualTokensLayout(Layout, ABC):
     prefix = PROMPT_PREFIX
     followed = ("num_attention_heads", "num_layers", "num_transformer_submodules", "num_virtual_tokens", "token_dim")
 
-    def fits(self, structure: Structure) -> bool:
+    def fits(self, adapter: Adapter, structure: Structure) -> bool:
         """PEFT leaves encoders out of encoder-decoders, and has tokens for each run of a repeated block."""
         return structure.kind != "encoder-decoder" and not structure.repeats_blocks
 
@@ -54,11 +53,11 @@ class SoftPromptLayout(VirtualTokensLayout, ABC):
     _FIXED: Mapping[str, Any] = {}
     """Fields of the method that are written."""
 
-    def expresses(self, config: MethodConfig) -> bool:
-        """PEFT puts one prompt in front of everything, and knows nothing else."""
-        settings = config.model_dump()
-        one = settings.get("num_prompts", 1) == 1 and settings.get("prompt_template") is None
-        return one and settings.get("placement", "prepend") == "prepend"
+    def fits(self, adapter: Adapter, structure: Structure) -> bool:
+        """Say whether it is one prompt in front of everything: PEFT knows nothing else."""
+        placement = adapter.placement
+        one = placement is None or (placement.before_special and placement.versions == 1)
+        return one and super().fits(adapter, structure)
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
         """Return PEFT's fields."""
@@ -84,7 +83,7 @@ class PromptTuningLayout(SoftPromptLayout):
     neutral: Mapping[str, Rule] = dict.fromkeys(
         ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"), lambda _: True
     )
-    _FIXED = {"prompt_tuning_init": "RANDOM"}
+    _FIXED: Mapping[str, Any] = {"prompt_tuning_init": "RANDOM"}
 
 
 @final
@@ -128,9 +127,11 @@ class PrefixTuningLayout(VirtualTokensLayout):
         ("encoder_hidden_size", "init_weights", "prefix_projection"), lambda _: True
     )
 
-    def expresses(self, config: MethodConfig) -> bool:
-        """PEFT knows no infix: it would show the prefix to every token."""
-        return config.model_dump().get("placement", "prefix") == "prefix"
+    def fits(self, adapter: Adapter, structure: Structure) -> bool:
+        """Say whether it is a plain prefix: PEFT would show an infix to every token, and knows no gate."""
+        settings = adapter.config.model_dump()
+        plain = settings.get("placement", "prefix") == "prefix" and not settings.get("prefix_gate", False)
+        return plain and super().fits(adapter, structure)
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
         """Return PEFT's fields of prefix tuning."""

@@ -31,7 +31,7 @@ def _root(context: typer.Context) -> None:
     short_help="Print the data report.",
     help="Print the data report: rows kept, cut and dropped, lengths, learned tokens, an example.",
 )
-@flags_of(DataOptions, leave_out=("data",))
+@flags_of(DataOptions, leave_out=("data", "eval_data"))
 def inspect(
     data: Annotated[str | None, typer.Argument(help="A file or a hub data set id.", metavar="DATA")] = None,
     model: Annotated[str, typer.Option("--model", help="Base model whose tokenizer reads the rows.")] = "demo",

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -11,6 +12,7 @@ from pydantic import AliasChoices, BaseModel
 from pydantic.fields import FieldInfo
 
 from petune.errors import ConfigError
+from petune.evaluation.options import ESCAPES
 from petune.methods.config import fields_of
 
 _YES_OR_NO = ("true", "false", "yes", "no", "on", "off", "1", "0")
@@ -45,7 +47,7 @@ def read(field: FieldInfo, value: Any) -> Any:
     """Return what the text ``value`` means for ``field``.
 
     Lists are cut at commas, maps are ``key=value`` pairs between commas; either may be written in JSON instead, where
-    a part holds a comma itself. ``none`` is None where the field allows it.
+    a part holds a comma itself. ``none`` is None where the field allows it. Escapes count where the field says so.
     """
     if not isinstance(value, str):
         return value
@@ -58,8 +60,14 @@ def read(field: FieldInfo, value: Any) -> Any:
         return tuple(listed)
     if tuple in kinds and (str not in kinds or "," in value):
         # A list of one blank, such as a line break to stop at, is meant as it is.
-        return tuple(part.strip() for part in value.split(",") if part.strip()) or (value,)
+        parts = tuple(part.strip() for part in value.split(",") if part.strip()) or (value,)
+        return tuple(map(_unescaped, parts)) if ESCAPES in field.metadata else parts
     return value
+
+
+def _unescaped(text: str) -> str:
+    """Return ``text`` with line breaks, tabs and backslashes in place of their escapes."""
+    return re.sub(r"\\([nt\\])", lambda match: {"n": "\n", "t": "\t"}.get(match[1], match[1]), text)
 
 
 def extra_settings(arguments: Iterable[str], switches: Collection[str] = ()) -> tuple[dict[str, str], list[str]]:
@@ -115,6 +123,11 @@ def shown_default(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return ",".join(str(part) for part in value) if isinstance(value, tuple) else str(value)
+
+
+def setting_rows(model: type[BaseModel]) -> list[tuple[str, str]]:
+    """Return each setting of ``model`` as it is written, ``name=TEXT``, with its meaning and default."""
+    return [(f"{name}={_metavar(field.annotation)}", _help(field)) for name, field in fields_of(model).items()]
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -173,4 +186,4 @@ def _metavar(annotation: Any) -> str:
         return f"{_metavar(parts[0])},..."
     if origin is dict:
         return "KEY=VALUE,..."
-    return {int: "INTEGER", float: "NUMBER", str: "TEXT"}.get(annotation, "VALUE")
+    return {bool: "true|false", int: "INTEGER", float: "NUMBER", str: "TEXT"}.get(annotation, "VALUE")

@@ -1,12 +1,13 @@
 """`petune predict`: an answer to every row, JSONL in and JSONL out."""
 
 import json
-import sys
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from petune.checkpoint.durable import growing_file, partial_name
 from petune.cli.command import new_app
 from petune.cli.flags import flags_of
 from petune.cli.loading import LoadOptions, checked, load_model, refuse_existing, split
@@ -16,6 +17,7 @@ from petune.errors import ConfigError
 from petune.evaluation.options import EvaluationOptions, GenerationOptions
 
 app = new_app()
+logger = logging.getLogger("petune")
 
 _LEFT_OUT = ("eval_data", "validation_split", "max_length", "overlong", "train_on", "metrics")
 
@@ -39,13 +41,22 @@ def predict(
     path = Path(output)
     if output != "-":
         refuse_existing(path, overwrite=overwrite)
-    from petune import api
-    from petune.checkpoint.durable import write_text
+        refuse_existing(partial_name(path), overwrite=overwrite)
+    from petune.api import iter_predictions
 
-    answers = api.predict(load_model(loading), data, **reading, **measuring, **generating)
-    lines = "".join(json.dumps(a.to_dict(), ensure_ascii=False, default=str) + "\n" for a in answers)
+    answers = iter_predictions(load_model(loading), data, **reading, **measuring, **generating)
+    lines = (json.dumps(answer.to_dict(), ensure_ascii=False, default=str) for answer in answers)
     if output == "-":
-        sys.stdout.write(lines)
-    else:
-        write_text(path, lines)
-        say(f"{len(answers):,} rows written to {path}")
+        for line in lines:
+            say(line)
+        return
+    count = 0
+    try:
+        with growing_file(path) as add:
+            for line in lines:
+                add(f"{line}\n")
+                count += 1
+    except BaseException:
+        logger.warning("%s is not complete: the first %s rows are in %s", path, f"{count:,}", partial_name(path))
+        raise
+    say(f"{count:,} rows written to {path}")

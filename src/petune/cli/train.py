@@ -1,32 +1,61 @@
 """`petune train`: a recipe, flags, or both, to an adapter folder."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
+from typer.core import TyperCommand
 
 from petune import methods
 from petune.cli.command import new_app
-from petune.cli.flags import extra_settings, flags_of, kinds_of, read, spellings, values
+from petune.cli.flags import extra_settings, flags_of, kinds_of, read, setting_rows, spellings, values
 from petune.errors import ConfigError
-from petune.training.output import RECIPE_FILE
-from petune.training.recipe import Recipe, RunOptions, read_yaml
+from petune.training.recipe import FILE_NAME, Recipe, RunOptions, read_yaml
 
 app = new_app()
-
-DEFAULT_METHOD = RunOptions.model_fields["method"].default
+DEFAULT_METHOD: str = RunOptions.model_fields["method"].default
 DEFAULT_OUTPUT = RunOptions.model_fields["output_dir"].default
+_ARGUMENTS = "petune.arguments"
 EPILOG = (
-    "Settings of the method are written KEY=VALUE (r=16 target_modules=attention) or --key value;"
-    " petune methods lists them. Flags and KEY=VALUE override the recipe."
+    "Settings of the method are written KEY=VALUE (r=16 target_modules=attention) or --key value; petune train"
+    " --method NAME --help and petune methods list them. Flags and KEY=VALUE override the recipe."
 )
+
+
+class _Train(TyperCommand):
+    """The command with one more section of help: the settings of the method that the arguments name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[_ARGUMENTS] = tuple(args)
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        super().format_options(ctx, formatter)
+        method = methods.get(_method_named(ctx.meta[_ARGUMENTS]))
+        heading = f"Settings of method {method.name} (learning rate {method.learning_rate:g} unless given)"
+        with formatter.section(heading):
+            formatter.write_dl(setting_rows(method.config_class))
+
+
+def _method_named(arguments: Sequence[str]) -> str:
+    """Return the method that the arguments name, themselves or in their recipe; the default where they do not."""
+    name = DEFAULT_METHOD
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        key, equals, value = argument.lstrip("-").partition("=")
+        if key == "method":
+            return value if equals else following
+        if argument.endswith((".yaml", ".yml")):
+            name = str(read_yaml(Path(argument)).get("method", name))
+    return name
 
 
 @app.command(
     help="Train an adapter on your data.",
     epilog=EPILOG,
+    cls=_Train,
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
 )
 @flags_of(RunOptions)
@@ -94,5 +123,5 @@ def _from_file(recipes: list[str], overrides: dict[str, Any], *, resume: bool) -
     """Return the keys of the recipe, or of the run that is resumed."""
     if recipes:
         return read_yaml(Path(recipes[0]))
-    saved = Path(str(overrides.get("output_dir", DEFAULT_OUTPUT))) / RECIPE_FILE
+    saved = Path(str(overrides.get("output_dir", DEFAULT_OUTPUT))) / FILE_NAME
     return read_yaml(saved) if resume and saved.exists() else {}

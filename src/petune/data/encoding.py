@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 IGNORED = -100
 """The label of a token that is not learned (PyTorch's and transformers' convention)."""
 
-DEFAULT_CAP = 4096
-"""Longest row, in tokens, where the user names no length and the model allows more."""
-
 _CHUNK = 1000
 _EMPTY = "nothing to learn (the text, completion or assistant turns are empty)"
 _NO_LABEL = "nothing to learn (the learned part is no token, or the row's first one alone)"
@@ -57,29 +54,8 @@ class EncodedSet:
 
     rows: list[Encoded]
     report: DataReport
-
-
-def resolve_max_length(
-    max_length: int | None, tokenizer: "PreTrainedTokenizerBase", *, model_limit: int | None = None
-) -> int:
-    """Return the longest row in tokens: the user's, else the model's own limit, at most 4096.
-
-    Args:
-        max_length: what the user asked for.
-        tokenizer: its ``model_max_length`` counts where it says anything real.
-        model_limit: positions of the model; None where unknown or unlimited.
-
-    Raises:
-        DataError: the user's length is more than the model has positions.
-    """
-    if max_length is not None:
-        if model_limit is not None and max_length > model_limit:
-            raise DataError(
-                f"--max-length {max_length} is more than the {model_limit} positions of the model; "
-                f"use --max-length {model_limit} or less"
-            )
-        return max_length
-    return min(DEFAULT_CAP, int(tokenizer.model_max_length), model_limit or DEFAULT_CAP)
+    cut: frozenset[str]
+    """Origins of the rows of which only the front is left."""
 
 
 def encode(
@@ -90,17 +66,19 @@ def encode(
     overlong: Literal["error", "drop", "truncate"] = "error",
     eos: bool = True,
     insertions: Sequence[Insertion] = (),
+    room: int | None = None,
 ) -> EncodedSet:
     """Tokenise rows, label what is learned, and report what was kept, cut and dropped.
 
     Args:
         examples: rendered rows.
         tokenizer: the base model's.
-        max_length: longest row in tokens (see :func:`resolve_max_length`).
+        max_length: longest row in tokens (see :func:`petune.data.lengths.resolve_max_length`).
         overlong: what to do with longer rows; truncate keeps the front.
         eos: end rows that no chat template wrote with EOS, learned where the row's last segment is.
         insertions: virtual tokens to write into each row. Where they come in several versions, so does each row, one
             behind the other.
+        room: the most that ``max_length`` could be; None where nothing limits it.
 
     Raises:
         DataError: rows are too long and ``overlong`` is error; or no row with a label is left; or virtual tokens do
@@ -109,7 +87,7 @@ def encode(
     dropped: Counter[str] = Counter()
     kept: list[Encoded] = []
     overlong_rows: list[Encoded] = []
-    cut = 0
+    cut: set[str] = set()
     straddling = 0
     for row, straddles in _encode_all(examples, tokenizer, eos, dropped, insertions):
         straddling += straddles
@@ -122,18 +100,25 @@ def encode(
         elif overlong == "truncate":
             row = Encoded(row.input_ids[:max_length], row.labels[:max_length], row.origin)
             if _label_count(row.labels) and all(insertion.holds_all(row.input_ids) for insertion in insertions):
-                cut += 1
+                cut.add(row.origin)
                 kept.append(row)
             else:
                 dropped[f"{_CUT_AWAY} of {max_length:,} tokens"] += 1
     if overlong_rows and overlong == "error":
-        raise _overlong_error(overlong_rows, len(examples), max_length)
+        raise overlong_error(overlong_rows, len(examples), max_length, room)
     if not kept:
         raise _nothing_left(examples, dropped)
-    report = _report(examples, kept, tokenizer, dropped, cut, max_length, straddling, insertions)
+    report = _report(examples, kept, tokenizer, dropped, len(cut), max_length, straddling, insertions)
     for insertion in insertions:
         kept = [Encoded(ids, row.labels, row.origin) for row in kept for ids in insertion.versions(row.input_ids)]
-    return EncodedSet(kept, report)
+    return EncodedSet(kept, report, frozenset(cut))
+
+
+def kept_whole(examples: ExampleSet, encoded: EncodedSet) -> ExampleSet:
+    """Return the rows of ``examples`` that were neither dropped nor cut when they were encoded."""
+    whole = {row.origin for row in encoded.rows} - encoded.cut
+    rows = [example for example in examples if example.origin in whole]
+    return ExampleSet(rows, source=examples.source, layout=examples.layout)
 
 
 def _encode_all(
@@ -177,13 +162,15 @@ def _end_with_eos(ids: list[int], learned: list[bool], last_learned: bool, eos_t
         learned.append(last_learned)
 
 
-def _overlong_error(rows: Sequence[Encoded], total: int, max_length: int) -> DataError:
+def overlong_error(rows: Sequence[Encoded], total: int, max_length: int, room: int | None) -> DataError:
+    """Return the error that ``rows`` of ``total`` are longer than ``max_length`` tokens; ``room`` is the most it may be."""
     longest = max(rows, key=lambda row: len(row.input_ids))
     size = len(longest.input_ids)
+    longer = "shorten them" if room is not None and size > room else f"choose --max-length {size} to keep them whole"
     return DataError(
         f"{len(rows):,} of {total:,} rows are longer than {max_length:,} tokens (the longest has {size:,}, "
-        f"at {longest.origin}); choose --max-length {size} to keep them whole, --overlong drop to leave "
-        f"them out, or --overlong truncate to keep the first {max_length:,} tokens of each"
+        f"at {longest.origin}); {longer}, --overlong drop to leave them out, or --overlong truncate to keep the first "
+        f"{max_length:,} tokens of each"
     )
 
 

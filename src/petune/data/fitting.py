@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from petune.backbone.tokenizer import beginning_token_id
-from petune.data.encoding import Encoded, EncodedSet
+from petune.data.encoding import Encoded, EncodedSet, overlong_error
 from petune.data.examples import Example, ExampleSet, Segment
 from petune.data.insertion import with_virtual_tokens
 from petune.data.report import DataReport, length_quantiles
@@ -23,7 +23,8 @@ class Fitted:
     """The rows that are left, and what became of the others."""
 
     rows: list[Encoded]
-    cut: int
+    cut: frozenset[str] = frozenset()
+    """Origins of the rows of which only the front is left."""
     dropped: Counter[str] = field(default_factory=Counter)
 
 
@@ -67,6 +68,7 @@ def fit(
     overlong: Literal["error", "drop", "truncate"],
     source: str,
     insertions: Sequence[Insertion] = (),
+    room: int | None = None,
 ) -> Fitted:
     """Apply ``overlong`` to the rows of more than ``max_length`` tokens.
 
@@ -77,12 +79,7 @@ def fit(
     """
     long = [row for row in rows if len(row.input_ids) > max_length]
     if long and overlong == "error":
-        longest = max(long, key=lambda row: len(row.input_ids))
-        raise DataError(
-            f"{len(long):,} of {len(rows):,} rows are longer than {max_length:,} tokens (the longest has"
-            f" {len(longest.input_ids):,}, at {longest.origin}); choose --overlong drop to leave them out, --overlong"
-            " truncate to keep the front of each, or --max-length, where the model has more positions"
-        )
+        raise overlong_error(long, len(rows), max_length, room)
     kept = [row for row in rows if len(row.input_ids) <= max_length or overlong == "truncate"]
     fitted = [_front(row, max_length, tokenizer) for row in kept]
     whole = [row for row in fitted if all(insertion.holds_all(row.input_ids) for insertion in insertions)]
@@ -92,8 +89,8 @@ def fit(
         f"longer than the maximum length of {max_length:,} tokens": len(rows) - len(kept),
         f"virtual tokens lie beyond the maximum length of {max_length:,} tokens": len(fitted) - len(whole),
     }
-    cut = sum(len(row.input_ids) > max_length for row in kept) - (len(fitted) - len(whole))
-    return Fitted(whole, cut, Counter({reason: count for reason, count in lost.items() if count}))
+    cut = {row.origin for row in long} & {row.origin for row in whole}
+    return Fitted(whole, frozenset(cut), Counter({reason: count for reason, count in lost.items() if count}))
 
 
 def _front(row: Encoded, longest: int, tokenizer: "PreTrainedTokenizerBase") -> Encoded:
@@ -140,7 +137,7 @@ def encoded_set(
         layout=examples.layout,
         rows_read=len(examples),
         rows_kept=len(fitted.rows),
-        rows_cut=fitted.cut,
+        rows_cut=len(fitted.cut),
         dropped=dict(fitted.dropped),
         max_length=max_length,
         lengths=length_quantiles(lengths),
@@ -151,7 +148,7 @@ def encoded_set(
         notes=tuple(notes),
     )
     rows = [row for first in fitted.rows for row in versions_of(first, insertions)]
-    return EncodedSet(rows, report)
+    return EncodedSet(rows, report, fitted.cut)
 
 
 def versions_of(row: Encoded, insertions: Sequence[Insertion]) -> list[Encoded]:

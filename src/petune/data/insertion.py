@@ -24,9 +24,7 @@ def _insert(example: Example, insertion: Insertion) -> Example:
     ids = insertion.ids()
     before = tuple(_segments(placement.before, ids, before_special=placement.before_special))
     after = tuple(_segments(placement.after, ids))
-    head, tail = example.segments, ()
-    if after:
-        head, tail = _split(example)
+    head, tail = _split(example) if after else (example.segments, ())
     return replace(
         example,
         segments=(*before, *head, *after, *tail),

@@ -23,6 +23,7 @@ def encode_pairs(
     max_length: int,
     overlong: Literal["error", "drop", "truncate"] = "error",
     insertions: Sequence[Insertion] = (),
+    room: int | None = None,
 ) -> EncodedSet:
     """Return each row's prompt as ids and its target as labels, which end with the end-of-text token.
 
@@ -33,6 +34,7 @@ def encode_pairs(
         overlong: what to do with longer rows; truncate keeps the front.
         insertions: virtual tokens to write into each prompt. Where they come in several versions, so does each row,
             one behind the other.
+        room: the most that ``max_length`` could be; None where nothing limits it.
 
     Raises:
         DataError: rows are too long and ``overlong`` is error; or no row with a target is left.
@@ -45,7 +47,13 @@ def encode_pairs(
         raise DataError(f"{examples.source}: none of {len(examples):,} rows has a target; see --columns and --target")
     rows = pairs(answered, tokenizer, insertions)
     fitted = fit(
-        rows, tokenizer, max_length=max_length, overlong=overlong, insertions=insertions, source=examples.source
+        rows,
+        tokenizer,
+        max_length=max_length,
+        overlong=overlong,
+        insertions=insertions,
+        room=room,
+        source=examples.source,
     )
     long = [row for row in fitted.rows if len(row.labels) > max_length]
     if long and overlong == "error":

@@ -62,7 +62,7 @@ def evaluate(
         runner: the model.
         examples: rows with targets (plain text will do for loss and perplexity).
         options: which metrics, which labels, how large a batch.
-        rows: the same rows as token ids, for the loss; encoded here where missing.
+        rows: the rows as token ids, for the loss; encoded here where missing.
         likelihood: how targets are scored; by default as a causal language model scores them.
 
     Raises:
@@ -71,7 +71,7 @@ def evaluate(
     """
     started = time.perf_counter()
     options, likelihood = options or EvaluationOptions(), likelihood or CausalLikelihood()
-    if not examples:
+    if not examples and not rows:
         raise DataError(f"{examples.source}: no rows to measure; give a file with at least one row")
     own: Need = "choices" if are_choices(examples) or options.labels else "text"
     metrics = resolve_metrics(options.metrics or default_metrics(examples), own)
@@ -93,7 +93,7 @@ def evaluate(
         metrics=values_of(metrics, loss, predictions),
         predictions=tuple(next(iter(predictions.values()), ())),
         labels=labels,
-        num_rows=len(examples),
+        num_rows=len(examples) if rows is None else len(rows),
         num_label_tokens=loss.tokens if loss is not None else 0,
         seconds=time.perf_counter() - started,
     )

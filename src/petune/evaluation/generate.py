@@ -15,7 +15,7 @@ from petune.errors import ConfigError
 from petune.evaluation.options import GenerationOptions
 from petune.evaluation.penalty import repetition_penalty
 from petune.evaluation.prompts import encode_prompts
-from petune.evaluation.runner import Runner, context_length, end_token_ids, evaluating, versions
+from petune.evaluation.runner import Runner, end_token_ids, evaluating, longest_input, versions
 from petune.evaluation.stopping import StopText, decode, first_stop
 from petune.sites.routing import Routing
 
@@ -66,9 +66,9 @@ def generate(
     refuse_heads(runner)
     encoded = encode_prompts(runner, prompts, special, names)
     results: dict[int, Generation] = {}
-    context, apart = context_length(runner.model), runner.model.config.is_encoder_decoder
+    apart = runner.model.config.is_encoder_decoder
     with evaluating(runner), seeded(options.seed, runner.device):
-        for rows, allowance in _batches(encoded, options, context, apart=apart):
+        for rows, allowance in _batches(encoded, options, longest_input(runner), apart=apart):
             generations = _generate_batch(runner, [encoded[i] for i in rows], allowance, options)
             results.update(zip(rows, generations, strict=True))
     number, _ = versions(runner)

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Protocol, final
 
-from petune.data.encoding import Encoded, encode, resolve_max_length
+from petune.data.encoding import Encoded
 from petune.data.examples import Example, ExampleSet
+from petune.data.lengths import encode_within
 from petune.evaluation.loss import TokenLoss, token_loss
 from petune.evaluation.runner import Runner, context_length
 from petune.evaluation.scoring import Choice, score_choices
@@ -34,8 +35,13 @@ class CausalLikelihood:
 
     def encode(self, runner: Runner, examples: ExampleSet) -> list[Encoded]:
         """Return rows as token ids."""
-        longest = resolve_max_length(None, runner.tokenizer, model_limit=context_length(runner.model))
-        return encode(examples, runner.tokenizer, max_length=longest, insertions=runner.insertions).rows
+        return encode_within(
+            examples,
+            runner.tokenizer,
+            model_limit=context_length(runner.model),
+            virtual_tokens=runner.virtual_tokens,
+            insertions=runner.insertions,
+        ).rows
 
     def loss(self, runner: Runner, rows: Sequence[Encoded], *, batch_tokens: int) -> TokenLoss:
         """Return the loss of the labels of ``rows``."""

@@ -4,6 +4,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+ESCAPES = "escapes"
+"""Marks a setting whose texts are hard to type: on the command line they may hold escapes such as ``\\n``."""
+
 
 class GenerationOptions(BaseModel):
     """How text is generated from a prompt."""
@@ -22,8 +25,9 @@ class GenerationOptions(BaseModel):
     """Beams of a beam search; 1 for none."""
     repetition_penalty: float = Field(default=1.0, gt=0.0, le=100.0, allow_inf_nan=False)
     """Divides the score of a token that has occurred already; 1 for no penalty."""
-    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Texts that end the generation; the result is cut before them."""
+    stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], ESCAPES] = ()
+    """Texts that end the generation; the result is cut before them. On the command line `\\n` and `\\t` stand for a
+    line break and a tab."""
     seed: int = Field(default=42, ge=0, lt=2**63)
     """Seed of the sampling; without effect at temperature 0."""
     batch_tokens: int = Field(default=8192, ge=1)

@@ -12,7 +12,8 @@ from petune.evaluation.options import EvaluationOptions, GenerationOptions
 from petune.evaluation.runner import Runner
 from petune.evaluation.scoring import Choice, check_labels, distinct_labels
 
-_WINDOW = 512
+_LABEL_WINDOW = 512
+_TEXT_WINDOW = 128
 """Rows predicted at a time, so that they can be written down while the rest is being made."""
 
 
@@ -67,12 +68,17 @@ def predict(
         DataError: a row does not fit the model.
     """
     options = options or EvaluationOptions()
-    found = distinct_labels(examples) if are_choices(examples) else ()
-    if options.labels or len(found) > 1:
-        labels = options.labels or found
+    labels = labels_to_compare(examples, options)
+    if labels:
         check_labels(labels)
         return _predict_labels(runner, examples, labels, options.batch_tokens, likelihood or CausalLikelihood())
     return predict_texts(runner, examples, generation or options.generation)
+
+
+def labels_to_compare(examples: Sequence[Example], options: EvaluationOptions) -> tuple[str, ...]:
+    """Return the labels that rows are told apart by; none where text is generated."""
+    found = distinct_labels(examples) if are_choices(examples) else ()
+    return options.labels or (found if len(found) > 1 else ())
 
 
 def are_choices(examples: Sequence[Example]) -> bool:
@@ -88,8 +94,8 @@ def chosen(example: Example, labels: Sequence[str], choice: Choice) -> Predictio
 
 def predict_texts(runner: Runner, examples: Sequence[Example], options: GenerationOptions) -> Iterator[Prediction]:
     """Yield the text generated for each row, in order, as windows of rows are done."""
-    for start in range(0, len(examples), _WINDOW):
-        window = examples[start : start + _WINDOW]
+    for start in range(0, len(examples), _TEXT_WINDOW):
+        window = examples[start : start + _TEXT_WINDOW]
         generations = generate(
             runner,
             [example.prompt for example in window],
@@ -98,13 +104,15 @@ def predict_texts(runner: Runner, examples: Sequence[Example], options: Generati
             names=[example.origin for example in window],
         )
         for e, generation in zip(window, generations, strict=True):
-            yield Prediction(e.origin, e.fields, generation.text.strip(), e.target, None)
+            text = generation.text.strip()
+            label = next((label for label, word in e.words.items() if word == text), text)
+            yield Prediction(e.origin, e.fields, label, e.target, None)
 
 
 def _predict_labels(
     runner: Runner, examples: Sequence[Example], labels: Sequence[str], batch_tokens: int, likelihood: Likelihood
 ) -> Iterator[Prediction]:
-    for start in range(0, len(examples), _WINDOW):
-        window = examples[start : start + _WINDOW]
+    for start in range(0, len(examples), _LABEL_WINDOW):
+        window = examples[start : start + _LABEL_WINDOW]
         choices = likelihood.choices(runner, window, labels, batch_tokens=batch_tokens)
         yield from (chosen(e, labels, c) for e, c in zip(window, choices, strict=True))

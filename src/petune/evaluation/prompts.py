@@ -9,7 +9,7 @@ from petune.data.examples import Example, Segment
 from petune.data.insertion import with_virtual_tokens
 from petune.data.tokens import tokenise
 from petune.errors import ConfigError, DataError
-from petune.evaluation.runner import Runner, context_length
+from petune.evaluation.runner import Runner, longest_input
 
 Messages = Sequence[Mapping[str, str]]
 """Turns of a conversation, each with ``role`` and ``content``."""
@@ -38,7 +38,7 @@ def encode_prompts(
     empty = [name for name, ids in zip(names, encoded, strict=True) if not ids]
     if empty:
         raise DataError(f"no text to go on from in {listed(empty)}; give a prompt of at least one character")
-    limit = context_length(runner.model)
+    limit = longest_input(runner)
     most = limit if limit is None or runner.model.config.is_encoder_decoder else limit - 1
     long = [
         f"{n} ({len(ids):,})" for n, ids in zip(names, encoded, strict=True) if most is not None and len(ids) > most

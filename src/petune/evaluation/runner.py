@@ -35,6 +35,11 @@ class Runner(Protocol):
         """The virtual tokens that its adapters have written into rows."""
         ...
 
+    @property
+    def virtual_tokens(self) -> int:
+        """How many of the model's positions adapters take in front of the input."""
+        ...
+
     def modules(self) -> Iterator[nn.Module]:
         """Every module that takes part in a forward pass, those of adapters included."""
         ...
@@ -57,6 +62,12 @@ def evaluating(runner: Runner) -> Iterator[None]:
 def context_length(model: PreTrainedModel) -> int | None:
     """Return the longest sequence the model was made for, in tokens; None where it has no limit."""
     return position_limit(model)
+
+
+def longest_input(runner: Runner) -> int | None:
+    """Return how many tokens, prompt and answer together, have a place behind virtual ones; None without a limit."""
+    limit = context_length(runner.model)
+    return None if limit is None else limit - runner.virtual_tokens
 
 
 def end_token_ids(runner: Runner) -> list[int]:

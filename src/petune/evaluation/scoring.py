@@ -24,7 +24,7 @@ from petune.data.examples import Example, ExampleSet, Segment
 from petune.errors import ConfigError, DataError
 from petune.evaluation.head import Query, read_log_probabilities
 from petune.evaluation.prompts import listed
-from petune.evaluation.runner import Runner, context_length, end_token_ids, versions
+from petune.evaluation.runner import Runner, end_token_ids, longest_input, versions
 from petune.sites.placement import Combine
 
 _NO_LIMIT = 2**31
@@ -46,8 +46,9 @@ class Choice:
 
 
 def distinct_labels(examples: Sequence[Example]) -> tuple[str, ...]:
-    """Return the distinct labels of classification rows, sorted."""
-    return tuple(sorted({example.choices_key for example in examples if example.choices_key is not None}))
+    """Return the distinct labels of classification rows, sorted; where a verbalizer has words for more, those too."""
+    found = {example.choices_key for example in examples if example.choices_key is not None}
+    return tuple(sorted(found.union(*(example.words for example in examples))))
 
 
 def check_labels(labels: Sequence[str]) -> None:
@@ -149,7 +150,7 @@ def _encode(runner: Runner, examples: Sequence[Example], labels: Sequence[str]) 
             example,
             segments=(
                 Segment(example.prompt, learned=False),
-                Segment(answer_lead(example) + label, learned=True),
+                Segment(answer_lead(example) + example.words.get(label, label), learned=True),
             ),
         )
         for example in examples
@@ -182,7 +183,7 @@ def _encode(runner: Runner, examples: Sequence[Example], labels: Sequence[str]) 
 def _check_lengths(
     runner: Runner, examples: Sequence[Example], continuations: Sequence[_Continuation], of_one_row: int
 ) -> None:
-    limit = context_length(runner.model)
+    limit = longest_input(runner)
     bare = [examples[i // of_one_row].origin for i, c in enumerate(continuations) if not c.prompt]
     if bare:
         raise DataError(

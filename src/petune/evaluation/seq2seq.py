@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from petune.data.batching import collate, split_step
-from petune.data.encoding import IGNORED, Encoded, resolve_max_length
+from petune.data.encoding import IGNORED, Encoded
 from petune.data.examples import Example, ExampleSet
 from petune.data.fitting import versions_of
+from petune.data.lengths import resolve_max_length
 from petune.data.pairs import encode_pairs, pairs
 from petune.errors import DataError
 from petune.evaluation.head import MAX_LOGITS
 from petune.evaluation.loss import TokenLoss
-from petune.evaluation.runner import Runner, context_length, evaluating, versions
+from petune.evaluation.runner import Runner, context_length, evaluating, longest_input, versions
 from petune.evaluation.scoring import Choice, check_labels, combined_choice
 
 
@@ -29,7 +30,9 @@ class Seq2SeqLikelihood:
 
     def encode(self, runner: Runner, examples: ExampleSet) -> list[Encoded]:
         """Return prompts as ids and targets as labels."""
-        longest = resolve_max_length(None, runner.tokenizer, model_limit=context_length(runner.model))
+        longest = resolve_max_length(
+            None, runner.tokenizer, model_limit=context_length(runner.model), virtual_tokens=runner.virtual_tokens
+        )
         return encode_pairs(examples, runner.tokenizer, max_length=longest, insertions=runner.insertions).rows
 
     def loss(self, runner: Runner, rows: Sequence[Encoded], *, batch_tokens: int) -> TokenLoss:
@@ -50,7 +53,7 @@ class Seq2SeqLikelihood:
         check_labels(labels)
         asked = [replace(e, target=label) for e in examples for label in labels]
         rows = pairs(asked, runner.tokenizer, runner.insertions)
-        limit = context_length(runner.model)
+        limit = longest_input(runner)
         long = next((row.origin for row in rows if limit is not None and len(row.input_ids) > limit), None)
         if long is not None:
             raise DataError(f"the prompt of {long} is longer than the model's {limit:,} positions; shorten it")

@@ -15,7 +15,7 @@ from petune.evaluation.generate import generation_config, refuse_heads, room_for
 from petune.evaluation.options import GenerationOptions
 from petune.evaluation.penalty import repetition_penalty
 from petune.evaluation.prompts import Messages, chat_prompt, encode_prompts
-from petune.evaluation.runner import Runner, context_length, evaluating, versions
+from petune.evaluation.runner import Runner, evaluating, longest_input, versions
 from petune.evaluation.stopping import Cancelled, StopText, decode, first_stop
 from petune.sites.routing import Routing
 
@@ -145,7 +145,7 @@ def _generate(
         Cancelled(cancelled),
         *([StopText(runner.tokenizer, options.stop, 1 if apart else len(ids))] if options.stop else []),
     ]
-    room = room_for(options, context_length(runner.model), len(ids), apart=apart)
+    room = room_for(options, longest_input(runner), len(ids), apart=apart)
     outcome: BaseException | None = None
     try:
         answers = Routing.of(runner.model).answers_from([len(ids)])

@@ -9,8 +9,12 @@ if TYPE_CHECKING:
     from petune.methods.method import Method
 
 REGISTRY = {
+    "bitfit": "petune.methods.bitfit:BitFit",
     "bottleneck": "petune.methods.bottleneck:Bottleneck",
     "full": "petune.methods.full:FullFineTuning",
+    "hard_prompts": "petune.methods.hard_prompts:HardPrompts",
+    "ia3": "petune.methods.ia3:IA3",
+    "llama_adapter": "petune.methods.llama_adapter:LlamaAdapter",
     "lora": "petune.methods.lora:LoRA",
     "p_tuning": "petune.methods.p_tuning:PTuning",
     "p_tuning_v2": "petune.methods.p_tuning_v2:PTuningV2",

@@ -84,6 +84,10 @@ class PrefixSlot(AttentionSlot):
 
     def forward(self, stack: Stack) -> KeysValues:
         """Return keys and values [K, P, D]."""
+        return self.keys_values()
+
+    def keys_values(self) -> KeysValues:
+        """Return keys and values [K, P, D], with dropout in training."""
         if not (self.training and self._dropout):
             return self.keys, self.values
         return F.dropout(self.keys, self._dropout), F.dropout(self.values, self._dropout)
@@ -120,7 +124,7 @@ class Projection(Source):
         """Return keys and values [K, P, D] by the path of the attention."""
         flat = F.dropout(self.outer(self._inside()), self._dropout, self.training)
         found = {}
-        for attention, part in zip(self._attentions, flat.split(self._widths, -1), strict=True):
+        for attention, part in zip(self._attentions, torch.split(flat, self._widths, -1), strict=True):
             split = part.view(len(part), 2, attention.num_kv_heads, attention.head_dim)
             keys, values = split.permute(1, 2, 0, 3)
             found[attention.path] = (keys, values)

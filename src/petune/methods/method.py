@@ -81,6 +81,7 @@ class Method(ABC, Generic[ConfigT]):
         learning_rate: the peak learning rate of AdamW used unless the user gives one.
         start: how far a fresh adapter changes the base: not at all ("exact"), hardly ("near"), or at once ("free").
         shares_batch: whether its rows may share a batch with rows of other adapters.
+        trains: whether parameters are learned; if not, a run chooses among the method's candidates instead.
     """
 
     name: ClassVar[str]
@@ -90,6 +91,7 @@ class Method(ABC, Generic[ConfigT]):
     learning_rate: ClassVar[float]
     start: ClassVar[Literal["exact", "near", "free"]]
     shares_batch: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
     config_class: type[ConfigT]
 
     @abstractmethod
@@ -120,6 +122,17 @@ class Method(ABC, Generic[ConfigT]):
     def rate(self, config: ConfigT) -> float:
         """Return the peak learning rate used with these settings unless the user gives one."""
         return self.learning_rate
+
+    def candidates(self, config: ConfigT) -> tuple[Mapping[str, Any], ...]:
+        """Return the ways to write the rows: options of reading that replace the run's own.
+
+        A method that trains has one. One that does not has each of them measured, and the best is kept.
+        """
+        return ({},)
+
+    def selection_metric(self, config: ConfigT) -> str | None:
+        """Return the metric by which the best candidate is found; None for the one that fits the rows."""
+        return None
 
     def configure(self, options: Mapping[str, Any]) -> ConfigT:
         """Return the settings that ``options`` describe.

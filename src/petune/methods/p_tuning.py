@@ -4,8 +4,8 @@ Paper: Liu, Zheng, Du, Ding, Qian, Yang, Tang: "GPT Understands, Too" (2021), ht
 
     h_i = MLP([LSTM_forward(e)_i ; LSTM_backward(e)_i])      or      h_i = MLP(e_i),      e [P, d] learned
 
-[h_1 .. h_P; X] takes the place of X, or a template says where they stand among X and other words. The network ties the virtual tokens to each other and eases training; afterwards
-it is dropped, and h alone is kept.
+[h_1 .. h_P; X] takes the place of X, or a template says where they stand among X and other words. The network ties the
+virtual tokens to each other and eases training; afterwards it is dropped, and h alone is kept.
 
 Where we differ: the authors start from whatever the fresh network computes (``prompt_init: random``). By default ours
 is started such that it computes the embeddings of sampled common tokens, by solving for its last layer.
@@ -41,7 +41,7 @@ class PTuningConfig(MethodConfig):
     """How many virtual tokens; where a template is given, as many as it has."""
 
     prompt_template: str | None = None
-    """Where they stand: `{p*3} {text} {p*3} the answer: {mask}`, with the row's prompt as text; before it if not given."""
+    """Where they stand: `{p*3} {text} {p*3} the answer: {mask}`, the row's prompt as text (default: in front of it)."""
 
     encoder_reparameterization_type: Literal["MLP", "LSTM", "none"] = "MLP"
     """The network: three linears, or a two-way LSTM and two linears; none: what is left after training."""
@@ -82,7 +82,8 @@ class PTuningConfig(MethodConfig):
             raise ValueError("prompt_init=text and prompt_init_text go together; give both or neither")
         if self.encoder_reparameterization_type != "LSTM" and (self.encoder_num_layers or self.encoder_dropout):
             raise ValueError(
-                "encoder_num_layers and encoder_dropout are the LSTM's; set encoder_reparameterization_type=LSTM with them"
+                "encoder_num_layers and encoder_dropout are the LSTM's; set encoder_reparameterization_type=LSTM with"
+                " them"
             )
         if self.encoder_reparameterization_type == "none" and self.encoder_hidden_size is not None:
             raise ValueError("encoder_hidden_size is the width of the network, and there is none; leave it out")

@@ -80,8 +80,8 @@ class PromptTuningConfig(MethodConfig):
         )
         if self.num_prompts > 1 and not drawn:
             raise ValueError(
-                f"num_prompts is {self.num_prompts}, and prompt_tuning_init={self.prompt_tuning_init} starts all prompts"
-                " alike, so that they would stay alike; choose vocabulary, random or random_uniform"
+                f"num_prompts is {self.num_prompts}, and prompt_tuning_init={self.prompt_tuning_init} starts all"
+                " prompts alike, so that they would stay alike; choose vocabulary, random or random_uniform"
             )
         return self
 

@@ -63,7 +63,7 @@ def label_embeddings(target: Target, length: int, labels: tuple[str, ...], *, se
     tokenizer = _tokenizer(target, setting)
     if len(labels) > length:
         raise ConfigError(
-            f"{setting} names {len(labels)} labels, num_virtual_tokens is {length}: each label starts one virtual token."
+            f"{setting} names {len(labels)} labels, num_virtual_tokens is {length}: each label starts one of them."
             f" Name fewer, or set num_virtual_tokens={len(labels)}"
         )
     for i, label in enumerate(labels):
@@ -111,7 +111,7 @@ def _read_array(path: Path) -> Tensor:
 
 def drawn_linear(d_in: int, d_out: int, generator: torch.Generator) -> nn.Linear:
     """Return a linear with PyTorch's default start, drawn from ``generator``."""
-    linear: nn.Linear = nn.utils.skip_init(nn.Linear, d_in, d_out)
+    linear: nn.Linear = nn.utils.skip_init(nn.Linear, d_in, d_out)  # type: ignore[no-untyped-call]
     draw(linear, d_in**-0.5, generator)
     return linear
 

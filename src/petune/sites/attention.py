@@ -16,21 +16,17 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from petune.backbone.arguments import without_cache
 from petune.errors import BaseModelError
-from petune.kernels.attention import product_attention
+from petune.kernels.attention import attend
 from petune.sites.answers import predicts_answer
+from petune.sites.gated import GatedAttention, GatedSlot
 from petune.sites.routing import Route, Routing, Stack
 from petune.sites.side_by_side import Part, flags_of, side_by_side
 
 IMPLEMENTATION = "petune"
-PRODUCT_KEYS = 256
-"""Up to how many keys batched products are used on CPU: beyond, the kept weights outgrow what they save."""
-_PRODUCT_OPTIONS = {"dropout", "scaling", "is_causal", "sliding_window", "position_ids", "use_cache"}
-"""What a model may say to its attention that is in the mask already, or that products heed."""
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values [K, P, D], as the attention function sees them: after any rotary embedding."""
@@ -89,9 +85,26 @@ class AttentionSite:
 
     def __init__(self, routing: Routing) -> None:
         self.slots: dict[str, AttentionSlot] = {}
+        self.gated = GatedAttention(routing)
         self.seen: list[KeysValues] | None = None
         """Where keys and values [B, K, S, D] of calls are noted, while somebody wants to know them."""
         self._routing = routing
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a slot is plugged in, or somebody watches."""
+        return bool(self.slots or self.gated.slots) or self.seen is not None
+
+    def plug(self, name: str, slot: AttentionSlot | GatedSlot) -> None:
+        """Add the slot of adapter ``name``."""
+        if isinstance(slot, GatedSlot):
+            self.gated.slots[name] = slot
+        else:
+            self.slots[name] = slot
+
+    def unplug(self, name: str) -> None:
+        """Remove the slot of adapter ``name``."""
+        (self.slots if name in self.slots else self.gated.slots).pop(name)
 
     def extend(
         self, key: Tensor, value: Tensor, mask: Tensor | None, queries: int, *, is_causal: bool
@@ -148,24 +161,16 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Do what PyTorch's attention does, with the module's own site in between."""
     site = _SITES.get(module)
-    if site is not None:
-        if site.seen is not None:
-            site.seen.append((key, value))
-        is_causal, keys = getattr(module, "is_causal", True), key.shape[2]
-        key, value, attention_mask = site.extend(key, value, attention_mask, query.shape[2], is_causal=is_causal)
-        if options.get("position_bias") is not None:  # T5 adds it to the scores; virtual keys lie at no distance
-            options["position_bias"] = nn.functional.pad(options["position_bias"], (key.shape[2] - keys, 0))
-    plain = options.keys() <= _PRODUCT_OPTIONS and not options.get("dropout")
-    if plain and attention_mask is not None and _is_short(query, key):
-        scale = options.get("scaling")
-        scale = query.shape[-1] ** -0.5 if scale is None else scale
-        return product_attention(query, key, value, attention_mask, scale), None
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
-
-
-def _is_short(query: Tensor, key: Tensor) -> bool:
-    """Say whether batched products train faster than PyTorch's kernel."""
-    return query.requires_grad and query.device.type == "cpu" and key.shape[2] <= PRODUCT_KEYS
+    if site is None:
+        return attend(module, query, key, value, attention_mask, **options), None
+    if site.seen is not None:
+        site.seen.append((key, value))
+    is_causal, keys = getattr(module, "is_causal", True), key.shape[2]
+    key, value, attention_mask = site.extend(key, value, attention_mask, query.shape[2], is_causal=is_causal)
+    if options.get("position_bias") is not None:  # T5 adds it to the scores; virtual keys lie at no distance
+        options["position_bias"] = nn.functional.pad(options["position_bias"], (key.shape[2] - keys, 0))
+    output = attend(module, query, key, value, attention_mask, **options)
+    return site.gated.add(module, query, output, options.get("scaling")), None
 
 
 def _mask(**options: Any) -> Tensor | None:
@@ -219,13 +224,13 @@ class AttentionSites:
             self._held = False
             self._tidy()
 
-    def plug(self, name: str, path: str, slot: AttentionSlot) -> None:
+    def plug(self, name: str, path: str, slot: AttentionSlot | GatedSlot) -> None:
         """Add the slot of adapter ``name`` to the attention at ``path``."""
-        self._site(path).slots[name] = slot
+        self._site(path).plug(name, slot)
 
     def unplug(self, name: str, path: str) -> None:
         """Remove the slot of adapter ``name``; with the last one the model gets its own attention back."""
-        del self._sites[path].slots[name]
+        self._sites[path].unplug(name)
         self._tidy()
 
     @contextmanager
@@ -261,7 +266,7 @@ class AttentionSites:
         return self._sites[path]
 
     def _tidy(self) -> None:
-        for path in [p for p, site in self._sites.items() if not site.slots and site.seen is None]:
+        for path in [p for p, site in self._sites.items() if not site.in_use]:
             del self._sites[path]
             _SITES.pop(self._model.get_submodule(path), None)  # gone already where the model itself is going
         if not self._sites and not self._held and self._former is not None:

@@ -132,7 +132,7 @@ class EmbeddingSite:
 
     def _hide(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Look an ordinary token up in place of virtual ones, and note which [B, T] stood where."""
-        places = args[0] - module.weight.shape[0]
+        places = args[0] - vocabulary_size(self._model)
         self._places = places if bool((places >= 0).any()) else None
         return None if self._places is None else (args[0].masked_fill(places >= 0, 0), *args[1:])
 
@@ -150,9 +150,11 @@ class EmbeddingSite:
             if int(own.max()) >= known:
                 names = ", ".join(group.stack) or "the bare base"
                 raise DataError(f"a row for {names} holds virtual tokens of another adapter; {_HOW}")
-            if tables and index is None:
+            if not tables:
+                continue
+            if index is None:
                 output = _filled(output, own, torch.cat(tables))
-            elif tables:
+            else:
                 output = output.index_copy(0, index, _filled(output[index], own, torch.cat(tables)))
         return output
 

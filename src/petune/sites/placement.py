@@ -99,9 +99,7 @@ def _parse(template: str) -> Iterator[tuple[str, int | str | None]]:
     try:
         pieces = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise ConfigError(
-            f"the template {template!r} is malformed: {error}; double the braces of plain text"
-        ) from error
+        raise ConfigError(f"the template {template!r} is malformed ({error}); double the braces of text") from error
     for literal, name, form, conversion in pieces:
         count = name.partition("*")[2] if name is not None and name.startswith("p*") else "1" if name == "p" else ""
         if name is None or (name in ("text", "mask") and not form and not conversion):

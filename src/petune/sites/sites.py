@@ -11,12 +11,13 @@ from transformers import PreTrainedModel
 from petune.errors import ConfigError
 from petune.sites.attention import AttentionSites, AttentionSlot, Source
 from petune.sites.embeddings import EmbeddingSite, EmbeddingSlot, EmbeddingSource
+from petune.sites.gated import GatedSlot
 from petune.sites.output import OutputSite, OutputSlot
 from petune.sites.routing import Routing
 from petune.sites.virtual_tokens import VirtualTokens
 from petune.sites.weights import WeightSite, WeightSlot
 
-Slot = OutputSlot | WeightSlot | AttentionSlot | EmbeddingSlot
+Slot = OutputSlot | WeightSlot | AttentionSlot | GatedSlot | EmbeddingSlot
 """What an adapter learned at one place; its class says which site it belongs to."""
 
 _users: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[Sites]]" = weakref.WeakKeyDictionary()
@@ -107,7 +108,7 @@ class Sites:
     def _plug(self, name: str, path: str, slot: Slot, source: Source | None) -> None:
         if isinstance(slot, OutputSlot):
             site = self._outputs.setdefault(path, OutputSite(self._model.get_submodule(path), self.routing))
-            site.plug(name, slot)
+            site.plug(name, slot, None if slot.reads is None else self._model.get_submodule(slot.reads))
         elif isinstance(slot, WeightSlot):
             self._weights.setdefault(path, WeightSite.find(self._model, path)).plug(name, slot)
         elif isinstance(slot, EmbeddingSlot):

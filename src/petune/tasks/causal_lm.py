@@ -36,9 +36,10 @@ class CausalLM(Task):
         max_length: int,
         overlong: Literal["error", "drop", "truncate"] = "error",
         insertions: Sequence[Insertion] = (),
+        room: int | None = None,
     ) -> EncodedSet:
         """Return each row as one text, its learned tokens labelled with themselves."""
-        return encode(examples, tokenizer, max_length=max_length, overlong=overlong, insertions=insertions)
+        return encode(examples, tokenizer, max_length=max_length, overlong=overlong, insertions=insertions, room=room)
 
     def num_labels(self, row: Encoded) -> int:
         """Count the labels that have a token before them."""

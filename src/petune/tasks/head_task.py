@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from petune.data.batching import collate, split_step
-from petune.data.encoding import Encoded, resolve_max_length
+from petune.data.encoding import Encoded
 from petune.data.examples import Example, ExampleSet
+from petune.data.lengths import resolve_max_length
 from petune.errors import ConfigError, DataError
 from petune.evaluation.evaluate import Evaluation, resolve_metrics, values_of
 from petune.evaluation.loss import TokenLoss
@@ -85,12 +86,12 @@ class HeadTask(Task, ABC):
         loss: TokenLoss | None = None
         if any(metric.needs == "tokens" for metric in metrics):
             if rows is None:
-                longest = _longest(runner)
-                rows = self.encode(
+                rows = self.encode_within(
                     examples,
                     runner.tokenizer,
                     labels=labels,
-                    max_length=longest,
+                    model_limit=context_length(runner.model),
+                    virtual_tokens=runner.virtual_tokens,
                     insertions=runner.insertions,
                 ).rows
             loss = self._total_loss(runner, rows, options.batch_tokens)
@@ -192,7 +193,12 @@ def _passes(runner: Runner, rows: Sequence[Encoded], batch_tokens: int) -> Itera
 
 
 def _longest(runner: Runner) -> int:
-    return resolve_max_length(None, runner.tokenizer, model_limit=context_length(runner.model))
+    return resolve_max_length(
+        None,
+        runner.tokenizer,
+        model_limit=context_length(runner.model),
+        virtual_tokens=runner.virtual_tokens,
+    )
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from transformers import PreTrainedTokenizerBase
 
-from petune.data.encoding import resolve_max_length
 from petune.data.loading import render_examples
 from petune.data.report import DataReport
 from petune.tasks.rows import TaskRows
@@ -21,8 +20,11 @@ def report_on(rows: TaskRows, tokenizer: PreTrainedTokenizerBase, *, model_limit
     """
     assert rows.data.train is not None
     examples = render_examples(rows.data.train, rows.options, tokenizer)
-    longest = resolve_max_length(rows.options.max_length, tokenizer, model_limit=model_limit)
-    encoded = rows.task.encode(
-        examples, tokenizer, labels=rows.labels, max_length=longest, overlong=rows.options.overlong
-    )
-    return encoded.report
+    return rows.task.encode_within(
+        examples,
+        tokenizer,
+        labels=rows.labels,
+        max_length=rows.options.max_length,
+        overlong=rows.options.overlong,
+        model_limit=model_limit,
+    ).report

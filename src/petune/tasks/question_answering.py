@@ -57,6 +57,7 @@ class QuestionAnswering(HeadTask):
         max_length: int,
         overlong: Literal["error", "drop", "truncate"] = "error",
         insertions: Sequence[Insertion] = (),
+        room: int | None = None,
     ) -> EncodedSet:
         """Return the windows of each row, labelled with the places of the answer's first and last token.
 
@@ -85,7 +86,7 @@ class QuestionAnswering(HeadTask):
         answer = tokenizer.decode(first.input_ids[start : end + 1], clean_up_tokenization_spaces=False) if end else ""
         return encoded_set(
             examples,
-            Fitted(rows, 0),
+            Fitted(rows),
             max_length=max_length,
             label_tokens=len(rows),
             shown=f"{text} ⟦{answer}⟧",

@@ -38,9 +38,12 @@ class Seq2SeqLM(Task):
         max_length: int,
         overlong: Literal["error", "drop", "truncate"] = "error",
         insertions: Sequence[Insertion] = (),
+        room: int | None = None,
     ) -> EncodedSet:
         """Return prompts as ids and targets as labels."""
-        return encode_pairs(examples, tokenizer, max_length=max_length, overlong=overlong, insertions=insertions)
+        return encode_pairs(
+            examples, tokenizer, max_length=max_length, overlong=overlong, insertions=insertions, room=room
+        )
 
     def objective(self, model: PreTrainedModel, head_is_changed: Callable[[nn.Module], bool]) -> Objective:
         """Return the loss of the targets."""

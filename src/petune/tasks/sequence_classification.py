@@ -62,6 +62,7 @@ class SequenceClassification(HeadTask):
         max_length: int,
         overlong: Literal["error", "drop", "truncate"] = "error",
         insertions: Sequence[Insertion] = (),
+        room: int | None = None,
     ) -> EncodedSet:
         """Return the texts, the label of each its number among ``labels``.
 
@@ -79,7 +80,13 @@ class SequenceClassification(HeadTask):
         numbers = {label: number for number, label in enumerate(labels)}
         rows = _rows(examples, tokenizer, insertions, [numbers[str(example.target)] for example in examples])
         fitted = fit(
-            rows, tokenizer, max_length=max_length, overlong=overlong, insertions=insertions, source=examples.source
+            rows,
+            tokenizer,
+            max_length=max_length,
+            overlong=overlong,
+            insertions=insertions,
+            room=room,
+            source=examples.source,
         )
         first = fitted.rows[0]
         return encoded_set(

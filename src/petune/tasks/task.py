@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from petune.backbone.task_names import TaskName
 from petune.data.encoding import IGNORED, Encoded, EncodedSet
 from petune.data.examples import ExampleSet
+from petune.data.lengths import resolve_max_length
 from petune.data.loading import CheckedData
 from petune.data.options import DataOptions
 from petune.errors import DataError
@@ -90,6 +91,7 @@ class Task(ABC):
         max_length: int,
         overlong: Literal["error", "drop", "truncate"] = "error",
         insertions: Sequence[Insertion] = (),
+        room: int | None = None,
     ) -> EncodedSet:
         """Return the rows as token ids and labels, with the report on them.
 
@@ -101,11 +103,51 @@ class Task(ABC):
             overlong: what to do with longer rows.
             insertions: virtual tokens to write into each row. Where they come in several versions, so does each row,
                 one behind the other.
+            room: the most that ``max_length`` could be; None where nothing limits it.
 
         Raises:
             DataError: a row cannot be used.
             ConfigError: virtual tokens cannot stand in such rows where they are asked to.
         """
+
+    def encode_within(
+        self,
+        examples: ExampleSet,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        labels: Sequence[str],
+        max_length: int | None = None,
+        overlong: Literal["error", "drop", "truncate"] = "error",
+        model_limit: int | None = None,
+        virtual_tokens: int = 0,
+        insertions: Sequence[Insertion] = (),
+    ) -> EncodedSet:
+        """Encode rows for a model, none of them longer than it has places for.
+
+        Args:
+            examples: as :meth:`encode` takes them.
+            tokenizer: the base's.
+            labels: names of the classes.
+            max_length: longest row, in tokens, that the user asked for.
+            overlong: what to do with longer rows.
+            model_limit: positions of the model; None where unknown or unlimited.
+            virtual_tokens: positions that adapters take in front of each row.
+            insertions: virtual tokens to write into each row; they count as the row's own.
+
+        Raises:
+            DataError: as :func:`petune.data.lengths.resolve_max_length` and :meth:`encode` do.
+        """
+        longest = resolve_max_length(max_length, tokenizer, model_limit=model_limit, virtual_tokens=virtual_tokens)
+        room = None if model_limit is None else model_limit - virtual_tokens
+        return self.encode(
+            examples,
+            tokenizer,
+            labels=labels,
+            max_length=longest,
+            overlong=overlong,
+            insertions=insertions,
+            room=room,
+        )
 
     def num_labels(self, row: Encoded) -> int:
         """Return how many labels of a row are learned: what the step's loss is a mean over."""

@@ -55,6 +55,7 @@ class TokenClassification(HeadTask):
         max_length: int,
         overlong: Literal["error", "drop", "truncate"] = "error",
         insertions: Sequence[Insertion] = (),
+        room: int | None = None,
     ) -> EncodedSet:
         """Return the rows with the number of each word's tag at its first sub-word.
 
@@ -75,7 +76,13 @@ class TokenClassification(HeadTask):
                 row.labels[place] = numbers[tags[word]]
             rows.append(row)
         fitted = fit(
-            rows, tokenizer, max_length=max_length, overlong=overlong, insertions=insertions, source=examples.source
+            rows,
+            tokenizer,
+            max_length=max_length,
+            overlong=overlong,
+            insertions=insertions,
+            room=room,
+            source=examples.source,
         )
         virtual = {token for insertion in insertions for token in insertion.ids()}
         tagged = [

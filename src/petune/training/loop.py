@@ -1,32 +1,29 @@
 """The training loop: one for every method, over a list of adapters on one base."""
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import final
 
-import torch
 from accelerate import Accelerator
 from torch import nn
 
 from petune.adapted_model import AdaptedModel
 from petune.data.batching import answer_starts, collate, split_step
 from petune.data.encoding import Encoded
-from petune.errors import DivergedError, Interrupted
+from petune.errors import ConfigError, DivergedError, Interrupted
+from petune.evaluation.metrics import HIGHER_IS_WORSE
 from petune.tasks.task import Task
 from petune.training import checkpoints
 from petune.training.adapter_run import AdapterRun
 from petune.training.events import Evaluated, Listeners, Plan, Step
+from petune.training.memory import peak_memory
 from petune.training.options import TrainingOptions
 from petune.training.signals import StopSignals
 
 Evaluate = Callable[[AdapterRun], dict[str, float]]
 """Measures an adapter on its validation rows: metric name to value, ``loss`` among them."""
-
-HIGHER_IS_WORSE = ("loss", "perplexity")
 
 
 @final
@@ -186,7 +183,11 @@ class Loop:
 
     def _judge(self, run: AdapterRun, metrics: dict[str, float]) -> None:
         """Note an evaluation, and whether it is the best so far."""
-        progress, key = run.progress, self._options.metric_for_best_model
+        progress, key = run.progress, self._options.best_metric
+        if key not in metrics:
+            raise ConfigError(
+                f"metric_for_best_model is '{key}', which is not measured; measured are {', '.join(metrics)}"
+            )
         value = -metrics[key] if key in HIGHER_IS_WORSE else metrics[key]
         better = math.isfinite(value) and (progress.best_value is None or value > progress.best_value)
         if better:
@@ -219,11 +220,3 @@ class Loop:
             f" saved {folders[0]}. Go on with: petune train --resume --output-dir {self._output}",
             signal_number,
         )
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the most bytes held so far: on CUDA by tensors, on CPU by the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

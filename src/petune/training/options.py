@@ -88,7 +88,7 @@ class TrainingOptions(BaseModel):
     """Steps between lines of metrics.jsonl and of the trackers."""
 
     save_steps: int | None = Field(default=None, ge=1)
-    """Steps between checkpoints (default: at each evaluation, or once an epoch)."""
+    """Steps between checkpoints (default: once an epoch); each evaluation writes one besides."""
 
     save_total_limit: int = Field(default=2, ge=1)
     """Checkpoints kept; the best one is kept besides."""
@@ -99,10 +99,16 @@ class TrainingOptions(BaseModel):
     run_name: str | None = None
     """Name of the run in the trackers (default: the name of the output folder)."""
 
+    @property
+    def best_metric(self) -> str:
+        """The name under which ``metric_for_best_model`` is measured: a user's own goes by its function's."""
+        return self.metric_for_best_model.rpartition(":")[2]
+
     @model_validator(mode="after")
     def _best_is_measured(self) -> Self:
-        known = ("loss", *self.metrics)
-        if self.metric_for_best_model not in known and self.metric_for_best_model != "perplexity":
+        known = ("loss", "perplexity", *self.metrics)
+        # What a function of the user's own measures is known once it has run.
+        if self.metric_for_best_model not in known and not any(":" in name for name in self.metrics):
             raise ValueError(
                 f"metric_for_best_model is '{self.metric_for_best_model}', which is not measured; measured are"
                 f" {', '.join(known)}: add it to metrics"

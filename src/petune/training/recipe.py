@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self, final
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from petune import methods
 from petune.backbone.task_names import TaskName
@@ -19,6 +19,9 @@ from petune.data.options import DataOptions
 from petune.errors import ConfigError, nearest
 from petune.methods.config import MethodConfig, explain, fields_of
 from petune.training.options import TrainingOptions
+
+FILE_NAME = "recipe.yaml"
+"""Under this name every run keeps its recipe."""
 
 # Keys that may change when a run goes on: where it runs and what it reports, not what it computes.
 FREE_ON_RESUME = frozenset(
@@ -32,6 +35,9 @@ FREE_ON_RESUME = frozenset(
         "max_tokens_per_batch",
     }
 )
+
+
+_OF_VALIDATION = ("eval_steps", "metrics", "metric_for_best_model", "early_stopping_patience")
 
 
 class RunOptions(DataOptions, TrainingOptions):
@@ -57,6 +63,19 @@ class RunOptions(DataOptions, TrainingOptions):
 
     output_dir: str = Field(default="outputs/petune", min_length=1)
     """Folder for the adapter, the checkpoints and the records of the run."""
+
+    @model_validator(mode="after")
+    def _validation_has_rows(self) -> Self:
+        if self.eval_data is not None or self.validation_split is not None:
+            return self
+        fields = type(self).model_fields
+        idle = [name for name in _OF_VALIDATION if getattr(self, name) != fields[name].default]
+        if idle:
+            raise ValueError(
+                f"without validation rows {', '.join(idle)} would do nothing; give eval_data, or validation_split (such"
+                " as 0.1 for a tenth of the rows)"
+            )
+        return self
 
 
 @final

@@ -93,7 +93,7 @@ def write_trainer_state(run: AdapterRun, output: Path) -> None:
 
 
 def _best_metric(run: AdapterRun) -> float | None:
-    key = f"eval_{run.options.metric_for_best_model}"
+    key = f"eval_{run.options.best_metric}"
     return next((e[key] for e in run.progress.history if e["step"] == run.progress.best_step and key in e), None)
 
 

@@ -1,0 +1,43 @@
+"""Peak memory is that of this process, not of the one that started it."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from petune.training import memory
+from petune.training.memory import peak_memory
+
+CPU = torch.device("cpu")
+MIB = 2**20
+
+
+def test_the_peak_follows_what_is_held_and_stays() -> None:
+    before = peak_memory(CPU)
+    block = bytearray(before + 64 * MIB)
+    block[:: 2**12] = b"x" * len(range(0, len(block), 2**12))
+    peak = peak_memory(CPU)
+    del block
+    assert peak >= before + 64 * MIB
+    assert peak_memory(CPU) == pytest.approx(peak, rel=0.01)  # the kernel counts roughly
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems start the count anew by themselves")
+def test_a_large_parent_does_not_count() -> None:
+    program = (
+        "import subprocess, sys\n"
+        "block = b'x' * (768 * 2**20)\n"  # larger than what importing torch takes
+        "child = 'import sys; from petune.training.memory import _peak_of_process; print(_peak_of_process())'\n"
+        "print(subprocess.run([sys.executable, '-c', child], capture_output=True, text=True, check=True).stdout)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 10 * MIB < int(done.stdout) < 768 * MIB
+
+
+def test_without_proc_the_system_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_STATUS", Path("/nowhere"))
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert peak_memory(CPU) == pytest.approx(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, rel=0.01)
