@@ -18,7 +18,8 @@ TABLES = {
     "checkpoint/peft_ia3.py",
     "checkpoint/peft_lora.py",
     "checkpoint/peft_virtual_tokens.py",
-    "compat/configs.py",
+    "compat/enumerations.py",
+    "compat/method_configs.py",
     "compat/peft.py",
 }
 SOURCES = [

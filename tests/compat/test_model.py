@@ -176,7 +176,7 @@ def test_an_unsafe_merge_leaves_everything_as_it_was(tiny_model: Build) -> None:
 
 def test_a_method_that_cannot_be_merged(tiny_model: Build) -> None:
     model = get_peft_model(tiny_model(), PrefixTuningConfig(num_virtual_tokens=3))
-    with pytest.raises(ConfigError, match="adds to activations, not to weights"):
+    with pytest.raises(ConfigError, match="changes activations, not weights"):
         model.merge_and_unload()
 
 

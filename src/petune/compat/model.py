@@ -1,57 +1,28 @@
 """A model with adapters, with the methods and attributes of HF PEFT's."""
 
-import functools
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import PushToHubMixin
 
-from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, build_adapter
-from petune.backbone.base import Base
 from petune.checkpoint.folder import load_adapter, save_adapter
 from petune.checkpoint.peft import task_of, task_type_of
-from petune.compat import virtual_tokens
-from petune.compat.configs import PeftConfig
+from petune.compat.config import PeftConfig
 from petune.compat.folders import adapter_folder
-from petune.compat.trainer import presented_class, save_for_resuming
+from petune.compat.trainer import save_for_resuming
 from petune.compat.unsupported import refuse
+from petune.compat.wrapped_model import WrappedModel
 from petune.errors import ConfigError
 
-BASE_ROW = "__base__"
-"""What stands for the bare base in ``adapter_names``."""
 
-
-@functools.cache
-def _signature(kind: type[nn.Module]) -> inspect.Signature:
-    whole = inspect.signature(kind.forward)
-    return whole.replace(parameters=list(whole.parameters.values())[1:])
-
-
-@final
-class _Forward:
-    """``PeftModel.run`` under the signature of the base's ``forward``, which the Trainer reads columns off."""
-
-    def __get__(self, model: "PeftModel | None", owner: "type[PeftModel]") -> Any:
-        if model is None:
-            return owner.run
-        forward = functools.partial(owner.run, model)
-        forward.__signature__ = _signature(type(model.get_base_model()))  # type: ignore[attr-defined, arg-type]
-        return forward
-
-
-def _rows(adapter_names: Sequence[str] | None) -> list[str | None] | None:
-    return None if adapter_names is None else [None if name == BASE_ROW else name for name in adapter_names]
-
-
-class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
-    """A transformers model with adapters; an attribute that is not told here is the model's own.
+class PeftModel(PushToHubMixin, WrappedModel):  # type: ignore[misc]
+    """A transformers model with adapters, and what HF PEFT lets scripts do with them.
 
     Args:
         model: the model in memory; it is frozen in place.
@@ -63,27 +34,13 @@ class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
         BaseModelError: a model that petune cannot use as a base.
     """
 
-    base_model: AdaptedModel
     peft_config: dict[str, PeftConfig]
-    forward = _Forward()
 
     def __init__(self, model: PreTrainedModel, peft_config: PeftConfig, adapter_name: str = "default") -> None:
-        self._wrap(model, peft_config.revision)
+        super().__init__(model, peft_config.revision)
+        self.peft_config = {}
         self.add_adapter(adapter_name, peft_config)
         self.set_adapter(adapter_name, inference_mode=peft_config.inference_mode)
-
-    def _wrap(self, model: PreTrainedModel, revision: str | None) -> None:
-        super().__init__()
-        if isinstance(model, PeftModel):
-            raise ConfigError("the model has adapters already; use its add_adapter or load_adapter to give it another")
-        if not isinstance(model, PreTrainedModel):
-            raise ConfigError(f"the model is a {type(model).__name__}; petune adapts models of transformers")
-        training = model.training
-        self.base_model = AdaptedModel(Base.from_model(model, revision=revision))
-        self.peft_config = {}
-        # As new modules are, ours is in training mode, and adapters with it; the model keeps the mode it had.
-        self.base_model.training = True
-        model.train(training)
 
     @classmethod
     def from_pretrained(
@@ -107,57 +64,11 @@ class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
             PetuneError: the adapter is damaged, of another base, or asks for what petune lacks.
         """
         wrapped = cls.__new__(cls)
-        wrapped._wrap(model, None)
+        WrappedModel.__init__(wrapped, model)  # there is no config yet: the folder has it
+        wrapped.peft_config = {}
         wrapped.load_adapter(model_id, adapter_name, is_trainable, **others)
         wrapped.set_adapter(adapter_name, inference_mode=not is_trainable)
         return wrapped
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type[Any]:
-        return presented_class(self.get_base_model())
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "base_model":  # not there yet
-                raise
-            return getattr(self.get_base_model(), name)
-
-    @property
-    def _keys_to_ignore_on_save(self) -> list[str]:
-        # What a Trainer without PEFT leaves out of its checkpoints, so that it misses nothing when it resumes.
-        learned = {name for name, p in self.named_parameters() if p.requires_grad}
-        return [name for name in self.state_dict() if name not in learned]
-
-    def run(self, *args: Any, adapter_names: Sequence[str] | None = None, **inputs: Any) -> Any:
-        """Run the base, adapters included.
-
-        Args:
-            args: what the base takes.
-            adapter_names: for each row the adapter it goes through, ``__base__`` for none; by default the active ones.
-            inputs: what the base takes.
-        """
-        inputs = {**dict(zip(inspect.signature(self.forward).parameters, args, strict=False)), **inputs}
-        rows = _rows(adapter_names)
-        per_token = self.base_model.base.task not in ("sequence_classification", "seq2seq_lm")
-        written = virtual_tokens.write(self.base_model, inputs, rows, answers_tokens=per_token)
-        with nullcontext() if rows is None else self.base_model.route(rows):
-            output = self.base_model.model(**(inputs if written is None else written.inputs))
-        return output if written is None else written.leave_out(output)
-
-    def generate(self, *args: Any, adapter_names: Sequence[str] | None = None, **options: Any) -> Any:
-        """Let the base generate, adapters included; ``adapter_names`` as for :meth:`run`."""
-        rows = _rows(adapter_names)
-        if args:  # generate's own first argument
-            options, args = {**options, "input_ids": args[0]}, args[1:]
-        written = virtual_tokens.write(self.base_model, options, rows, answers_tokens=False)
-        with nullcontext() if rows is None else self.base_model.route(rows):
-            return self.base_model.model.generate(*args, **(options if written is None else written.inputs))
-
-    def get_base_model(self) -> PreTrainedModel:
-        """Return the transformers model."""
-        return self.base_model.base.model
 
     @property
     def active_adapters(self) -> list[str]:
@@ -332,18 +243,6 @@ class PeftModel(PushToHubMixin, nn.Module):  # type: ignore[misc]
             self.base_model.detach(name)
         self.peft_config.clear()
         return self.get_base_model()
-
-    def get_nb_trainable_parameters(self) -> tuple[int, int]:
-        """Return how many parameters are trained, and how many there are, the adapters' included."""
-        counts = [(p.numel(), p.requires_grad) for p in self.parameters()]
-        return sum(count for count, trained in counts if trained), sum(count for count, _ in counts)
-
-    def print_trainable_parameters(self) -> None:
-        """Print both numbers and the share in percent."""
-        trained, total = self.get_nb_trainable_parameters()
-        print(  # noqa: T201 - it is what the method is for
-            f"trainable params: {trained:,d} || all params: {total:,d} || trainable%: {100 * trained / total:.4f}"
-        )
 
     def save_pretrained(
         self,

@@ -5,24 +5,24 @@ See docs/peft_scripts.md for what is the same, what differs, and what is refused
 
 from transformers import PreTrainedModel
 
-from petune.compat.configs import (
+from petune.compat.config import PeftConfig, get_peft_config
+from petune.compat.enumerations import PeftType, PromptEncoderReparameterizationType, PromptTuningInit, TaskType
+from petune.compat.method_configs import (
+    AdaptionPromptConfig,
+    IA3Config,
     LoraConfig,
-    PeftConfig,
-    PeftType,
     PrefixTuningConfig,
     PromptEncoderConfig,
-    PromptEncoderReparameterizationType,
     PromptLearningConfig,
     PromptTuningConfig,
-    PromptTuningInit,
-    TaskType,
-    get_peft_config,
 )
 from petune.compat.model import PeftModel
 from petune.compat.state_dicts import get_peft_model_state_dict, set_peft_model_state_dict
 from petune.compat.unsupported import refuse
 
 __all__ = [
+    "AdaptionPromptConfig",
+    "IA3Config",
     "LoraConfig",
     "PeftConfig",
     "PeftModel",
