@@ -14,6 +14,7 @@ from petune.errors import AdapterFormatError, BaseModelError, ConfigError, neare
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Parts, Target
 from petune.sites.attention import AttentionSlot, Source, require_attention
+from petune.sites.gated import GatedSlot
 from petune.sites.placement import Placement
 from petune.sites.replacement import Replacement, replacements
 from petune.sites.sites import Slot
@@ -182,7 +183,7 @@ def build_adapter(
     config = chosen.configure(options)
     target = Target(model, structure, tokenizer, torch.Generator().manual_seed(seed), shapes_only)
     slots, source = chosen.build(config, target), chosen.source(config, target)
-    if any(isinstance(slot, AttentionSlot) for slot in slots.values()):
+    if any(isinstance(slot, AttentionSlot | GatedSlot) for slot in slots.values()):
         require_attention(model)
     placement = chosen.placement(config, structure)
     if placement is not None and structure.head and structure.kind == "encoder-decoder":
@@ -193,7 +194,13 @@ def build_adapter(
     whole = _learned_whole(chosen, config, target, slots)
     # What is learned whole is not adapted besides, as in HF PEFT.
     left = {path: s for path, s in slots.items() if not any(f"{path}.".startswith(f"{copied}.") for copied in whole)}
-    return Adapter(chosen, config, {**left, **whole}, name, source, placement)
+    adapter = Adapter(chosen, config, {**left, **whole}, name, source, placement)
+    if adapter.needs_answers and structure.head:
+        raise ConfigError(
+            f"an infix stands before the answer that a decoder writes, and a {type(model).__name__} does not write one"
+            " after its prompt; leave placement out"
+        )
+    return adapter
 
 
 def _learned_whole(

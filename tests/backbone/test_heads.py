@@ -41,11 +41,11 @@ def test_weights_saved_for_a_task_are_loaded_for_it() -> None:
 
 def test_a_wrong_task_names_the_possible_ones() -> None:
     with pytest.raises(
-        BaseModelError, match="it is a model of kind encoder .*loaded for seq2seq_lm; possible: masked_lm"
+        BaseModelError, match=r"it is a model of kind encoder .*loaded for seq2seq_lm; possible: masked_lm"
     ):
         choose_task(BertConfig(), "seq2seq_lm", "it")
     with pytest.raises(
-        ConfigError, match="unknown task 'causal-lm'; the tasks are causal_lm, .*Did you mean 'causal_lm'"
+        ConfigError, match=r"unknown task 'causal-lm'; the tasks are causal_lm, .*Did you mean 'causal_lm'"
     ):
         choose_task(BertConfig(), "causal-lm", "it")
 
@@ -133,5 +133,5 @@ def test_weights_that_lack_more_than_a_head(save: Callable[..., Path], model: Ll
     folder = save(model)
     path = folder / "config.json"
     path.write_text(path.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
-    with pytest.raises(ArtifactError, match="lack 9 of its tensors, .*cannot be used for sequence_classification"):
+    with pytest.raises(ArtifactError, match=r"lack 9 of its tensors, .*cannot be used for sequence_classification"):
         load_base(folder, task="sequence_classification", labels=("a", "b"))

@@ -45,5 +45,5 @@ def test_it_fails_as_a_run_would(rows: Make, base_folder: Make) -> None:
     path, folder = rows("reviews"), base_folder("llama")
     with pytest.raises(DataError, match="24 of 24 rows are longer than 5 tokens"):
         inspect_data(path, model=folder, max_length=5)
-    with pytest.raises(DataError, match="more than the 128 positions of the model"):
+    with pytest.raises(DataError, match="129 is more than the model allows: it has 128"):
         inspect_data(path, model=folder, max_length=129)

@@ -39,7 +39,7 @@ def test_rows_that_a_model_learns_nothing_from() -> None:
 
 def test_a_task_without_training() -> None:
     with pytest.raises(
-        ConfigError, match="a base loaded for masked_lm can be called.* trains and measures causal_lm, "
+        ConfigError, match=r"a base loaded for masked_lm can be called.* trains and measures causal_lm, "
     ):
         get("masked_lm")
 

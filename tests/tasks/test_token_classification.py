@@ -78,7 +78,7 @@ def test_a_cut_row_loses_its_last_words(tiny_base: Callable[..., Base]) -> None:
 
 def test_rows_that_cannot_be_used(tiny_base: Callable[..., Base], rows: Make, base_folder: Make) -> None:
     tokenizer = tiny_base("bert").tokenizer
-    with pytest.raises(DataError, match="x:0: the head does not know the tag 'B-ORG'.* The tags are O, B-LOC, B-PER"):
+    with pytest.raises(DataError, match=r"x:0: the head does not know the tag 'B-ORG'.* The tags are O, B-LOC, B-PER"):
         TASK.encode(examples((["x"], ["B-ORG"])), tokenizer, labels=TAGS, max_length=9)
     with pytest.raises(DataError, match="no word has a token in x:0"):
         TASK.encode(examples(([], [])), tokenizer, labels=TAGS, max_length=9)

@@ -62,7 +62,7 @@ def _looks_across(inside: str) -> bool:
 
 
 def _heads(config: PreTrainedConfig, side: AttentionKind) -> tuple[int, int, int]:
-    """Return the query heads, the key-value heads and the width of a head; an encoder-decoder's two sides may differ."""
+    """Return query heads, key-value heads and the width of one; an encoder-decoder's two sides may differ."""
     own = getattr(config, f"{side}_attention_heads", None)
     heads = own or config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads

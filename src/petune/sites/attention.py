@@ -19,6 +19,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from petune.backbone.arguments import without_cache
+from petune.backbone.loading import quiet
 from petune.errors import BaseModelError
 from petune.kernels.attention import attend
 from petune.sites.answers import predicts_answer
@@ -285,7 +286,8 @@ class AttentionSites:
 
 
 def _take_over(model: PreTrainedModel) -> None:
-    model.set_attn_implementation(IMPLEMENTATION)
+    with quiet():
+        model.set_attn_implementation(IMPLEMENTATION)
     if model.config._attn_implementation != IMPLEMENTATION:
         raise BaseModelError(
             f"{type(model).__name__} does not use transformers' attention interface, so nothing can be added to its"
