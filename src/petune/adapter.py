@@ -170,9 +170,10 @@ def build_adapter(
     seed: int = 42,
     shapes_only: bool = False,
 ) -> Adapter:
-    """Return a fresh adapter of ``method`` for ``model`` (weights may be on the meta device).
+    """Return a fresh adapter of ``method`` for ``model``.
 
-    With ``shapes_only`` its tensors have their shapes and any values, to be loaded over or counted.
+    With ``shapes_only``, and for a model on the meta device, its tensors have their shapes and any values, to be loaded
+    over or counted.
 
     Raises:
         ConfigError: an unknown method or setting.
@@ -181,6 +182,7 @@ def build_adapter(
     """
     chosen = methods.get(method)
     config = chosen.configure(options)
+    shapes_only = shapes_only or model.device.type == "meta"
     target = Target(model, structure, tokenizer, torch.Generator().manual_seed(seed), shapes_only)
     slots, source = chosen.build(config, target), chosen.source(config, target)
     if any(isinstance(slot, AttentionSlot | GatedSlot) for slot in slots.values()):

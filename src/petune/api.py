@@ -283,8 +283,7 @@ def list_methods(model: Path_ | None = None, **options: Any) -> list[MethodInfo]
         refused: str | None = None
         if skeleton is not None:
             try:
-                fresh = build_adapter(name, {}, skeleton, Structure(skeleton), shapes_only=True)
-                trainable = fresh.num_parameters()
+                trainable = build_adapter(name, {}, skeleton, Structure(skeleton)).num_parameters()
             except (BaseModelError, ConfigError) as error:
                 refused = str(error)
         facts = (name, method.title, method.paper, method.sites, method.learning_rate)

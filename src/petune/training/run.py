@@ -182,7 +182,7 @@ def _refuse_impossible(recipe: Recipe, rows: TaskRows, *, trust_remote_code: boo
         revision=options.revision,
         trust_remote_code=trust_remote_code,
     )
-    build_adapter(options.method, recipe.method.model_dump(), skeleton, Structure(skeleton), shapes_only=True)
+    build_adapter(options.method, recipe.method.model_dump(), skeleton, Structure(skeleton))
 
 
 def _fresh_adapter(recipe: Recipe, base: Base) -> Adapter:
