@@ -49,6 +49,16 @@ def test_attributes_are_the_model_s_own(tiny_model: Build) -> None:
         _ = model.no_such_attribute
 
 
+def test_inputs_may_be_positional(tiny_model: Build, ids: torch.Tensor) -> None:
+    model, mask = filled(get_peft_model(tiny_model(), LoraConfig()).eval()), torch.ones_like(ids)
+    with torch.no_grad():
+        assert torch.equal(model(ids, mask).logits, model(input_ids=ids, attention_mask=mask).logits)
+    with pytest.raises(TypeError, match="multiple values for argument 'input_ids'"):
+        model(ids, input_ids=ids)
+    with pytest.raises(TypeError, match="too many positional arguments"):
+        model(*[ids] * 40)
+
+
 def test_modes_are_as_in_peft(tiny_model: Build) -> None:
     for training in (True, False):
         ours = get_peft_model(tiny_model().train(training), LoraConfig(lora_dropout=0.1))

@@ -93,8 +93,14 @@ class WrappedModel(nn.Module):
             args: what the base takes.
             adapter_names: for each row the adapter it goes through, ``__base__`` for none; by default the active ones.
             inputs: what the base takes.
+
+        Raises:
+            ConfigError: a name that is not attached, or inputs that virtual tokens cannot be written into.
         """
-        inputs = {**dict(zip(inspect.signature(self.forward).parameters, args, strict=False)), **inputs}
+        if args:
+            signature = _signature(type(self.get_base_model()))  # type: ignore[arg-type]
+            signature.bind_partial(*args, **inputs)  # too many, or one given twice, is the caller's mistake
+            inputs = {**signature.bind_partial(*args).arguments, **inputs}
         rows = _rows(adapter_names)
         per_token = self.base_model.base.task not in ("sequence_classification", "seq2seq_lm")
         written = virtual_tokens.write(self.base_model, inputs, rows, answers_tokens=per_token)
