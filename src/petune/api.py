@@ -245,7 +245,7 @@ def inspect_data(data: Path_, *, model: Path_ = "demo", task: TaskName | None = 
     settings = _options(DataOptions, {**options, "data": os.fspath(data)})
     tokenizer, limit = load_tokenizer(model, revision=revision, trust_remote_code=trust)
     configuration = partial(load_base_config, model, revision=revision, trust_remote_code=trust)
-    rows = read_rows_for(settings, task=task, configuration=configuration, seed=seed)
+    rows = read_rows_for(settings, task=task, seed=seed).settled(configuration)
     return report_on(rows, tokenizer, model_limit=limit)
 
 

@@ -43,13 +43,13 @@ class RunRows:
         return None if self.eval_rows is None else self.eval_rows.report
 
 
-def encode_rows(read: TaskRows, base: Base, adapter: Adapter) -> RunRows:
+def encode_rows(read: TaskRows, base: Base, adapter: Adapter | None = None) -> RunRows:
     """Render and encode the rows of a run.
 
     Args:
         read: what the options' files hold, and what it is for.
         base: the model that will see them.
-        adapter: what will be trained on them: its virtual tokens take places.
+        adapter: what will be trained on them, if anything: its virtual tokens take places.
 
     Raises:
         DataError: rows are too long, or nothing is left to learn.

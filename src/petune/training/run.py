@@ -27,6 +27,7 @@ from petune.backbone.task_names import TaskName
 from petune.data.options import DataOptions
 from petune.data.report import DataReport
 from petune.errors import CheckpointError, ConfigError, MissingExtraError
+from petune.evaluation.metrics import resolve_metric
 from petune.evaluation.options import EvaluationOptions
 from petune.tasks.rows import TaskRows, read_rows_for
 from petune.training import checkpoints, output, records, selection
@@ -80,12 +81,20 @@ def train(
     _require_trackers(options.report_to)
     method = methods.get(options.method)
     written = [options.model_copy(update=dict(form)) for form in method.candidates(recipe.method)]
-    checked = [_read(candidate, base, trust_remote_code=trust_remote_code) for candidate in written]
-    rows = checked[0]
-    rows.task.check_metrics([*options.metrics, *filter(None, [method.selection_metric(recipe.method)])])
+    metrics = (*options.metrics, *filter(None, [method.selection_metric(recipe.method)]))
+    for metric in metrics:
+        resolve_metric(metric)
+    task = options.task if base is None else _task_of(base, options)
+    drafts = [read_rows_for(candidate, task=task, seed=options.seed) for candidate in written]
     output.refuse_base_folder(folder, options.model if base is None else base.name)
     output.prepare(folder, resume=resume, overwrite=overwrite)
     checkpoint = _checkpoint_to_resume(folder, recipe) if resume else None
+    configuration = partial(
+        load_base_config, options.model, revision=options.revision, trust_remote_code=trust_remote_code
+    )
+    checked = [draft.settled(configuration) for draft in drafts]
+    rows = checked[0]
+    rows.task.check_metrics(metrics)
     if base is None:
         _refuse_impossible(recipe, rows, trust_remote_code=trust_remote_code)
         base = load_base(
@@ -153,15 +162,6 @@ def _checkpoint_to_resume(folder: Path, recipe: Recipe) -> checkpoints.Checkpoin
             " (petune train --resume --output-dir alone takes them from the folder), or start anew with --overwrite"
         )
     return checkpoint
-
-
-def _read(options: RunOptions, base: Base | None, *, trust_remote_code: bool) -> TaskRows:
-    """Return the rows of a run, read for the task that options, base or rows name."""
-    configuration = partial(
-        load_base_config, options.model, revision=options.revision, trust_remote_code=trust_remote_code
-    )
-    task = options.task if base is None else _task_of(base, options)
-    return read_rows_for(options, task=task, configuration=configuration, seed=options.seed)
 
 
 def _task_of(base: Base, options: RunOptions) -> TaskName:
