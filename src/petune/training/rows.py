@@ -1,11 +1,11 @@
 """The rows of one run: rendered, encoded for its base and its adapter, and how they became text."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final, get_args
 
-from petune.adapter import Adapter
 from petune.backbone.base import Base
 from petune.checkpoint.durable import write_text
 from petune.data.encoding import EncodedSet, kept_whole
@@ -17,7 +17,6 @@ from petune.data.report import DataReport
 from petune.evaluation.predict import are_choices
 from petune.evaluation.runner import context_length
 from petune.evaluation.scoring import distinct_labels
-from petune.sites.embeddings import vocabulary_size
 from petune.sites.placement import Insertion
 from petune.training import output
 from petune.training.recipe import FILE_NAME as RECIPE_FILE
@@ -41,14 +40,22 @@ class RunRows:
         return None if self.eval_rows is None else self.eval_rows.report
 
 
-def encode_rows(checked: CheckedData, options: DataOptions, base: Base, adapter: Adapter) -> RunRows:
+def encode_rows(
+    checked: CheckedData,
+    options: DataOptions,
+    base: Base,
+    *,
+    virtual_tokens: int = 0,
+    insertions: Sequence[Insertion] = (),
+) -> RunRows:
     """Render and encode the rows of a run.
 
     Args:
         checked: what the options' files hold.
         options: templates, what is learned, how long a row may be.
         base: the model that will see them.
-        adapter: what will be trained on them: its virtual tokens take places.
+        virtual_tokens: positions that the adapter takes in front of each row.
+        insertions: virtual tokens that it has written into each row.
 
     Raises:
         DataError: rows are too long, or nothing is left to learn.
@@ -62,12 +69,10 @@ def encode_rows(checked: CheckedData, options: DataOptions, base: Base, adapter:
             max_length=options.max_length,
             overlong=options.overlong,
             model_limit=context_length(base.model),
-            virtual_tokens=adapter.virtual_tokens,
+            virtual_tokens=virtual_tokens,
             insertions=insertions,
         )
 
-    placement = adapter.placement
-    insertions = () if placement is None else (Insertion(placement, vocabulary_size(base.model)),)
     assert checked.train is not None
     examples, rows = encoded(checked.train)
     if checked.eval is None:

@@ -28,6 +28,8 @@ from petune.errors import CheckpointError, ConfigError, MissingExtraError
 from petune.evaluation.evaluate import evaluate
 from petune.evaluation.metrics import resolve_metric
 from petune.evaluation.options import EvaluationOptions
+from petune.sites.embeddings import vocabulary_size
+from petune.sites.placement import Insertion
 from petune.training import checkpoints, output, records, selection
 from petune.training.adapter_run import AdapterRun
 from petune.training.events import Listener, Listeners
@@ -95,7 +97,9 @@ def train(
             trust_remote_code=trust_remote_code,
         )
     adapter = _fresh_adapter(recipe, base)
-    data = encode_rows(checked[0], written[0], base, adapter)
+    placement = adapter.placement
+    insertions = () if placement is None else (Insertion(placement, vocabulary_size(base.model)),)
+    data = encode_rows(checked[0], written[0], base, virtual_tokens=adapter.virtual_tokens, insertions=insertions)
     if on_data is not None:
         on_data(data.rows.report, data.eval_report)
     if not method.trains:

@@ -98,11 +98,11 @@ def choose(
     model = AdaptedModel(base)
     measured = []
     for candidate, found in zip(written, checked, strict=True):
-        data = encode_rows(found, candidate, base, adapter)
+        data = encode_rows(found, candidate, base)
         rows, examples = data.eval_rows or data.rows, data.eval_examples or kept_whole(data.examples, data.rows)
         measured.append(measure(model, examples, rows.rows, adapter.method.selection_metric(recipe.method), options))
     chosen = best(measured)
-    data = encode_rows(checked[chosen], written[chosen], base, adapter)
+    data = encode_rows(checked[chosen], written[chosen], base)
     if overwrite:
         output.clear(folder)
     record_start(recipe, folder, data)
