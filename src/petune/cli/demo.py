@@ -21,7 +21,9 @@ SHOWN_ANSWERS = 4
 
 @app.command(help="Fine-tune SmolLM2-135M-Instruct on 2,000 movie reviews and show what it learned.")
 def demo(
-    output_dir: Annotated[str, typer.Option("--output-dir", help="Folder for the adapter.", metavar="FOLDER")] = "outputs/demo",
+    output_dir: Annotated[
+        str, typer.Option("--output-dir", help="Folder for the adapter.", metavar="FOLDER")
+    ] = "outputs/demo",
     rows: Annotated[int, typer.Option("--rows", help="Training reviews.", min=16, metavar="INTEGER")] = 2000,
     test_rows: Annotated[int, typer.Option("--test-rows", help="Held-out reviews.", min=4, metavar="INTEGER")] = 500,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Train again, replacing the last demo.")] = False,
