@@ -39,6 +39,7 @@ from petune.training.recipe import FILE_NAME as RECIPE_FILE
 from petune.training.recipe import Recipe
 from petune.training.recomputation import gradient_checkpointing
 from petune.training.rows import RunRows, data_format, encode_rows
+from petune.training.signals import telling_how_to_go_on
 
 _TRACKERS = {
     "tensorboard": is_tensorboard_available,
@@ -141,7 +142,7 @@ def train(
         on_data(data.rows.report, data.eval_report)
     model = _attached(adapter, base, options, data)
     began = time.perf_counter()
-    with _detached_on_error(model):
+    with telling_how_to_go_on(folder), _detached_on_error(model):
         run = AdapterRun(model.adapter("default"), data.rows.rows, options, base)
         if checkpoint is not None:
             run.restore(checkpoint)
@@ -149,20 +150,20 @@ def train(
             output.clear(folder)
         _record_start(recipe, folder, data)
         _optimise(recipe, run, model, data, listeners)
-    result = TrainingResult(
-        model=model,
-        output_dir=folder,
-        steps=run.progress.step,
-        kept_step=_kept_step(run),
-        seconds=time.perf_counter() - began,
-        peak_memory=peak_memory(base.device),
-        history=run.progress.history,
-        train_report=data.rows.report,
-        eval_report=data.eval_report,
-    )
-    summary = _summary(result, recipe, run)
-    write_text(folder / output.RESULTS_FILE, json.dumps(summary, indent=2) + "\n")
-    save_adapter(model, folder, training=summary)
+        result = TrainingResult(
+            model=model,
+            output_dir=folder,
+            steps=run.progress.step,
+            kept_step=_kept_step(run),
+            seconds=time.perf_counter() - began,
+            peak_memory=peak_memory(base.device),
+            history=run.progress.history,
+            train_report=data.rows.report,
+            eval_report=data.eval_report,
+        )
+        summary = _summary(result, recipe, run)
+        write_text(folder / output.RESULTS_FILE, json.dumps(summary, indent=2) + "\n")
+        save_adapter(model, folder, training=summary)
     return result
 
 
