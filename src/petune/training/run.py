@@ -40,6 +40,7 @@ from petune.training.recipe import Recipe
 from petune.training.recomputation import gradient_checkpointing
 from petune.training.result import TrainingResult, run_summary, save_run
 from petune.training.rows import RunRows, data_format, encode_rows, record_start
+from petune.training.signals import telling_how_to_go_on
 
 _TRACKERS = {
     "tensorboard": is_tensorboard_available,
@@ -106,7 +107,7 @@ def train(
         return selection.choose(recipe, base, adapter, written, checked, overwrite=overwrite)
     model = _attached(adapter, base, options, data)
     began = time.perf_counter()
-    with _detached_on_error(model):
+    with telling_how_to_go_on(folder), _detached_on_error(model):
         run = AdapterRun(model.adapter("default"), data.rows.rows, options, base)
         if checkpoint is not None:
             run.restore(checkpoint)
@@ -115,18 +116,18 @@ def train(
         record_start(recipe, folder, data)
         _optimise(recipe, run, model, data, listeners)
         model.bake(run.adapter.name)
-    result = TrainingResult(
-        model=model,
-        output_dir=folder,
-        steps=run.progress.step,
-        kept_step=_kept_step(run),
-        seconds=time.perf_counter() - began,
-        peak_memory=peak_memory(base.device),
-        history=run.progress.history,
-        train_report=data.rows.report,
-        eval_report=data.eval_report,
-    )
-    save_run(result, _summary(result, recipe, run))
+        result = TrainingResult(
+            model=model,
+            output_dir=folder,
+            steps=run.progress.step,
+            kept_step=_kept_step(run),
+            seconds=time.perf_counter() - began,
+            peak_memory=peak_memory(base.device),
+            history=run.progress.history,
+            train_report=data.rows.report,
+            eval_report=data.eval_report,
+        )
+        save_run(result, _summary(result, recipe, run))
     return result
 
 
