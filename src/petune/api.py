@@ -73,6 +73,8 @@ def load(
     Raises:
         PetuneError: the base cannot be had, or the adapter is damaged or belongs to another base.
     """
+    if isinstance(base, Base) and (dtype, device, revision) != ("auto", "auto", None):
+        raise ConfigError("the base is loaded already: dtype, device and revision would do nothing; leave them out")
     if adapter is None and base is None:
         raise ConfigError("nothing to load: give an adapter folder, a base model, or both")
     labels: tuple[str, ...] = ()

@@ -29,6 +29,8 @@ from petune.data.report import DataReport
 from petune.errors import CheckpointError, ConfigError, MissingExtraError
 from petune.evaluation.metrics import resolve_metric
 from petune.evaluation.options import EvaluationOptions
+from petune.sites.embeddings import vocabulary_size
+from petune.sites.placement import Insertion
 from petune.tasks.rows import TaskRows, read_rows_for
 from petune.training import checkpoints, output, records, selection
 from petune.training.adapter_run import AdapterRun
@@ -40,6 +42,7 @@ from petune.training.recipe import Recipe, RunOptions
 from petune.training.recomputation import gradient_checkpointing
 from petune.training.result import TrainingResult, run_summary, save_run
 from petune.training.rows import RunRows, data_format, encode_rows, record_start
+from petune.training.signals import telling_how_to_go_on
 
 _TRACKERS = {
     "tensorboard": is_tensorboard_available,
@@ -108,14 +111,16 @@ def train(
             trust_remote_code=trust_remote_code,
         )
     adapter = _fresh_adapter(recipe, base)
-    data = encode_rows(rows, base, adapter)
+    placement = adapter.placement
+    insertions = () if placement is None else (Insertion(placement, vocabulary_size(base.model)),)
+    data = encode_rows(rows, base, virtual_tokens=adapter.virtual_tokens, insertions=insertions)
     if on_data is not None:
         on_data(data.rows.report, data.eval_report)
     if not method.trains:
         return selection.choose(recipe, base, adapter, checked, overwrite=overwrite)
     model = _attached(adapter, base, rows.options, data)
     began = time.perf_counter()
-    with _detached_on_error(model):
+    with telling_how_to_go_on(folder), _detached_on_error(model):
         run = AdapterRun(model.adapter("default"), data.rows.rows, options, base)
         if checkpoint is not None:
             run.restore(checkpoint)
@@ -124,18 +129,18 @@ def train(
         record_start(recipe, folder, data)
         _optimise(recipe, run, model, data, listeners)
         model.bake(run.adapter.name)
-    result = TrainingResult(
-        model=model,
-        output_dir=folder,
-        steps=run.progress.step,
-        kept_step=_kept_step(run),
-        seconds=time.perf_counter() - began,
-        peak_memory=peak_memory(base.device),
-        history=run.progress.history,
-        train_report=data.rows.report,
-        eval_report=data.eval_report,
-    )
-    save_run(result, _summary(result, recipe, run))
+        result = TrainingResult(
+            model=model,
+            output_dir=folder,
+            steps=run.progress.step,
+            kept_step=_kept_step(run),
+            seconds=time.perf_counter() - began,
+            peak_memory=peak_memory(base.device),
+            history=run.progress.history,
+            train_report=data.rows.report,
+            eval_report=data.eval_report,
+        )
+        save_run(result, _summary(result, recipe, run))
     return result
 
 
