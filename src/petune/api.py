@@ -73,6 +73,8 @@ def load(
     Raises:
         PetuneError: the base cannot be had, or the adapter is damaged or belongs to another base.
     """
+    if isinstance(base, Base) and (dtype, device, revision) != ("auto", "auto", None):
+        raise ConfigError("the base is loaded already: dtype, device and revision would do nothing; leave them out")
     if adapter is None and base is None:
         raise ConfigError("nothing to load: give an adapter folder, a base model, or both")
     labels: tuple[str, ...] = ()
@@ -245,7 +247,7 @@ def inspect_data(data: Path_, *, model: Path_ = "demo", task: TaskName | None = 
     settings = _options(DataOptions, {**options, "data": os.fspath(data)})
     tokenizer, limit = load_tokenizer(model, revision=revision, trust_remote_code=trust)
     configuration = partial(load_base_config, model, revision=revision, trust_remote_code=trust)
-    rows = read_rows_for(settings, task=task, configuration=configuration, seed=seed)
+    rows = read_rows_for(settings, task=task, seed=seed).settled(configuration)
     return report_on(rows, tokenizer, model_limit=limit)
 
 

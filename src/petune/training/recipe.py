@@ -144,7 +144,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         here = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise ConfigError(f"cannot read the recipe {path}: {error.strerror}.{nearest(path.name, here)}") from error
+        raise ConfigError(
+            f"cannot read the recipe {path}: {error.strerror}.{nearest(path.name, here)} Give a YAML file, or settings"
+            " alone, as flags and KEY=VALUE"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         where = " ".join(str(error).split())
         raise ConfigError(f"the recipe {path} is not YAML: {where}") from error

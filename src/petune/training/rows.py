@@ -1,11 +1,11 @@
 """The rows of one run: rendered, encoded for its base and its adapter, and how they became text."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final, get_args
 
-from petune.adapter import Adapter
 from petune.backbone.base import Base
 from petune.checkpoint.durable import write_text
 from petune.data.encoding import EncodedSet, kept_whole
@@ -16,7 +16,6 @@ from petune.data.report import DataReport
 from petune.evaluation.predict import are_choices
 from petune.evaluation.runner import context_length
 from petune.evaluation.scoring import distinct_labels
-from petune.sites.embeddings import vocabulary_size
 from petune.sites.placement import Insertion
 from petune.tasks.rows import TaskRows
 from petune.tasks.task import Task
@@ -43,13 +42,16 @@ class RunRows:
         return None if self.eval_rows is None else self.eval_rows.report
 
 
-def encode_rows(read: TaskRows, base: Base, adapter: Adapter) -> RunRows:
+def encode_rows(
+    read: TaskRows, base: Base, *, virtual_tokens: int = 0, insertions: Sequence[Insertion] = ()
+) -> RunRows:
     """Render and encode the rows of a run.
 
     Args:
         read: what the options' files hold, and what it is for.
         base: the model that will see them.
-        adapter: what will be trained on them: its virtual tokens take places.
+        virtual_tokens: positions that the adapter takes in front of each row.
+        insertions: virtual tokens that it has written into each row.
 
     Raises:
         DataError: rows are too long, or nothing is left to learn.
@@ -65,12 +67,10 @@ def encode_rows(read: TaskRows, base: Base, adapter: Adapter) -> RunRows:
             max_length=options.max_length,
             overlong=options.overlong,
             model_limit=context_length(base.model),
-            virtual_tokens=adapter.virtual_tokens,
+            virtual_tokens=virtual_tokens,
             insertions=insertions,
         )
 
-    placement = adapter.placement
-    insertions = () if placement is None else (Insertion(placement, vocabulary_size(base.model)),)
     assert read.data.train is not None
     examples, rows = encoded(read.data.train)
     if read.data.eval is None:
@@ -80,7 +80,7 @@ def encode_rows(read: TaskRows, base: Base, adapter: Adapter) -> RunRows:
 
 
 def data_format(options: DataOptions, examples: ExampleSet, base: Base) -> dict[str, Any]:
-    """Return how the rows became text, for the adapter to remember, and the label words where no head names classes."""
+    """Return how the rows became text, for the adapter to remember, and the words to compare where no head names any."""
     form: dict[str, Any] = {name: getattr(options, name) for name in FORMAT_FIELDS}
     if examples.layout in get_args(LayoutName):  # what auto found
         form["layout"] = examples.layout

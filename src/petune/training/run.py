@@ -27,7 +27,10 @@ from petune.backbone.task_names import TaskName
 from petune.data.options import DataOptions
 from petune.data.report import DataReport
 from petune.errors import CheckpointError, ConfigError, MissingExtraError
+from petune.evaluation.metrics import resolve_metric
 from petune.evaluation.options import EvaluationOptions
+from petune.sites.embeddings import vocabulary_size
+from petune.sites.placement import Insertion
 from petune.tasks.rows import TaskRows, read_rows_for
 from petune.training import checkpoints, output, records, selection
 from petune.training.adapter_run import AdapterRun
@@ -39,6 +42,7 @@ from petune.training.recipe import Recipe, RunOptions
 from petune.training.recomputation import gradient_checkpointing
 from petune.training.result import TrainingResult, run_summary, save_run
 from petune.training.rows import RunRows, data_format, encode_rows, record_start
+from petune.training.signals import telling_how_to_go_on
 
 _TRACKERS = {
     "tensorboard": is_tensorboard_available,
@@ -80,12 +84,20 @@ def train(
     _require_trackers(options.report_to)
     method = methods.get(options.method)
     written = [options.model_copy(update=dict(form)) for form in method.candidates(recipe.method)]
-    checked = [_read(candidate, base, trust_remote_code=trust_remote_code) for candidate in written]
-    rows = checked[0]
-    rows.task.check_metrics([*options.metrics, *filter(None, [method.selection_metric(recipe.method)])])
+    metrics = (*options.metrics, *filter(None, [method.selection_metric(recipe.method)]))
+    for metric in metrics:
+        resolve_metric(metric)
+    task = options.task if base is None else _task_of(base, options)
+    drafts = [read_rows_for(candidate, task=task, seed=options.seed) for candidate in written]
     output.refuse_base_folder(folder, options.model if base is None else base.name)
     output.prepare(folder, resume=resume, overwrite=overwrite)
     checkpoint = _checkpoint_to_resume(folder, recipe) if resume else None
+    configuration = partial(
+        load_base_config, options.model, revision=options.revision, trust_remote_code=trust_remote_code
+    )
+    checked = [draft.settled(configuration) for draft in drafts]
+    rows = checked[0]
+    rows.task.check_metrics(metrics)
     if base is None:
         _refuse_impossible(recipe, rows, trust_remote_code=trust_remote_code)
         base = load_base(
@@ -99,14 +111,16 @@ def train(
             trust_remote_code=trust_remote_code,
         )
     adapter = _fresh_adapter(recipe, base)
-    data = encode_rows(rows, base, adapter)
+    placement = adapter.placement
+    insertions = () if placement is None else (Insertion(placement, vocabulary_size(base.model)),)
+    data = encode_rows(rows, base, virtual_tokens=adapter.virtual_tokens, insertions=insertions)
     if on_data is not None:
         on_data(data.rows.report, data.eval_report)
     if not method.trains:
         return selection.choose(recipe, base, adapter, checked, overwrite=overwrite)
     model = _attached(adapter, base, rows.options, data)
     began = time.perf_counter()
-    with _detached_on_error(model):
+    with telling_how_to_go_on(folder), _detached_on_error(model):
         run = AdapterRun(model.adapter("default"), data.rows.rows, options, base)
         if checkpoint is not None:
             run.restore(checkpoint)
@@ -115,18 +129,18 @@ def train(
         record_start(recipe, folder, data)
         _optimise(recipe, run, model, data, listeners)
         model.bake(run.adapter.name)
-    result = TrainingResult(
-        model=model,
-        output_dir=folder,
-        steps=run.progress.step,
-        kept_step=_kept_step(run),
-        seconds=time.perf_counter() - began,
-        peak_memory=peak_memory(base.device),
-        history=run.progress.history,
-        train_report=data.rows.report,
-        eval_report=data.eval_report,
-    )
-    save_run(result, _summary(result, recipe, run))
+        result = TrainingResult(
+            model=model,
+            output_dir=folder,
+            steps=run.progress.step,
+            kept_step=_kept_step(run),
+            seconds=time.perf_counter() - began,
+            peak_memory=peak_memory(base.device),
+            history=run.progress.history,
+            train_report=data.rows.report,
+            eval_report=data.eval_report,
+        )
+        save_run(result, _summary(result, recipe, run))
     return result
 
 
@@ -153,15 +167,6 @@ def _checkpoint_to_resume(folder: Path, recipe: Recipe) -> checkpoints.Checkpoin
             " (petune train --resume --output-dir alone takes them from the folder), or start anew with --overwrite"
         )
     return checkpoint
-
-
-def _read(options: RunOptions, base: Base | None, *, trust_remote_code: bool) -> TaskRows:
-    """Return the rows of a run, read for the task that options, base or rows name."""
-    configuration = partial(
-        load_base_config, options.model, revision=options.revision, trust_remote_code=trust_remote_code
-    )
-    task = options.task if base is None else _task_of(base, options)
-    return read_rows_for(options, task=task, configuration=configuration, seed=options.seed)
 
 
 def _task_of(base: Base, options: RunOptions) -> TaskName:

@@ -103,13 +103,13 @@ def choose(
     model = AdaptedModel(base)
     measured = []
     for candidate in written:
-        data = encode_rows(candidate, base, adapter)
+        data = encode_rows(candidate, base)
         rows, examples = data.eval_rows or data.rows, data.eval_examples or kept_whole(data.examples, data.rows)
         measured.append(
             measure(data.task, model, examples, rows.rows, adapter.method.selection_metric(recipe.method), options)
         )
     chosen = best(measured)
-    data = encode_rows(written[chosen], base, adapter)
+    data = encode_rows(written[chosen], base)
     if overwrite:
         output.clear(folder)
     record_start(recipe, folder, data)
