@@ -66,6 +66,8 @@ def all_sections() -> dict[str, Callable[[], str]]:
 def method_settings(name: str) -> str:
     """Return the default learning rate and the table of settings of a method."""
     method = methods.get(name)
+    if not method.trains:
+        return f"Nothing is trained: a run chooses among candidates.\n\n{settings_table(method.config_class)}"
     return (
         f"Learning rate unless you give one: `{method.learning_rate:g}`. Sites: {', '.join(method.sites)}.\n\n"
         f"{settings_table(method.config_class)}"

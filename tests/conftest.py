@@ -161,6 +161,16 @@ def tiny_base() -> Callable[..., Base]:
 
 
 @pytest.fixture
+def tiny_base_for(tiny_base: Callable[..., Base]) -> Callable[..., Base]:
+    """Build a random base that a method works on: ``tiny_base_for("lora", seed=0, ...)``; a llama has no biases."""
+
+    def build(method: str, **options: Any) -> Base:
+        return tiny_base("gpt2" if method == "bitfit" else "llama", **options)
+
+    return build
+
+
+@pytest.fixture
 def randomise() -> Callable[..., Adapter]:
     """Give an adapter values as training might: its start plus noise that changes the output clearly."""
 

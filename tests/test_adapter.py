@@ -107,6 +107,50 @@ def test_a_base_has_one_adapted_model_at_a_time(
         first.detach("default")
 
 
+def test_a_forgotten_model_without_adapters_leaves_its_successor_alone(
+    tiny_base: Callable[..., Base], randomise: Trained, ids: torch.Tensor
+) -> None:
+    base = tiny_base()
+    bare = base.model(input_ids=ids).logits
+    model = AdaptedModel(base, [create_adapter(base)])
+    adapter = randomise(model.detach("default"))
+    model = AdaptedModel(base, [adapter])  # the first one ends here, after the second has begun
+    gc.collect()
+    assert not torch.equal(model(input_ids=ids).logits, bare)
+
+
+@torch.no_grad()
+def test_baking_keeps_outputs_and_what_is_active(
+    tiny_base: Callable[..., Base], randomise: Trained, ids: torch.Tensor
+) -> None:
+    base = tiny_base()
+    encoded = randomise(create_adapter(base, "p_tuning", name="encoded", num_virtual_tokens=3))
+    encoded.data_format = {"template": "{{ text }}"}
+    model = AdaptedModel(base, [randomise(create_adapter(base, name="plain")), encoded])
+    for active in (("encoded",), ("plain",), ("encoded", "plain"), ()):
+        model.activate(*active)
+        before = model(input_ids=ids).logits
+        model.bake("encoded")
+        model.bake("plain")  # nothing to drop
+        assert model.active == active
+        assert torch.equal(model(input_ids=ids).logits, before)
+    kept = model.adapter("encoded")
+    assert kept is not encoded
+    assert kept.data_format == encoded.data_format
+    assert kept.trained_config == encoded.config != kept.config
+    assert kept.baked() is kept
+    assert not any(p.requires_grad for p in kept.parameters())
+
+
+def test_a_checkpoint_of_an_encoder_does_not_take_what_is_kept_of_it(tiny_base: Callable[..., Base]) -> None:
+    for method, options in (("p_tuning", {}), ("prefix_tuning", {"prefix_projection": True})):
+        adapter = create_adapter(tiny_base(), method, **options)
+        kept = adapter.baked().tensors()
+        assert not kept.keys() & adapter.tensors().keys()
+        with pytest.raises(AdapterFormatError, match=r"the tensors do not fit method .* is (missing|unknown)"):
+            adapter.load_tensors(kept)
+
+
 def test_merge_and_unmerge_several(tiny_base: Callable[..., Base], randomise: Trained, ids: torch.Tensor) -> None:
     base = tiny_base()
     a, b = (randomise(create_adapter(base, name=n, r=r), seed=r) for n, r in (("a", 2), ("b", 3)))

@@ -1,6 +1,7 @@
 """The public functions, from training to merging, on a tiny model."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,7 +172,12 @@ def test_methods_with_counts(base: petune.Base) -> None:
     total = sum(parameter.numel() for parameter in base.model.parameters())
     for info in petune.list_methods(base.name):
         assert info.total == total
-        assert info.trainable == petune.create_adapter(base, info.name).num_parameters()
+        if info.refused is None:
+            assert info.trainable == petune.create_adapter(base, info.name).num_parameters()
+        else:
+            with pytest.raises(ConfigError, match=re.escape(info.refused)):
+                petune.create_adapter(base, info.name)
+    assert [info.name for info in petune.list_methods(base.name) if info.refused] == ["bitfit"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from petune.checkpoint.folder import save_adapter
     from petune.errors import PetuneError
     from petune.training.recipe import Recipe
-    from petune.training.run import TrainingResult, train
+    from petune.training.result import TrainingResult
+    from petune.training.run import train
 
 __version__ = "0.1.0"
 
@@ -44,7 +45,7 @@ _HOME = {
     "Base": "backbone.base",
     "PetuneError": "errors",
     "Recipe": "training.recipe",
-    "TrainingResult": "training.run",
+    "TrainingResult": "training.result",
     "create_adapter": "adapter",
     "load_base": "backbone.base",
     "save_adapter": "checkpoint.folder",

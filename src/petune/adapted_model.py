@@ -1,7 +1,7 @@
 """A base model with adapters attached."""
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, final
@@ -13,8 +13,11 @@ from transformers.pytorch_utils import Conv1D
 
 from petune.adapter import Adapter
 from petune.backbone.base import Base
+from petune.backbone.tokenizer import beginning_token_id
 from petune.errors import ConfigError, nearest
+from petune.sites.embeddings import vocabulary_size
 from petune.sites.output import OutputSlot
+from petune.sites.placement import Insertion, insert_into_batch
 from petune.sites.routing import Route, Stack
 from petune.sites.sites import Sites
 from petune.sites.weights import WeightSlot
@@ -24,7 +27,7 @@ _UNMERGEABLE = "an adapter of method {} changes activations, not weights, so it 
 
 @dataclass(frozen=True, slots=True)
 class _Merged:
-    """What unmerging brings back: the base's weights by path, and whether rows went through the adapter."""
+    """What unmerging brings back: the base's parameters by path, and whether rows went through the adapter."""
 
     originals: dict[str, Tensor]
     was_active: bool
@@ -161,7 +164,7 @@ class AdaptedModel(nn.Module):
         Raises:
             ConfigError: a name is not attached, or a merged adapter would be routed around.
         """
-        stacks = [() if r is None else (r,) if isinstance(r, str) else tuple(r) for r in rows]
+        stacks = _stacks(rows)
         for name in {name for stack in stacks for name in stack}:
             self.adapter(name)
         if self._merged:
@@ -170,6 +173,71 @@ class AdaptedModel(nn.Module):
             if not adapter.method.shares_batch and any(name not in stack for stack in stacks):
                 raise ConfigError(f"'{name}' replaces weights of the base: every row must go through it")
         return self._sites.routing.use(Route.of(stacks))
+
+    @property
+    def insertions(self) -> tuple[Insertion, ...]:
+        """The virtual tokens that the active adapters have written into rows."""
+        return self._insertions(self._active)
+
+    def insert_virtual_tokens(
+        self, batch: Mapping[str, Tensor], rows: Sequence[str | Sequence[str] | None] | None = None
+    ) -> dict[str, Tensor]:
+        """Return a padded batch with the virtual tokens that adapters want among the tokens of a row.
+
+        Adapters whose virtual tokens come before everything mostly need none; their rows stay as they are.
+
+        Args:
+            batch: ``input_ids`` [B, T]; perhaps ``attention_mask`` and ``labels`` of that shape.
+            rows: the adapters of each row, as in :meth:`route`; by default the active ones.
+
+        Raises:
+            ConfigError: the virtual tokens stand in a template, rows are written in several versions, or the batch
+                holds something else.
+        """
+        stacks = [self._active] * len(batch.get("input_ids", ())) if rows is None else _stacks(rows)
+        pad = self.tokenizer.pad_token_id
+        assert isinstance(pad, int)
+        return insert_into_batch(
+            batch,
+            [self._insertions(stack) for stack in stacks],
+            bos_token_id=beginning_token_id(self.tokenizer),
+            pad_token_id=pad,
+        )
+
+    def _insertions(self, stack: Stack) -> tuple[Insertion, ...]:
+        placements = [p for p in (self.adapter(name).placement for name in stack) if p is not None]
+        if len(placements) > 1 and any(placement.versions > 1 for placement in placements):
+            raise ConfigError(
+                f"of {', '.join(stack)}, one writes rows in several versions, so no other can write virtual tokens into"
+                " them: use them one at a time"
+            )
+        found, first = [], vocabulary_size(self._model) if placements else 0
+        for placement in placements:
+            found.append(Insertion(placement, first))
+            first += placement.num_embeddings
+        # What comes before everything is written last, so that no other is written before it.
+        return tuple(sorted(found, key=lambda insertion: insertion.placement.before_special))
+
+    def answers_from(self, starts: Sequence[int]) -> AbstractContextManager[None]:
+        """Say at which index of the batch each row's answer begins, for adapters that are hidden from what is before.
+
+        A context manager. Padding and tokens in a cache count; keep a backward pass inside it, as with :meth:`route`.
+        """
+        return self._sites.routing.answers_from(starts)
+
+    def bake(self, name: str) -> None:
+        """Drop what the adapter called ``name`` needs for training alone, such as an encoder of its virtual tokens.
+
+        Its outputs stay the same. Saving does the same to what it writes, and :func:`petune.train` to what it returns.
+        """
+        adapter = self.adapter(name)
+        baked = adapter.baked()
+        if baked is adapter:
+            return
+        active = self._active
+        self.detach(name)
+        self.attach(baked, active=False)
+        self.activate(*active)
 
     def fast_training(self) -> AbstractContextManager[None]:
         """Compute attention in the way that trains fastest inside the block; results are the same."""
@@ -192,36 +260,51 @@ class AdaptedModel(nn.Module):
         adapter = self.adapter(name)
         if name in self._merged:
             raise ConfigError(f"'{name}' is merged already")
-        originals: dict[str, Tensor] = {}
         merged: dict[str, Tensor] = {}
         for path, slot in adapter.slots.items():
             if isinstance(slot, WeightSlot):
                 continue  # its value stands in for the base's weight already
             if not isinstance(slot, OutputSlot):
                 raise ConfigError(_UNMERGEABLE.format(adapter.method.name))
-            weight = self._model.get_submodule(path).get_parameter("weight")
-            merged[path] = self._merged_weight(adapter, path, slot, weight)
-            originals[path] = weight.detach()
-        for path, value in merged.items():
-            module = self._model.get_submodule(path)
-            module._parameters["weight"] = nn.Parameter(value, requires_grad=False)
+            merged |= self._merged_parameters(adapter, path, slot)
+        originals = {path: self._model.get_parameter(path).detach() for path in merged}
+        self._set_parameters(merged)
         self._sites.base_changed()
         self._merged[name] = _Merged(originals, name in self._active)
         self.activate(*(n for n in self._active if n != name))
 
-    def _merged_weight(self, adapter: Adapter, path: str, slot: OutputSlot, weight: nn.Parameter) -> Tensor:
-        transposed = isinstance(self._model.get_submodule(path), Conv1D)
-        wide = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
-        value = slot.merged_weight(wide.t() if transposed else wide)
-        if value is None:
+    def _merged_parameters(self, adapter: Adapter, path: str, slot: OutputSlot) -> dict[str, Tensor]:
+        """Return the parameters of the module at ``path``, by their paths, that differ with ``slot`` merged in."""
+        module = self._model.get_submodule(path)
+        transposed = isinstance(module, Conv1D)
+        weight = _wide(module.get_parameter("weight"))
+        weight = weight.t() if transposed else weight
+        new = slot.merged_weight(weight)
+        if new is None:
             raise ConfigError(_UNMERGEABLE.format(adapter.method.name))
-        shared = [n for n, p in self._model.named_parameters(remove_duplicate=False) if p is weight]
+        changed = {} if new is weight else {"weight": new.t() if transposed else new}
+        if module._parameters.get("bias") is not None:
+            bias = _wide(module.get_parameter("bias"))
+            new = slot.merged_bias(bias)
+            changed |= {} if new is bias else {"bias": new}
+        for name in changed:
+            self._require_unshared(path, name)
+        dtypes = {name: module.get_parameter(name).dtype for name in changed}
+        return {f"{path}.{name}": value.to(dtypes[name]).contiguous() for name, value in changed.items()}
+
+    def _require_unshared(self, path: str, name: str) -> None:
+        parameter = self._model.get_submodule(path).get_parameter(name)
+        shared = [n for n, p in self._model.named_parameters(remove_duplicate=False) if p is parameter]
         if len(shared) > 1:
             raise ConfigError(
-                f"'{path}' shares its weight with {', '.join(n for n in shared if n != f'{path}.weight')}: merging"
+                f"'{path}' shares its {name} with {', '.join(n for n in shared if n != f'{path}.{name}')}: merging"
                 " would change both. Leave it out with exclude_modules, or use the adapter unmerged"
             )
-        return (value.t() if transposed else value).to(weight.dtype).contiguous()
+
+    def _set_parameters(self, values: dict[str, Tensor]) -> None:
+        for path, value in values.items():
+            owner, _, name = path.rpartition(".")
+            self._model.get_submodule(owner)._parameters[name] = nn.Parameter(value, requires_grad=False)
 
     def unmerge(self, name: str) -> None:
         """Give the base its own weights back, bit for bit, and let the adapter act as before merging.
@@ -236,8 +319,7 @@ class AdaptedModel(nn.Module):
             raise ConfigError(f"'{last}' was merged after '{name}': unmerge '{last}' first")
         merged = self._merged.pop(name)
         self._sites.base_changed()
-        for path, weight in merged.originals.items():
-            self._model.get_submodule(path)._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
+        self._set_parameters(merged.originals)
         if merged.was_active:
             self.activate(*self._active, name)
 
@@ -249,3 +331,12 @@ class AdaptedModel(nn.Module):
         total = sum(p.numel() for p in self._model.parameters())
         total += 0 if replaced else sum(p.numel() for p in own.values())
         return f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}"
+
+
+def _stacks(rows: Sequence[str | Sequence[str] | None]) -> list[Stack]:
+    return [() if row is None else (row,) if isinstance(row, str) else tuple(row) for row in rows]
+
+
+def _wide(parameter: Tensor) -> Tensor:
+    """Return a parameter in fp32, or in its own precision where that is wider."""
+    return parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))

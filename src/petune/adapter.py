@@ -12,8 +12,9 @@ from petune.backbone.base import Base
 from petune.backbone.structure import Structure
 from petune.errors import AdapterFormatError, nearest
 from petune.methods.config import MethodConfig
-from petune.methods.method import Method, Target
+from petune.methods.method import Method, Parts, Target
 from petune.sites.attention import AttentionSlot, Source
+from petune.sites.placement import Placement
 from petune.sites.sites import Slot
 from petune.sites.weights import WeightSlot
 
@@ -28,6 +29,7 @@ class Adapter(nn.Module):
         slots: what was learned, by the path in the base it plugs into.
         name: the label that routes rows to it.
         source: what computes the slots' values anew at each pass, for methods that need it.
+        placement: where virtual tokens are written into the rows, for methods that do.
     """
 
     def __init__(
@@ -37,14 +39,18 @@ class Adapter(nn.Module):
         slots: Mapping[str, Slot],
         name: str = "default",
         source: Source | None = None,
+        placement: Placement | None = None,
     ) -> None:
         super().__init__()
         self.method = method
         self.config = config
         self.name = name
+        self.trained_config = config
+        """The settings it was trained with, where it has been baked since."""
         self.data_format: dict[str, Any] = {}
         """How rows became text when it was trained; rows it answers later are written the same way."""
         self.source = source
+        self.placement = placement
         # Module names may not contain dots; paths may.
         self._modules_by_path = nn.ModuleDict({path.replace(".", "/"): slot for path, slot in slots.items()})
 
@@ -116,6 +122,22 @@ class Adapter(nn.Module):
         shifts = (slot.position_shift for slot in self.slots.values() if isinstance(slot, AttentionSlot))
         return max(shifts, default=0)
 
+    @property
+    def needs_answers(self) -> bool:
+        """Whether it must be told where each row's answer begins."""
+        return any(isinstance(slot, AttentionSlot) and slot.answer_only for slot in self.slots.values())
+
+    def baked(self) -> "Adapter":
+        """Return the adapter without what only training needs; itself where there is nothing of the kind."""
+        parts = self.method.bake(Parts(self.config, self.slots, self.source))
+        if parts is None:
+            return self
+        adapter = Adapter(self.method, parts.config, parts.slots, self.name, parts.source, self.placement)
+        adapter.trained_config = self.trained_config
+        adapter.data_format = self.data_format
+        adapter.set_trainable(False)
+        return adapter.train(self.training)
+
     def num_parameters(self) -> int:
         """Return how many numbers the adapter learned."""
         return sum(p.numel() for p in self.parameters())
@@ -133,6 +155,8 @@ def build_adapter(
 ) -> Adapter:
     """Return a fresh adapter of ``method`` for ``model`` (weights may be on the meta device).
 
+    Without a tokenizer its values mean nothing yet: only its shapes are right.
+
     Raises:
         ConfigError: an unknown method or setting.
         TargetError: the settings name places that the base does not have.
@@ -140,7 +164,8 @@ def build_adapter(
     chosen = methods.get(method)
     config = chosen.configure(options)
     target = Target(model, structure, tokenizer, torch.Generator().manual_seed(seed))
-    return Adapter(chosen, config, chosen.build(config, target), name, chosen.source(config, target))
+    slots, source = chosen.build(config, target), chosen.source(config, target)
+    return Adapter(chosen, config, slots, name, source, chosen.placement(config, structure))
 
 
 def create_adapter(

@@ -23,7 +23,7 @@ from petune.data.lengths import encode_within
 from petune.data.loading import load_examples
 from petune.data.options import DataOptions
 from petune.data.report import DataReport
-from petune.errors import ConfigError
+from petune.errors import BaseModelError, ConfigError
 from petune.evaluation import evaluate as evaluation
 from petune.evaluation import generate as generation
 from petune.evaluation import predict as prediction
@@ -232,9 +232,11 @@ class MethodInfo:
     learning_rate: float
     """Default peak learning rate."""
     trainable: int | None
-    """Parameters it trains with its default settings on the base asked about; None without a base."""
+    """Parameters it trains with its default settings on the base asked about; None without a base or where refused."""
     total: int | None
     """Parameters of that base."""
+    refused: str | None
+    """Why it cannot be used on that base; None where it can."""
 
 
 def list_methods(model: Path_ | None = None, **options: Any) -> list[MethodInfo]:
@@ -248,10 +250,15 @@ def list_methods(model: Path_ | None = None, **options: Any) -> list[MethodInfo]
     found = []
     for name in registry.names():
         method = registry.get(name)
-        trainable = None
+        trainable: int | None = None
+        refused: str | None = None
         if skeleton is not None:
-            trainable = build_adapter(name, {}, skeleton, Structure(skeleton)).num_parameters()
-        found.append(MethodInfo(name, method.title, method.paper, method.sites, method.learning_rate, trainable, total))
+            try:
+                trainable = build_adapter(name, {}, skeleton, Structure(skeleton)).num_parameters()
+            except (BaseModelError, ConfigError) as error:
+                refused = str(error)
+        facts = (name, method.title, method.paper, method.sites, method.learning_rate)
+        found.append(MethodInfo(*facts, trainable, total, refused))
     return found
 
 

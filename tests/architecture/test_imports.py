@@ -27,7 +27,14 @@ LAYERS = (
     "api",
     "cli",
 )
-SHARED_BY_METHODS = {"petune.methods", "petune.methods.config", "petune.methods.method", "petune.methods.starts"}
+SHARED_BY_METHODS = {
+    "petune.methods",
+    "petune.methods.config",
+    "petune.methods.keys_values",
+    "petune.methods.method",
+    "petune.methods.soft_prompt",
+    "petune.methods.starts",
+}
 
 
 def imported(tree: ast.Module) -> Iterator[str]:

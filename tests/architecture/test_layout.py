@@ -17,18 +17,23 @@ LONGEST_FUNCTION = 80
 TESTED_ELSEWHERE = {
     "adapted_model.py": "test_adapter.py",
     "backbone/demo.py": "backbone/test_pinned.py",
+    "checkpoint/peft_adaption_prompt.py": "methods/test_llama_adapter.py",
+    "checkpoint/peft_ia3.py": "methods/test_ia3.py",
     "checkpoint/peft_layout.py": "contract/test_hf_peft.py",
     "checkpoint/peft_lora.py": "contract/test_hf_peft.py",
+    "checkpoint/peft_names.py": "contract/test_hf_peft.py",
     "checkpoint/peft_virtual_tokens.py": "methods/test_prefix_tuning.py",
     "data/class_names.py": "data/test_hub.py",
     "data/contents.py": "data/test_loading.py",
     "data/rendering.py": "data/test_chat.py",
+    "data/tokens.py": "data/test_insertion.py",
     "data/rows.py": "data/test_reading.py",
     "data/text_files.py": "data/test_json_files.py",
     "evaluation/prompts.py": "evaluation/test_generate.py",
     "evaluation/stopping.py": "evaluation/test_generate.py",
     "methods/method.py": "methods/test_registry.py",
-    "methods/starts.py": "methods/test_prompt_tuning.py",
+    "methods/soft_prompt.py": "methods/test_prompt_tuning.py",
+    "sites/side_by_side.py": "sites/test_attention.py",
     "sites/sites.py": "test_adapter.py",
     "sites/virtual_tokens.py": "sites/test_attention.py",
     "training/adapter_run.py": "training/test_run.py",
@@ -36,6 +41,7 @@ TESTED_ELSEWHERE = {
     "training/loop.py": "training/test_run.py",
     "training/optimizer.py": "training/test_optimizer_and_schedule.py",
     "training/options.py": "training/test_recipe.py",
+    "training/result.py": "training/test_run.py",
 }
 
 

@@ -12,7 +12,13 @@ from petune.methods import REGISTRY
 
 PACKAGE = Path(__file__).parents[2] / "src" / "petune"
 # How methods are spelled in other people's files is told by tables, a line or a layout for each method.
-TABLES = {"checkpoint/peft.py", "checkpoint/peft_lora.py", "checkpoint/peft_virtual_tokens.py"}
+TABLES = {
+    "checkpoint/peft.py",
+    "checkpoint/peft_adaption_prompt.py",
+    "checkpoint/peft_ia3.py",
+    "checkpoint/peft_lora.py",
+    "checkpoint/peft_virtual_tokens.py",
+}
 SOURCES = [
     path
     for path in sorted(PACKAGE.rglob("*.py"))

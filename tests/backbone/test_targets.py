@@ -73,10 +73,10 @@ def test_what_matches_nothing_or_cannot_be_used(targets: str | list[str], messag
 
 
 def test_a_catastrophic_pattern_is_refused_in_time() -> None:
-    started = time.process_time()
+    started = time.monotonic()
     with pytest.raises(TargetError, match=r"takes too long to match \(over 1 s\).* list of names"):
         choose({"a" * 60: "mlp"}, r"(?:a|a|aa)+(?:a|aa)+[b-y]", what="target modules")
-    assert time.process_time() - started < 5
+    assert time.monotonic() - started < 60  # unrefused it takes hours
 
 
 def test_leaf_name_of_a_numbered_member() -> None:

@@ -109,7 +109,7 @@ def test_an_adapter_s_folder_is_refused(adapted: Callable[[str, str], AdaptedMod
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("method", ["bottleneck", "prefix_tuning", "prompt_tuning"])
+@pytest.mark.parametrize("method", ["bottleneck", "llama_adapter", "prefix_tuning", "prompt_tuning"])
 def test_what_adds_to_activations_cannot_be_merged(
     method: str, adapted: Callable[[str, str], AdaptedModel], token_ids: Callable[..., Tensor], tmp_path: Path
 ) -> None:

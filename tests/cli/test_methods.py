@@ -19,4 +19,7 @@ def test_parameters_are_counted_for_a_base(petune: Callable[..., str]) -> None:
     assert set(found) == set(methods.names())
     assert found["full"]["trainable"] == found["full"]["total"]
     assert 0 < found["lora"]["trainable"] < found["lora"]["total"]
-    assert f"{found['lora']['trainable']:,}" in petune("methods", "--model", "tiny")
+    printed = petune("methods", "--model", "tiny")
+    assert f"{found['lora']['trainable']:,}" in printed
+    assert found["bitfit"]["trainable"] is None
+    assert "\nbitfit: BitFit\n  not for this base: this base has no biases" in printed

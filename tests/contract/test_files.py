@@ -36,10 +36,12 @@ def test_saved_and_loaded_agree_with_the_live_adapter(
     adapter = load_adapter(folder, base, name="again")
 
     assert not any(p.requires_grad for p in adapter.parameters())
-    assert adapter.config == model.adapter("default").config
+    kept = model.adapter("default").baked()
+    assert adapter.config == kept.config
+    assert adapter.trained_config == model.adapter("default").config
     assert torch.equal(AdaptedModel(base, [adapter])(input_ids=ids).logits, live)
     if dtype == torch.float32:
-        for name, tensor in model.adapter("default").tensors().items():
+        for name, tensor in kept.tensors().items():
             assert torch.equal(adapter.tensors()[name], tensor)
 
 

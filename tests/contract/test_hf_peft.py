@@ -160,10 +160,10 @@ def test_fields_that_we_do_not_compute_are_refused_by_name(
         load_adapter(tmp_path, base)
 
 
-@pytest.mark.parametrize("peft_type", ["IA3", None, ["LORA"], 7])
+@pytest.mark.parametrize("peft_type", ["VERA", None, ["LORA"], 7])
 def test_other_types_are_refused(tiny_base: Callable[..., Base], tmp_path: Path, peft_type: object) -> None:
     saved_by_peft(tiny_base(), tmp_path, target_modules=["q_proj"])
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "peft_type": peft_type}))
-    with pytest.raises(AdapterFormatError, match=r"peft_type is .*; petune reads LORA"):
+    with pytest.raises(AdapterFormatError, match=r"peft_type is .*; petune reads .*LORA"):
         load_adapter(tmp_path, tiny_base())

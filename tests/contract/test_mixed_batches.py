@@ -19,9 +19,14 @@ ROUTES: tuple[Row, ...] = ("first", None, "second", ["first", "second"], "first"
 def pair(base: Base, sharing_method: str, randomise: Callable[..., Adapter]) -> AdaptedModel:
     """Two adapters that differ in every setting that shapes their tensors."""
     different: dict[str, dict[str, object]] = {
-        "bottleneck": {"bottleneck_size": 5, "placement": "pfeiffer", "non_linearity": "tanh"},
+        "bitfit": {"bias_modules": ("*.0.*",)},
+        "bottleneck": {"bottleneck_size": 5, "placement": "parallel", "non_linearity": "tanh", "scaling": 2.0},
+        "ia3": {"target_modules": "all-linear"},
+        "llama_adapter": {"adapter_len": 3, "adapter_layers": 1, "gate_activation": "none", "shared_gate": True},
         "lora": {"r": 3, "target_modules": "attention", "lora_alpha": 9.0},
-        "prefix_tuning": {"num_virtual_tokens": 3},
+        "p_tuning": {"num_virtual_tokens": 3, "encoder_reparameterization_type": "LSTM", "encoder_hidden_size": 5},
+        "p_tuning_v2": {"num_virtual_tokens": 3, "prefix_init": "random"},
+        "prefix_tuning": {"num_virtual_tokens": 3, "prefix_projection": True, "encoder_hidden_size": 6},
         "prompt_tuning": {"num_virtual_tokens": 3},
     }
     first = create_adapter(base, sharing_method, name="first")
@@ -83,6 +88,7 @@ def test_gradient_checkpointing_in_a_mixed_batch(pair: AdaptedModel, token_ids: 
     pair.train()
     results = []
     for checkpointing in (False, True):
+        torch.manual_seed(3)  # for dropout
         recompute = gradient_checkpointing(pair.model) if checkpointing else nullcontext()
         with pair.route(ROUTES), recompute:
             loss(pair, ids).backward()

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from petune.data.batching import collate, plan_steps, split_step
+from petune.data.batching import answer_starts, collate, plan_steps, split_step
 from petune.data.encoding import IGNORED, Encoded
 from petune.errors import ConfigError
 
@@ -143,3 +143,9 @@ def test_a_whole_data_set_is_split_in_seconds():
     batches = split_step(range(len(lengths)), lengths, max_rows=None, max_tokens=None)
     assert time.process_time() - started < 20
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+
+
+def test_answers_start_at_the_first_learned_token() -> None:
+    labels = ([IGNORED, IGNORED, 3, IGNORED, 5], [1, 2], [IGNORED, IGNORED])
+    rows = [Encoded([1, 2, 3, 4, 5][: len(row)], list(row), "") for row in labels]
+    assert answer_starts(rows) == [2, 0, 2]

@@ -44,7 +44,7 @@ def test_values_that_make_no_sense(fields, message):
 
 def test_every_field_says_what_it_is():
     fields = DataOptions.model_fields
-    assert len(fields) == 11
+    assert len(fields) == 12
     assert all(field.description for field in fields.values())
 
 

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from petune.data.examples import Example, ExampleSet, Segment
+from petune.sites.placement import Insertion
 
 CONTEXT = 96
 CHATML = (
@@ -37,6 +38,7 @@ class TinyRunner:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    insertions: tuple[Insertion, ...] = ()
     virtual_tokens: int = 0
 
     @property

@@ -4,13 +4,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from petune.adapted_model import AdaptedModel
-from petune.adapter import create_adapter
+from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.errors import ConfigError
-from petune.methods.bottleneck import START_STD, BottleneckConfig, BottleneckSlot
+from petune.methods.bottleneck import START_STD, BottleneckConfig, BottleneckSlot, NormSlot
 
 
 def test_forward_is_the_formula_of_the_paper() -> None:
@@ -48,10 +49,79 @@ def test_they_sit_behind_the_last_projection_of_each_sub_layer(
     architecture: str, attention: str, mlp: str, tiny_base: Callable[..., Base]
 ) -> None:
     base = tiny_base(architecture)
-    both = create_adapter(base, "bottleneck").slots
+    both = create_adapter(base, "bottleneck", train_layer_norms=False).slots
     assert sorted(both) == sorted(f"{block}.{path}" for block in base.structure.blocks for path in (attention, mlp))
-    one = create_adapter(base, "bottleneck", placement="pfeiffer").slots
-    assert sorted(one) == sorted(f"{block}.{mlp}" for block in base.structure.blocks)
+    for placement in ("pfeiffer", "parallel"):
+        one = create_adapter(base, "bottleneck", placement=placement, train_layer_norms=False).slots
+        assert sorted(one) == sorted(f"{block}.{mlp}" for block in base.structure.blocks)
+
+
+PRE_NORM = {  # what the feed-forward layer reads, and where it ends
+    "llama": ("post_attention_layernorm", "mlp"),
+    "gpt2": ("ln_2", "mlp"),
+    "gpt_neox": ("post_attention_layernorm", "mlp"),
+}
+
+
+@pytest.mark.parametrize("architecture", PRE_NORM)
+@torch.no_grad()
+def test_a_parallel_adapter_reads_what_the_feed_forward_layer_reads(
+    architecture: str,
+    tiny_base: Callable[..., Base],
+    randomise: Callable[..., Adapter],
+    token_ids: Callable[..., torch.Tensor],
+) -> None:
+    base, ids = tiny_base(architecture), token_ids(2, 6)
+    options = {"placement": "parallel", "scaling": 4.0, "train_layer_norms": False, "bottleneck_size": 5}
+    adapter = randomise(create_adapter(base, "bottleneck", **options))
+    ours = AdaptedModel(base, [adapter])(input_ids=ids).logits
+
+    model, read = tiny_base(architecture).model, []
+
+    def note(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        read.append(output)
+
+    def adding(p: dict[str, torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def add(module: nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
+            inner = F.gelu(read.pop() @ p["down_weight"].t() + p["down_bias"])
+            return output + 4.0 * (inner @ p["up_weight"].t() + p["up_bias"])
+
+        return add
+
+    for block, slot in zip(base.structure.blocks, adapter.slots.values(), strict=True):
+        norm, mlp = (model.get_submodule(f"{block}.{name}") for name in PRE_NORM[architecture])
+        norm.register_forward_hook(note)
+        mlp.register_forward_hook(adding(dict(slot.named_parameters())))
+    torch.testing.assert_close(ours, model(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("architecture", "norms", "has_shift"), [("llama", 7, False), ("gpt2", 5, True)])
+@torch.no_grad()
+def test_layer_norms_learn_as_if_their_own_weights_did(
+    architecture: str,
+    norms: int,
+    has_shift: bool,
+    tiny_base: Callable[..., Base],
+    randomise: Callable[..., Adapter],
+    token_ids: Callable[..., torch.Tensor],
+) -> None:
+    base, ids = tiny_base(architecture), token_ids(2, 6)
+    adapter = randomise(create_adapter(base, "bottleneck"))
+    learned = {path: slot for path, slot in adapter.slots.items() if isinstance(slot, NormSlot)}
+    assert len(learned) == norms
+    for slot in adapter.slots.values():
+        if isinstance(slot, BottleneckSlot):
+            slot.up_weight.zero_()
+            slot.up_bias.zero_()
+    ours = AdaptedModel(base, [adapter])(input_ids=ids).logits
+
+    model = tiny_base(architecture).model
+    for path, slot in learned.items():
+        assert (slot.shift is not None) == has_shift
+        model.get_parameter(f"{path}.weight").mul_(slot.factor)
+        if slot.shift is not None:
+            model.get_parameter(f"{path}.bias").mul_(slot.factor).add_(slot.shift)
+    torch.testing.assert_close(ours, model(input_ids=ids).logits, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -65,7 +135,8 @@ def test_nearly_the_identity_at_the_start(
 
 
 def test_sizes(tiny_base: Callable[..., Base]) -> None:
-    (slot, *_) = create_adapter(tiny_base(), "bottleneck", bottleneck_size=None, reduction_factor=4).slots.values()
+    adapter = create_adapter(tiny_base(), "bottleneck", bottleneck_size=None, reduction_factor=4)
+    slot = next(slot for slot in adapter.slots.values() if isinstance(slot, BottleneckSlot))
     assert dict(slot.named_parameters())["down_weight"].shape == (8, 32)
 
 
@@ -74,7 +145,8 @@ def test_sizes(tiny_base: Callable[..., Base]) -> None:
     [
         ({"reduction_factor": 4}, "give one of bottleneck_size and reduction_factor"),
         ({"non_linearity": "gleu"}, r"non_linearity is 'gleu'.*Did you mean 'gelu'\?"),
-        ({"placement": "everywhere"}, "'houlsby' or 'pfeiffer'"),
+        ({"placement": "everywhere"}, "'houlsby', 'pfeiffer' or 'parallel'"),
+        ({"scaling": 0}, "'scaling' is 0"),
     ],
 )
 def test_bad_settings(options: dict[str, object], message: str, tiny_base: Callable[..., Base]) -> None:

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import peft
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from petune.adapted_model import AdaptedModel
 from petune.adapter import create_adapter
@@ -62,7 +64,82 @@ def test_starts(tiny_base: Callable[..., Base]) -> None:
     assert longer_than_the_vocabulary.shape == (300, 32)
     drawn = start(prompt_tuning_init="random", num_virtual_tokens=1000)
     assert drawn.std().item() == pytest.approx(table.std().item(), rel=0.1)
+    for bound in (None, 0.1):
+        even = start(prompt_tuning_init="random_uniform", prompt_tuning_init_range=bound, num_virtual_tokens=1000)
+        assert even.abs().max().item() == pytest.approx(bound or 0.5, rel=1e-3)
+        assert even.std().item() == pytest.approx((bound or 0.5) / 3**0.5, rel=0.02)
     assert not torch.equal(start(), create_adapter(base, "prompt_tuning", seed=7).tensors()["source.prompt_embeddings"])
+
+
+@torch.no_grad()
+def test_class_labels_begin_as_the_mean_of_their_tokens(tiny_base: Callable[..., Base]) -> None:
+    base = tiny_base()
+    table = base.model.get_input_embeddings().weight
+    labels = ("good", "bad")
+    options = {"prompt_tuning_init": "class_labels", "prompt_tuning_init_labels": labels, "num_virtual_tokens": 6}
+    start = create_adapter(base, "prompt_tuning", **options).tensors()["source.prompt_embeddings"]
+    for row, label in zip(start, labels, strict=False):
+        ids = base.tokenizer(label, add_special_tokens=False)["input_ids"]
+        torch.testing.assert_close(row, sum(table[i] for i in ids) / len(ids))
+    assert all((row == table).all(1).any() for row in start[2:])
+    with pytest.raises(ConfigError, match=r"names 2 labels, num_virtual_tokens is 1: .*set num_virtual_tokens=2"):
+        create_adapter(base, "prompt_tuning", **{**options, "num_virtual_tokens": 1})
+    with pytest.raises(ConfigError, match="has a label without a token: ''; leave it out"):
+        create_adapter(base, "prompt_tuning", **{**options, "prompt_tuning_init_labels": ("good", "")})
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
+def test_a_file_is_a_start(suffix: str, tmp_path: Path, tiny_base: Callable[..., Base]) -> None:
+    wanted = torch.randn(5, 32)
+    path = write_tensor(tmp_path / f"start{suffix}", wanted.to(torch.float64 if suffix == ".npy" else torch.float32))
+    options = {"prompt_tuning_init": "file", "prompt_tuning_init_file": str(path), "num_virtual_tokens": 5}
+    base = tiny_base()
+    model = AdaptedModel(base, [create_adapter(base, "prompt_tuning", **options)])
+    assert torch.equal(model.adapter("default").tensors()["source.prompt_embeddings"], wanted)
+
+    folder = save_adapter(model, tmp_path / "adapter")
+    path.unlink()  # what it started from is not asked for again
+    assert torch.equal(load_adapter(folder, tiny_base()).tensors()["source.prompt_embeddings"], wanted)
+
+
+def write_tensor(path: Path, tensor: torch.Tensor) -> Path:
+    if path.suffix == ".npy":
+        np.save(path, tensor.numpy())
+    else:
+        save_file({"prompt": tensor}, path)
+    return path
+
+
+def test_a_file_that_cannot_be_a_start(tmp_path: Path, tiny_base: Callable[..., Base]) -> None:
+    base = tiny_base()
+
+    def start(path: Path) -> None:
+        options = {"prompt_tuning_init": "file", "prompt_tuning_init_file": str(path), "num_virtual_tokens": 5}
+        create_adapter(base, "prompt_tuning", **options)
+
+    for name, tensor, message in (
+        ("short.npy", torch.zeros(4, 32), r"holds \[4, 32\], expected one matrix .*\[5, 32\]"),
+        ("narrow.safetensors", torch.zeros(5, 31), r"holds \[5, 31\]"),
+        ("whole.npy", torch.zeros(5, 32, dtype=torch.int64), r"not of floating-point numbers"),
+        ("nan.npy", torch.full((5, 32), torch.nan), "holds NaN or infinite values"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            start(write_tensor(tmp_path / name, tensor))
+    save_file({"a": torch.zeros(5, 32), "b": torch.zeros(5, 32)}, tmp_path / "two.safetensors")
+    with pytest.raises(ConfigError, match=r"holds \[5, 32\], \[5, 32\], expected one matrix"):
+        start(tmp_path / "two.safetensors")
+    with pytest.raises(ConfigError, match=r"give a \.safetensors or \.npy file"):
+        start(tmp_path / "start.bin")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        start(tmp_path / "absent.npy")
+    for name in ("torn.npy", "torn.safetensors"):
+        write_tensor(tmp_path / name, torch.zeros(5, 32))
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-40])
+        with pytest.raises(ConfigError, match="cannot be read"):
+            start(tmp_path / name)
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        start(tmp_path / "objects.npy")
 
 
 @pytest.mark.parametrize(
@@ -74,6 +151,10 @@ def test_starts(tiny_base: Callable[..., Base]) -> None:
         ),
         ({"prompt_tuning_init": "text", "prompt_tuning_init_text": ""}, "is empty; give a text"),
         ({"prompt_tuning_init": "text"}, "go together; give both or neither"),
+        ({"prompt_tuning_init": "class_labels"}, "class_labels and prompt_tuning_init_labels go together"),
+        ({"prompt_tuning_init": "class_labels", "prompt_tuning_init_labels": ()}, "at least 1 item"),
+        ({"prompt_tuning_init": "file"}, "file and prompt_tuning_init_file go together"),
+        ({"prompt_tuning_init_range": 0.5}, "random_uniform and prompt_tuning_init_range go together"),
         ({"num_virtual_tokens": 0}, "greater than or equal to 1"),
     ],
 )

@@ -20,8 +20,8 @@ def test_each_method_keeps_the_contract_of_its_class(name: str) -> None:
     method = methods.get(name)
     assert method.name == name
     assert method.title
-    assert method.sites
-    assert 0 < method.learning_rate < 1
+    assert bool(method.sites) is method.trains
+    assert 0 < method.learning_rate < 1 or not method.trains
     assert method.paper is None or method.paper.url.startswith("https://")
     assert method.build.__doc__
     config = method.configure({})
@@ -33,7 +33,7 @@ def test_each_method_keeps_the_contract_of_its_class(name: str) -> None:
 
 
 def test_unknown_method_offers_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"unknown method 'LoRa'; the methods are bottleneck, full, lora"):
+    with pytest.raises(ConfigError, match=r"unknown method 'LoRa'; the methods are .*, lora, "):
         methods.get("LoRa")
     with pytest.raises(ConfigError, match=r"Did you mean 'full'\?"):
         methods.get("ful")

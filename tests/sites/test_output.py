@@ -63,3 +63,51 @@ def test_the_last_slot_takes_the_hook_along(linear: nn.Linear) -> None:
     site.unplug("b")
     assert not linear._forward_hooks
     assert Affine(1.0).merged_weight(torch.ones(2, 2)) is None
+
+
+@final
+class Scale(OutputSlot):
+    """The sub-module is given factor * x."""
+
+    changes_input = True
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def enter(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return y
+
+
+def test_a_slot_wraps_what_those_before_it_made(linear: nn.Linear) -> None:
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    routing = Routing()
+    site = OutputSite(linear, routing)
+    site.plug("affine", Affine(2.0))
+    site.plug("scale", Scale(3.0))
+    with routing.use(Route.of([("affine", "scale"), ("scale", "affine"), (), ("scale",)])):
+        mixed = linear(x)
+    site.unplug("scale")
+    site.unplug("affine")
+    assert not linear._forward_pre_hooks
+    inner = linear(3 * x)
+    expected = (2 * inner + 3 * x.sum(-1, keepdim=True), 2 * inner + x.sum(-1, keepdim=True), linear(x), inner)
+    for i, rows in enumerate(expected):
+        torch.testing.assert_close(mixed[i], rows[i])
+
+
+def test_a_slot_may_see_the_input_of_an_earlier_sub_module(linear: nn.Linear) -> None:
+    x = torch.randn(2, 5, generator=torch.Generator().manual_seed(1))
+    first = nn.Linear(5, 3)
+    routing = Routing()
+    site = OutputSite(linear, routing)
+    site.plug("a", Affine(1.0), first)
+    with routing.use(Route.of([("a",), ()])):
+        mixed = linear(first(x))
+    plain = linear(first(x))
+    torch.testing.assert_close(mixed, plain + torch.stack([x[0].sum(), torch.tensor(0.0)])[:, None])
+    site.unplug("a")
+    assert not first._forward_pre_hooks

@@ -100,9 +100,9 @@ def test_a_bad_gradient_with_a_good_loss(
 
 
 def test_a_failed_run_gives_the_base_back(
-    method: str, tiny_base: Callable[..., Base], keys: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    method: str, tiny_base_for: Callable[..., Base], keys: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = tiny_base()
+    base = tiny_base_for(method)
     before = {name: (id(p), p.detach().clone()) for name, p in base.model.named_parameters()}
     with monkeypatch.context() as patch:
         spoil_loss(patch, float("nan"))

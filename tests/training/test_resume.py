@@ -17,6 +17,12 @@ from petune.training import checkpoints
 from petune.training.run import TrainingResult, train
 
 WALL_CLOCK = ("tokens_per_second", "peak_memory_bytes")
+# Dropout of the methods' own, and encoders, which must be in the checkpoints though the folder has none.
+NOISY: dict[str, dict[str, Any]] = {
+    "lora": {"lora_dropout": 0.2},
+    "p_tuning": {"encoder_reparameterization_type": "LSTM", "encoder_dropout": 0.2},
+    "prefix_tuning": {"prefix_projection": True, "prefix_dropout": 0.2},
+}
 
 
 def what_counts(result: TrainingResult) -> list[dict[str, Any]]:
@@ -40,8 +46,7 @@ def test_resumed_run_goes_on_as_if_never_stopped(
         return tiny_base("gpt2", resid_pdrop=0.1, attn_pdrop=0.1)
 
     options = keys(method=method, eval_data=str(tmp_path / "eval.jsonl"), save_total_limit=1)
-    if method == "lora":
-        options["lora_dropout"] = 0.2
+    options |= NOISY.get(method, {})
     whole = train({**options, "output_dir": str(tmp_path / "whole")}, base=base())
     assert whole.steps == 8
 

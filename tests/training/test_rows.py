@@ -56,5 +56,6 @@ def test_the_format_remembers_what_auto_found_and_the_label_words(
     options = DataOptions(data=data)
     form = data_format(options, encode_rows(check_files(options), options, tiny_base()).examples)
     assert form == {
-        "layout": "text-label", "columns": None, "template": None, "target": None, "chat": "auto", "labels": ["x", "y"],
+        "layout": "text-label", "columns": None, "template": None, "target": None, "verbalizer": None,
+        "chat": "auto", "labels": ["x", "y"],
     }  # fmt: skip

@@ -18,17 +18,22 @@ from petune.training.run import train
 
 
 def test_it_learns_and_the_folder_holds_what_it_learned(
-    method: str, tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any]
+    method: str, tmp_path: Path, tiny_base_for: Callable[..., Base], keys: Callable[..., Any]
 ) -> None:
     # A random base has no features to point at, so that virtual tokens alone can do little there.
     rate, share = {
+        "bitfit": (2e-2, 0.9),
         "bottleneck": (2e-2, 0.8),
         "full": (3e-3, 0.6),
+        "ia3": (5e-2, 0.9),
+        "llama_adapter": (1e-1, 0.95),
         "lora": (2e-2, 0.6),
+        "p_tuning": (1e-2, 0.95),
+        "p_tuning_v2": (1e-1, 0.95),
         "prefix_tuning": (1e-1, 0.95),
         "prompt_tuning": (1e-1, 0.95),
     }[method]
-    base = tiny_base()
+    base = tiny_base_for(method)
     result = train(keys(method=method, num_train_epochs=10, learning_rate=rate), base=base)
     assert result.train_loss < share * result.history[0]["loss"]
     assert result.steps == 40
@@ -40,7 +45,7 @@ def test_it_learns_and_the_folder_holds_what_it_learned(
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         live = result.model(input_ids=ids).logits
-        fresh = tiny_base()
+        fresh = tiny_base_for(method)
         loaded = AdaptedModel(fresh, [load_adapter(result.output_dir, fresh)])
         assert torch.equal(loaded(input_ids=ids).logits, live)
     written = json.loads((tmp_path / "run" / "train_results.json").read_text())

@@ -41,6 +41,7 @@ class Linear:
         transposed: the weight is stored ``[in_features, out_features]`` (Conv1D), not the other way round.
         block: index into :attr:`Structure.blocks`, or None outside the blocks.
         tied: the weight is also another module's parameter (an output head that shares the embeddings).
+        has_bias: a learned bias is added to the product.
     """
 
     path: str
@@ -50,6 +51,7 @@ class Linear:
     transposed: bool
     block: int | None
     tied: bool = False
+    has_bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,14 @@ class Attention:
     Attributes:
         path: module path below the model.
         block: index into :attr:`Structure.blocks`.
+        num_heads: heads of its queries.
         num_kv_heads: heads of its keys and values.
         head_dim: width of one head.
     """
 
     path: str
     block: int
+    num_heads: int
     num_kv_heads: int
     head_dim: int
 
@@ -222,7 +226,8 @@ def _linears(model: nn.Module, blocks: tuple[str, ...]) -> Iterator[Linear]:
             names = (type(modules[ancestor]).__name__ for ancestor in inside)
             role = "attention" if any("Attention" in name for name in names) else "mlp"
         tied = holders[id(module.weight)] > 1
-        yield Linear(path, in_features, out_features, role, isinstance(module, Conv1D), block, tied)
+        transposed, has_bias = isinstance(module, Conv1D), module.bias is not None
+        yield Linear(path, in_features, out_features, role, transposed, block, tied, has_bias)
 
 
 def _ancestors(path: str) -> list[str]:
@@ -250,7 +255,7 @@ def _attentions(model: PreTrainedModel, blocks: tuple[str, ...]) -> Iterator[Att
         for path, module in model.get_submodule(block).named_modules(prefix=block):
             inner = any(_is_attention(child) for child in module.modules() if child is not module)
             if _is_attention(module) and not inner:
-                yield Attention(path, index, kv_heads, head_dim)
+                yield Attention(path, index, heads, kv_heads, head_dim)
 
 
 def _is_attention(module: nn.Module) -> bool:

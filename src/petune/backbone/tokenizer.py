@@ -24,3 +24,10 @@ def load_tokenizer(
             tokenizer = tokenizer_of(source, revision=source.revision, trust_remote_code=trust_remote_code)
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return tokenizer, limit if isinstance(limit, int) else None
+
+
+def beginning_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the id of the token that begins a text (BOS, or CLS in encoders), where there is one."""
+    found = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
+    assert found is None or isinstance(found, int)
+    return found

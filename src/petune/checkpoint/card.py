@@ -7,17 +7,18 @@ from typing import Any
 import yaml
 
 from petune.adapter import Adapter
-from petune.checkpoint.peft import LAYOUTS, MODEL_LAYOUT
+from petune.backbone.base import Base
+from petune.checkpoint.peft import MODEL_LAYOUT, layout_of
 
 FILE_NAME = "README.md"
 
 
-def model_card(adapter: Adapter, base_name: str, training: Mapping[str, Any] | None) -> str:
+def model_card(adapter: Adapter, base: Base, training: Mapping[str, Any] | None) -> str:
     """Return the Markdown of the card: what was trained, on which base, how to load it here and with HF PEFT."""
     method = adapter.method
-    in_peft = method.name in LAYOUTS
+    in_peft = layout_of(adapter, base.structure) is not None
     front = {
-        "base_model": base_name,
+        "base_model": base.name,
         "library_name": "peft" if in_peft else "transformers" if method.name in MODEL_LAYOUT else "petune",
         "pipeline_tag": "text-generation",
         "tags": ["petune", method.name],
@@ -27,10 +28,11 @@ def model_card(adapter: Adapter, base_name: str, training: Mapping[str, Any] | N
         yaml.safe_dump(front, sort_keys=True).strip(),
         "---",
         "",
-        f"# {method.title} on {base_name}",
+        f"# {method.title} on {base.name}",
         "",
     ]
-    lines.append(f"{adapter.num_parameters():,} numbers, trained with {method.title}.")
+    learned = "trained with" if method.trains else "none learned: chosen with"
+    lines.append(f"{adapter.num_parameters():,} numbers, {learned} {method.title}.")
     if method.paper is not None:
         lines.append(
             f"Method: {method.paper.authors} ({method.paper.year}), [{method.paper.title}]({method.paper.url})."
@@ -52,7 +54,7 @@ def model_card(adapter: Adapter, base_name: str, training: Mapping[str, Any] | N
             'The folder is also a plain transformers model: `AutoModelForCausalLM.from_pretrained(".")`.',
         ]
     lines += ["", "## Settings", "", "| setting | value |", "|---|---|"]
-    lines += [f"| {key} | `{value}` |" for key, value in adapter.config.model_dump(mode="json").items()]
+    lines += [f"| {key} | `{value}` |" for key, value in adapter.trained_config.model_dump(mode="json").items()]
     if training:
         lines += ["", "## Training", "", "| | |", "|---|---|"]
         lines += [f"| {key} | {_cell(value)} |" for key, value in training.items()]

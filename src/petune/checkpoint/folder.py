@@ -31,9 +31,10 @@ def save_adapter(
     name: str | None = None,
     training: dict[str, Any] | None = None,
 ) -> Path:
-    """Write the attached adapter ``name`` (the only one, if not given) as a folder that HF PEFT reads too.
+    """Write the attached adapter ``name`` (the only one, if not given) as a folder, for HF PEFT too where it can be.
 
-    Each file is complete or absent, and ``petune.json``, written last, vouches for all of them.
+    What only training needs is left out. Each file is complete or absent, and ``petune.json``, written last, vouches
+    for all of them.
 
     Returns:
         The folder.
@@ -42,17 +43,20 @@ def save_adapter(
         OutputFolderError, ResourceError: it cannot be written.
     """
     folder = Path(folder)
-    adapter = model.adapter(name if name is not None else _only(model))
+    adapter = model.adapter(name if name is not None else _only(model)).baked()
     base = model.base
     tokenizer_files = _save_tokenizer(base, folder)
     if adapter.method.name in peft.MODEL_LAYOUT:
         weight_files, tensors = _save_model(model, adapter, folder)
     else:
         weight_files, tensors = _save_tensors(adapter, base, folder)
-    write_text(folder / card.FILE_NAME, card.model_card(adapter, base.name, training))
+    write_text(folder / card.FILE_NAME, card.model_card(adapter, base, training))
     content = manifest.Manifest(
         method=adapter.method.name,
         config=adapter.config.model_dump(mode="json"),
+        trained_config=None
+        if adapter.trained_config == adapter.config
+        else adapter.trained_config.model_dump(mode="json"),
         base=manifest.BaseIdentity(name=base.name, revision=base.revision, fingerprint=base.fingerprint.to_dict()),
         digest=manifest.tensors_digest(tensors),
         files={file: manifest.file_digest(folder / file) for file in (*weight_files, *tokenizer_files)},
@@ -99,7 +103,10 @@ def load_adapter(
     except ConfigError as error:
         raise AdapterFormatError(f"{folder} does not fit this base: {error}") from error
     adapter.load_tensors(_read_tensors(folder, adapter, base, content))
-    adapter.data_format = content.data_format if content is not None else {}
+    if content is not None:
+        adapter.data_format = content.data_format
+        if content.trained_config is not None:
+            adapter.trained_config = adapter.method.configure(content.trained_config)
     adapter.set_trainable(False)
     return adapter
 
@@ -154,13 +161,14 @@ def _require_adapter(folder: Path) -> None:
 
 def _save_tensors(adapter: Adapter, base: Base, folder: Path) -> tuple[list[str], dict[str, Tensor]]:
     """Write the adapter's own tensors: as PEFT spells them where it has the method, else under our names."""
-    layout = peft.LAYOUTS.get(adapter.method.name)
+    layout = peft.layout_of(adapter, base.structure)
     if layout is None:
         tensors = {name: tensor.cpu().contiguous() for name, tensor in adapter.tensors().items()}
     else:
         tensors = peft.to_tensors(layout, adapter, base.structure)
     write_file(folder / peft.WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     if layout is None:
+        (folder / peft.CONFIG_FILE).unlink(missing_ok=True)  # one of an earlier adapter would speak for this one
         return [peft.WEIGHTS_FILE], tensors
     write_text(folder / peft.CONFIG_FILE, peft.to_json(layout, adapter, base.structure, base.name, base.revision))
     return [peft.WEIGHTS_FILE, peft.CONFIG_FILE], tensors
@@ -175,7 +183,9 @@ def _read_tensors(folder: Path, adapter: Adapter, base: Base, content: manifest.
         tensors = _read_file(folder / peft.WEIGHTS_FILE)
     if content is not None:
         _check_digest(content, tensors, folder)
-    return peft.LAYOUTS[method].from_file(tensors, base.structure) if method in peft.LAYOUTS else tensors
+    in_peft_layout = content is None or peft.CONFIG_FILE in content.files
+    layout = peft.LAYOUTS.get(method) if in_peft_layout else None
+    return tensors if layout is None else layout.from_file(tensors, base.structure)
 
 
 def _check_digest(content: manifest.Manifest, tensors: Mapping[str, Tensor], folder: Path) -> None:

@@ -48,7 +48,10 @@ class Manifest(BaseModel):
     """Name of the method in petune's registry."""
 
     config: dict[str, Any]
-    """The method's settings, exactly as trained."""
+    """The settings of the method in the form that the folder holds."""
+
+    trained_config: dict[str, Any] | None = None
+    """The settings it was trained with, where training needed more than the folder holds (an encoder, say)."""
 
     base: BaseIdentity
     """The base the adapter belongs to."""

@@ -8,22 +8,34 @@ from torch import Tensor
 
 from petune.adapter import Adapter
 from petune.backbone.structure import Structure
+from petune.checkpoint.peft_adaption_prompt import AdaptionPromptLayout
+from petune.checkpoint.peft_ia3 import IA3Layout
 from petune.checkpoint.peft_layout import CONFIG_FILE, WEIGHTS_FILE, Layout
 from petune.checkpoint.peft_lora import LoRALayout
-from petune.checkpoint.peft_virtual_tokens import PrefixTuningLayout, PromptTuningLayout
+from petune.checkpoint.peft_virtual_tokens import PrefixTuningLayout, PromptTuningLayout, PTuningLayout
 from petune.errors import AdapterFormatError
 
-__all__ = ["CONFIG_FILE", "LAYOUTS", "MODEL_LAYOUT", "WEIGHTS_FILE", "method_of", "to_json", "to_tensors"]
+__all__ = ["CONFIG_FILE", "LAYOUTS", "MODEL_LAYOUT", "WEIGHTS_FILE", "layout_of", "method_of", "to_json", "to_tensors"]
 
 LAYOUTS: Mapping[str, Layout] = {
+    "ia3": IA3Layout(),
+    "llama_adapter": AdaptionPromptLayout(),
     "lora": LoRALayout(),
+    "p_tuning": PTuningLayout(),
     "prefix_tuning": PrefixTuningLayout(),
+    "p_tuning_v2": PrefixTuningLayout(),
     "prompt_tuning": PromptTuningLayout(),
 }
-"""The layouts by the method's name."""
+"""The layouts by the method's name; of several with one ``peft_type``, the first is the method that reads it."""
 
 MODEL_LAYOUT = ("full",)
 """Methods that learn the base's own parameters, which PEFT does not know: a plain transformers model is written."""
+
+
+def layout_of(adapter: Adapter, structure: Structure) -> Layout | None:
+    """Return the layout that expresses ``adapter``; None where PEFT has nothing that does."""
+    layout = LAYOUTS.get(adapter.method.name)
+    return layout if layout is not None and layout.fits(adapter, structure) else None
 
 
 def to_json(layout: Layout, adapter: Adapter, structure: Structure, base: str, revision: str | None) -> str:
@@ -50,7 +62,7 @@ def method_of(config: Mapping[str, Any]) -> str:
     Raises:
         AdapterFormatError: petune has no method of that type.
     """
-    by_type = {layout.peft_type: name for name, layout in LAYOUTS.items()}
+    by_type = {LAYOUTS[name].peft_type: name for name in reversed(tuple(LAYOUTS))}
     peft_type = config.get("peft_type")
     if not isinstance(peft_type, str) or peft_type not in by_type:
         known = ", ".join(sorted(by_type))

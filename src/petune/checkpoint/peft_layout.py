@@ -40,6 +40,10 @@ class Layout(ABC):
 
     peft_type: str
 
+    def fits(self, adapter: Adapter, structure: Structure) -> bool:
+        """Say whether PEFT can express ``adapter``; if not, it is written under our own names."""
+        return True
+
     @abstractmethod
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
         """Return the method's fields of ``adapter_config.json``."""

@@ -9,7 +9,8 @@ from torch import Tensor
 from petune.adapter import Adapter
 from petune.backbone.structure import Structure
 from petune.checkpoint.peft_layout import CONFIG_FILE, DESCRIPTIVE, PREFIX, WEIGHTS_FILE, Layout, Rule, neutral
-from petune.errors import AdapterFormatError, TargetError
+from petune.checkpoint.peft_names import shortest_names, that_match
+from petune.errors import AdapterFormatError
 
 
 @final
@@ -51,7 +52,7 @@ class LoRALayout(Layout):
             "lora_alpha": int(alpha) if alpha == math.floor(alpha) else alpha,
             "lora_dropout": settings["lora_dropout"],
             "use_rslora": settings["use_rslora"],
-            "target_modules": _shortest_names(paths, structure),
+            "target_modules": shortest_names(paths, structure),
             "exclude_modules": None,
             "layers_to_transform": None,
             "fan_in_fan_out": any(linear.transposed for linear in structure.linears if linear.path in adapter.slots),
@@ -79,7 +80,7 @@ class LoRALayout(Layout):
             options["layers_to_transform"] = (options["layers_to_transform"],)
         for field in ("target_modules", "exclude_modules"):  # PEFT lets names in a list match nothing
             if isinstance(options.get(field), list):
-                names = tuple(name for name in options[field] if _matches(name, structure))
+                names = that_match(options[field], structure)
                 options[field] = names if names or field == "exclude_modules" else tuple(options[field])
         return options
 
@@ -93,17 +94,3 @@ class LoRALayout(Layout):
             if not name.startswith(PREFIX) or not name.endswith((".lora_A.weight", ".lora_B.weight")):
                 raise AdapterFormatError(f"{WEIGHTS_FILE}: tensor '{name}' is not of plain LoRA, which petune reads")
         return {name.removeprefix(PREFIX).removesuffix(".weight"): tensor for name, tensor in tensors.items()}
-
-
-def _matches(name: object, structure: Structure) -> bool:
-    return any(f".{linear.path}".endswith(f".{name}") for linear in structure.linears)
-
-
-def _shortest_names(paths: list[str], structure: Structure) -> list[str]:
-    """Return the leaf names that select exactly ``paths``, or the whole paths where leaf names would select more."""
-    leaves = sorted({path.rpartition(".")[2] for path in paths})
-    try:
-        selected = {linear.path for linear in structure.select(leaves)}
-    except TargetError:
-        return sorted(paths)
-    return leaves if selected == set(paths) else sorted(paths)

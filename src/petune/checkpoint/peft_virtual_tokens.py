@@ -1,4 +1,4 @@
-"""Prompt tuning and prefix tuning in HF PEFT's files."""
+"""Soft prompts and prefixes in HF PEFT's files."""
 
 import math
 from abc import ABC
@@ -51,25 +51,23 @@ class VirtualTokensLayout(Layout, ABC):
         return tensors["prompt_embeddings"]
 
 
-@final
-class PromptTuningLayout(VirtualTokensLayout):
-    """Prompt tuning: ``prompt_embeddings`` [P, d]."""
+class SoftPromptLayout(VirtualTokensLayout, ABC):
+    """Methods that are left with embeddings: ``prompt_embeddings`` [P, d]."""
 
-    peft_type = "PROMPT_TUNING"
-    _START: Mapping[str, Rule] = {
-        "modules_to_save": neutral,
-        **dict.fromkeys(
-            ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"),
-            lambda _: True,
-        ),
-    }
+    _FIXED: Mapping[str, Any] = {}
+    """Fields of the method that are written."""
+
+    def fits(self, adapter: Adapter, structure: Structure) -> bool:
+        """Say whether it is one prompt in front of everything: PEFT knows nothing else."""
+        placement = adapter.placement
+        return placement is None or (placement.before_special and placement.versions == 1)
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
-        """Return PEFT's fields of prompt tuning."""
+        """Return PEFT's fields."""
         (embeddings,) = adapter.tensors().values()
         attention = structure.attentions[0]
         fields = self._config(adapter, attention.num_kv_heads, len(structure.attentions), embeddings.shape[1])
-        return {**fields, "prompt_tuning_init": "RANDOM"}
+        return {**fields, **self._FIXED}
 
     def to_file(self, adapter: Adapter, structure: Structure) -> dict[str, Tensor]:
         """Return ``prompt_embeddings`` [P, d]."""
@@ -81,8 +79,57 @@ class PromptTuningLayout(VirtualTokensLayout):
 
 
 @final
+class PromptTuningLayout(SoftPromptLayout):
+    """Prompt tuning."""
+
+    peft_type = "PROMPT_TUNING"
+    _START: Mapping[str, Rule] = {
+        "modules_to_save": neutral,
+        **dict.fromkeys(
+            ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"),
+            lambda _: True,
+        ),
+    }
+    _FIXED: Mapping[str, Any] = {"prompt_tuning_init": "RANDOM"}
+
+
+@final
+class PTuningLayout(SoftPromptLayout):
+    """P-tuning: PEFT too writes what the encoder computed, never the encoder."""
+
+    peft_type = "P_TUNING"
+    _START: Mapping[str, Rule] = {
+        "modules_to_save": neutral,
+        **dict.fromkeys(
+            ("encoder_reparameterization_type", "encoder_hidden_size", "encoder_num_layers", "encoder_dropout"),
+            lambda _: True,
+        ),
+    }
+
+    def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
+        """Return PEFT's fields of P-tuning, with the encoder the embeddings were trained with."""
+        fields = super().config(adapter, structure)
+        trained = adapter.trained_config.model_dump()
+        kind = trained["encoder_reparameterization_type"]
+        return {
+            **fields,
+            "encoder_reparameterization_type": "MLP" if kind == "none" else kind,
+            "encoder_hidden_size": trained["encoder_hidden_size"] or fields["token_dim"],
+            "encoder_num_layers": trained["encoder_num_layers"] or 2,
+            "encoder_dropout": trained["encoder_dropout"],
+        }
+
+    def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
+        """Return the number of virtual tokens; the encoder is gone."""
+        return {**super().options(config, structure), "encoder_reparameterization_type": "none"}
+
+
+@final
 class PrefixTuningLayout(VirtualTokensLayout):
-    """Prefix tuning: ``prompt_embeddings`` [P, L * 2 * K * D], by layer, key or value, head, width."""
+    """Prefix tuning: ``prompt_embeddings`` [P, L * 2 * K * D], by layer, key or value, head, width.
+
+    P-tuning v2 is the same in PEFT's files.
+    """
 
     peft_type = "PREFIX_TUNING"
     # A folder saved with a projection holds the keys and values it computed, as one saved without does.
@@ -90,6 +137,11 @@ class PrefixTuningLayout(VirtualTokensLayout):
         "modules_to_save": neutral,
         **dict.fromkeys(("encoder_hidden_size", "init_weights", "prefix_projection"), lambda _: True),
     }
+
+    def fits(self, adapter: Adapter, structure: Structure) -> bool:
+        """Say whether it is a plain prefix: PEFT would show an infix to every token, and knows no gate."""
+        settings = adapter.config.model_dump()
+        return settings.get("placement", "prefix") == "prefix" and not settings.get("prefix_gate", False)
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
         """Return PEFT's fields of prefix tuning."""

@@ -34,7 +34,7 @@ def methods(
         return
     rows = [("method", "sites", "learning rate", "trainable", "share")]
     for method in found:
-        counts = ("", "")
+        counts = ("not here" if method.refused else "", "")
         if method.trainable is not None and method.total is not None:
             counts = (f"{method.trainable:,}", f"{method.trainable / method.total:.2%}")
         rows.append((method.name, ", ".join(method.sites), f"{method.learning_rate:g}", *counts))
@@ -55,6 +55,8 @@ def _print_settings(method: "MethodInfo") -> None:
     from petune import methods as registry
 
     say(f"\n{method.name}: {method.title}")
+    if method.refused:
+        say(f"  not for this base: {method.refused}")
     if method.paper is not None:
         say(f"  {method.paper.authors} {method.paper.year}, {method.paper.title}, {method.paper.url}")
     for name, field in registry.get(method.name).config_class.model_fields.items():

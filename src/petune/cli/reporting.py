@@ -1,12 +1,13 @@
 """What commands print of the objects they get."""
 
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from petune.data.report import DataReport
-    from petune.training.run import TrainingResult
+    from petune.training.result import Candidate, TrainingResult
 
 
 def say(text: str = "") -> None:
@@ -31,12 +32,22 @@ def print_metrics(metrics: Mapping[str, float]) -> None:
         say(f"{name:<{width}}  {value:.4f}")
 
 
+def print_candidates(candidates: Sequence["Candidate"]) -> None:
+    """Print each candidate's metrics, its options behind them."""
+    for candidate in candidates:
+        metrics = "  ".join(f"{name} {value:.4f}" for name, value in candidate.metrics.items())
+        form = json.dumps(dict(candidate.form), ensure_ascii=False) if candidate.form else "as the run has it"
+        say(f"{'*' if candidate.chosen else ' '} {metrics}  {form}")
+
+
 def print_result(result: "TrainingResult") -> None:
-    """Print where the adapter lies, how training ended, and the command to use it."""
-    say(
-        f"{result.steps} steps in {result.seconds:.0f} s, peak memory {result.peak_memory / 2**20:,.0f} MiB,"
-        f" training loss {result.train_loss:.4f}"
-    )
+    """Print where the adapter lies, how training or the choice ended, and the command to use it."""
+    cost = f"in {result.seconds:.0f} s, peak memory {result.peak_memory / 2**20:,.0f} MiB"
+    if result.candidates:
+        print_candidates(result.candidates)
+        say(f"{len(result.candidates)} candidates {cost}; the best one (*) is kept:")
+    else:
+        say(f"{result.steps} steps {cost}, training loss {result.train_loss:.4f}")
     if result.eval_metrics:
         say(f"on the validation rows, after step {result.kept_step}, which is kept:")
         print_metrics(result.eval_metrics)

@@ -142,6 +142,11 @@ def collate(
     return {name: torch.tensor(values, dtype=torch.int64, device=device) for name, values in columns.items()}
 
 
+def answer_starts(rows: Sequence[Encoded]) -> list[int]:
+    """Return the index of the first learned token of each row; its length where none is learned."""
+    return [next((t for t, label in enumerate(row.labels) if label != IGNORED), len(row.labels)) for row in rows]
+
+
 def _pool_size(lengths: Sequence[int], rows_per_step: int | None, tokens_per_step: int | None) -> int:
     sizes = [rows_per_step] if rows_per_step is not None else []
     if tokens_per_step is not None:

@@ -1,7 +1,7 @@
 """What a checked row says, before a tokenizer is known: turns, a prompt with its target, or plain text."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 from petune.data.conversation import Conversation
@@ -9,7 +9,7 @@ from petune.data.layouts import TEMPLATE, Layout
 from petune.data.options import DataOptions
 from petune.data.problems import RowProblem
 from petune.data.templates import TextTemplate
-from petune.errors import DataError
+from petune.errors import DataError, nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,10 @@ class Pair:
     """Whether the target is a class label."""
     lead: str = ""
     """White space that every target starts with."""
+    label: str | None = None
+    """The label that a verbalizer's word in the target stands for."""
+    words: Mapping[str, str] = field(default_factory=dict)
+    """The targets, without white space around them, that stand for each label of a verbalizer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,9 @@ class RowParser:
         prompt = options.template if options.template is not None else layout.template
         target = options.target if options.target is not None else layout.target
         _check_choice(layout, options, prompt, target, require_target=require_target)
+        self._verbalizer = options.verbalizer
+        if self._verbalizer is not None:
+            _check_verbalizer(layout, self._verbalizer)
         self._prompt = None if prompt is None else TextTemplate(prompt, "--template")
         self._target = None if target is None else TextTemplate(target, "--target")
         self._lead = "" if target is None else target[: len(target) - len(target.lstrip())]
@@ -84,7 +91,23 @@ class RowParser:
         prompt = self._prompt.render(slots, self._columns)
         if self._target is None:
             return Text(prompt)
+        if self._verbalizer is not None:
+            return self._verbalized(prompt, slots, self._verbalizer)
         return Pair(prompt, self._render_target(slots), self._layout.name == "text-label", self._lead)
+
+    def _verbalized(self, prompt: str, slots: Mapping[str, Any], verbalizer: Mapping[str, str]) -> Pair:
+        assert self._target is not None
+        label = slots["label"]
+        if label is not None and label not in verbalizer:
+            raise RowProblem(
+                f"label '{label}' has no word in the verbalizer",
+                f"add one; there are words for {', '.join(verbalizer)}.{nearest(label, verbalizer)}",
+            )
+        targets = {
+            name: self._target.render({**slots, "label": word}, self._columns) for name, word in verbalizer.items()
+        }
+        words = {name: text.strip() for name, text in targets.items()}
+        return Pair(prompt, targets.get(label), is_label=True, lead=self._lead, label=label, words=words)
 
     def _render_target(self, slots: Mapping[str, Any]) -> str | None:
         assert self._target is not None
@@ -124,6 +147,20 @@ def _check_choice(
             "--chat on needs a prompt and a target to make turns of, and these rows are plain text; "
             "give --template and --target, or leave --chat out"
         )
+
+
+def _check_verbalizer(layout: Layout, verbalizer: Mapping[str, str]) -> None:
+    """Refuse words that cannot stand for labels."""
+    if layout.name != "text-label":
+        raise DataError(
+            f"--verbalizer gives words for labels, and rows of the layout {layout.name} have none; give rows with"
+            " 'text' and 'label' (see --columns), or leave it out"
+        )
+    words = [word.strip() for word in verbalizer.values()]
+    twice = next((word for word in words if words.count(word) > 1), None)
+    if len(words) < 2 or "" in words or twice is not None:
+        problem = f"'{twice}' stands for two labels" if twice else "it needs a word for each of at least two labels"
+        raise DataError(f"--verbalizer {dict(verbalizer)}: {problem}; such as --verbalizer positive=great,negative=bad")
 
 
 def _last_column(layout: Layout) -> str:

@@ -1,9 +1,7 @@
 """Text to token ids and labels.
 
-The text of a row is tokenised whole, once, as the model will see it, and labels follow from character
-offsets. A token belongs to the segment that holds its **last character**: a token that straddles the start
-of a learned segment is learned (the completion never loses its first token), one that straddles its end is
-not.
+The text of a row is tokenised whole, once, as the model will see it, and labels follow from character offsets
+(:mod:`petune.data.tokens`).
 """
 
 from collections import Counter
@@ -12,8 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from petune.data.examples import Example, ExampleSet
+from petune.data.insertion import with_virtual_tokens
 from petune.data.report import DataReport, length_quantiles
+from petune.data.tokens import tokenise
 from petune.errors import DataError
+from petune.sites.placement import Insertion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,6 +55,7 @@ def encode(
     max_length: int,
     overlong: Literal["error", "drop", "truncate"] = "error",
     eos: bool = True,
+    insertions: Sequence[Insertion] = (),
     room: int | None = None,
 ) -> EncodedSet:
     """Tokenise rows, label what is learned, and report what was kept, cut and dropped.
@@ -64,17 +66,20 @@ def encode(
         max_length: longest row in tokens (see :func:`petune.data.lengths.resolve_max_length`).
         overlong: what to do with longer rows; truncate keeps the front.
         eos: end rows that no chat template wrote with EOS, learned where the row's last segment is.
+        insertions: virtual tokens to write into each row. Where they come in several versions, so does each row, one
+            behind the other.
         room: the most that ``max_length`` could be; None where nothing limits it.
 
     Raises:
-        DataError: rows are too long and ``overlong`` is error; or no row with a label is left.
+        DataError: rows are too long and ``overlong`` is error; or no row with a label is left; or virtual tokens do
+            not fit a row.
     """
     dropped: Counter[str] = Counter()
     kept: list[Encoded] = []
     overlong_rows: list[Encoded] = []
     cut: set[str] = set()
     straddling = 0
-    for row, straddles in _encode_all(examples, tokenizer, eos, dropped):
+    for row, straddles in _encode_all(examples, tokenizer, eos, dropped, insertions):
         straddling += straddles
         if len(row.input_ids) <= max_length:
             kept.append(row)
@@ -84,7 +89,7 @@ def encode(
             dropped[f"{_TOO_LONG} of {max_length:,} tokens"] += 1
         elif overlong == "truncate":
             row = Encoded(row.input_ids[:max_length], row.labels[:max_length], row.origin)
-            if _label_count(row.labels):
+            if _label_count(row.labels) and all(insertion.holds_all(row.input_ids) for insertion in insertions):
                 cut.add(row.origin)
                 kept.append(row)
             else:
@@ -93,7 +98,9 @@ def encode(
         raise _overlong_error(overlong_rows, len(examples), max_length, room)
     if not kept:
         raise _nothing_left(examples, dropped)
-    report = _report(examples, kept, tokenizer, dropped, len(cut), max_length, straddling)
+    report = _report(examples, kept, tokenizer, dropped, len(cut), max_length, straddling, insertions)
+    for insertion in insertions:
+        kept = [Encoded(ids, row.labels, row.origin) for row in kept for ids in insertion.versions(row.input_ids)]
     return EncodedSet(kept, report, frozenset(cut))
 
 
@@ -105,22 +112,27 @@ def kept_whole(examples: ExampleSet, encoded: EncodedSet) -> ExampleSet:
 
 
 def _encode_all(
-    examples: Sequence[Example], tokenizer: "PreTrainedTokenizerBase", eos: bool, dropped: Counter[str]
+    examples: Sequence[Example],
+    tokenizer: "PreTrainedTokenizerBase",
+    eos: bool,
+    dropped: Counter[str],
+    insertions: Sequence[Insertion],
 ) -> Iterator[tuple[Encoded, bool]]:
     """Yield the rows with something to learn, and whether a token straddles the start of that."""
     for start in range(0, len(examples), _CHUNK):
         chunk = []
         for example in examples[start : start + _CHUNK]:
             if any(segment.learned and segment.text.strip() for segment in example.segments):
-                chunk.append(example)
+                chunk.append(with_virtual_tokens(example, insertions))
             else:
                 dropped[_EMPTY] += 1
-        for example, (ids, learned, straddles) in zip(chunk, _tokenise(chunk, tokenizer), strict=True):
+        for example, tokens in zip(chunk, tokenise(chunk, tokenizer), strict=True):
+            ids, learned = tokens.ids, tokens.learned
             if eos and example.add_special_tokens:
                 _end_with_eos(ids, learned, example.segments[-1].learned, tokenizer.eos_token_id)
             labels = [token if is_learned else IGNORED for token, is_learned in zip(ids, learned, strict=True)]
             if _label_count(labels):
-                yield Encoded(ids, labels, example.origin), straddles
+                yield Encoded(ids, labels, example.origin), tokens.straddles
             else:
                 dropped[_NO_LABEL] += 1
 
@@ -138,79 +150,6 @@ def _end_with_eos(ids: list[int], learned: list[bool], last_learned: bool, eos_t
     else:
         ids.append(eos_token_id)
         learned.append(last_learned)
-
-
-_Tokens = tuple[list[int], list[bool], bool]
-"""Ids, whether each is learned, and whether one straddles the start of a learned segment."""
-
-
-def _tokenise(examples: Sequence[Example], tokenizer: "PreTrainedTokenizerBase") -> list[_Tokens]:
-    if not tokenizer.is_fast:
-        return [_tokenise_by_segment(example, tokenizer) for example in examples]
-    results: dict[int, _Tokens] = {}
-    for special in (True, False):
-        indices = [i for i, example in enumerate(examples) if example.add_special_tokens is special]
-        if not indices:
-            continue
-        batch = tokenizer(
-            ["".join(segment.text for segment in examples[i].segments) for i in indices],
-            add_special_tokens=special,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        for position, i in enumerate(indices):
-            learned, straddles = _learned_tokens(
-                examples[i], batch["offset_mapping"][position], batch["special_tokens_mask"][position]
-            )
-            results[i] = (batch["input_ids"][position], learned, straddles)
-    return [results[i] for i in range(len(examples))]
-
-
-def _learned_tokens(
-    example: Example, offsets: Sequence[tuple[int, int]], added: Sequence[int]
-) -> tuple[list[bool], bool]:
-    """Say of each token whether it is learned, and whether one straddles the start of a learned segment."""
-    bounds: list[tuple[int, int]] = []
-    end = 0
-    for segment in example.segments:
-        start, end = end, end + len(segment.text)
-        if segment.learned and end > start:
-            if bounds and bounds[-1][1] == start:
-                start = bounds.pop()[0]
-            bounds.append((start, end))
-    learned = [False] * len(offsets)
-    straddles = False
-    current = 0
-    for token, (first, after) in enumerate(offsets):
-        if added[token]:
-            continue
-        last = max(first, after - 1)
-        while current < len(bounds) and bounds[current][1] <= last:
-            current += 1
-        if current == len(bounds):
-            break
-        if bounds[current][0] <= last:
-            learned[token] = True
-            straddles = straddles or first < bounds[current][0]
-    return learned, straddles
-
-
-def _tokenise_by_segment(example: Example, tokenizer: "PreTrainedTokenizerBase") -> _Tokens:
-    """Tokenise segment after segment: tokenizers written in Python have no offsets."""
-    ids: list[int] = []
-    learned: list[bool] = []
-    for segment in example.segments:
-        piece = list(tokenizer(segment.text, add_special_tokens=False, verbose=False)["input_ids"])
-        ids += piece
-        learned += [segment.learned] * len(piece)
-    if example.add_special_tokens:
-        whole = tokenizer.build_inputs_with_special_tokens(ids)
-        before = next(i for i in range(len(whole) + 1) if whole[i : i + len(ids)] == ids)
-        learned = [False] * before + learned + [False] * (len(whole) - before - len(ids))
-        ids = list(whole)
-    return ids, learned, False
 
 
 def _overlong_error(rows: Sequence[Encoded], total: int, max_length: int, room: int | None) -> DataError:
@@ -241,6 +180,7 @@ def _report(
     cut: int,
     max_length: int,
     straddling: int,
+    insertions: Sequence[Insertion],
 ) -> DataReport:
     lengths = [len(row.input_ids) for row in kept]
     notes = []
@@ -260,22 +200,25 @@ def _report(
         lengths=length_quantiles(lengths),
         total_tokens=sum(lengths),
         label_tokens=sum(_label_count(row.labels) for row in kept),
-        example=marked_text(kept[0], tokenizer),
+        example=marked_text(kept[0], tokenizer, insertions),
         example_origin=kept[0].origin,
         notes=tuple(notes),
     )
 
 
-def marked_text(row: Encoded, tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Return the row decoded, its learned spans between ⟦ and ⟧."""
+def marked_text(row: Encoded, tokenizer: "PreTrainedTokenizerBase", insertions: Sequence[Insertion] = ()) -> str:
+    """Return the row decoded, its learned spans between ⟦ and ⟧, each virtual token as ◇."""
+    virtual = {token for insertion in insertions for token in insertion.ids()}
     text = ""
     marked = ""
     learned = False
     for position in range(len(row.input_ids) + 1):
         is_end = position == len(row.input_ids)
+        is_virtual = not is_end and row.input_ids[position] in virtual
         now = not is_end and row.labels[position] != IGNORED
-        if now != learned or is_end:
-            so_far = tokenizer.decode(row.input_ids[:position], clean_up_tokenization_spaces=False)
-            marked += so_far[len(text) :] + ("" if now == learned else "⟦" if now else "⟧")
+        if now != learned or is_virtual or is_end:
+            before = [token for token in row.input_ids[:position] if token not in virtual]
+            so_far = tokenizer.decode(before, clean_up_tokenization_spaces=False)
+            marked += so_far[len(text) :] + ("" if now == learned else "⟦" if now else "⟧") + "◇" * is_virtual
             text, learned = so_far, now
     return marked

@@ -1,7 +1,7 @@
 """Rows rendered to text, whatever layout they came in."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final, overload
 
 
@@ -11,6 +11,10 @@ class Segment:
 
     text: str
     learned: bool
+    virtual: tuple[int, ...] = ()
+    """Token ids of virtual tokens, which stand here instead of text."""
+    before_special: bool = False
+    """Whether virtual tokens at the start stand even before the special tokens that the tokenizer adds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,8 @@ class Example:
     """False where a chat template has already written the special tokens."""
     lead: str | None = None
     """White space that the target's template starts with; None where the row has no such template."""
+    words: Mapping[str, str] = field(default_factory=dict)
+    """What stands for a label in the text, by label; a label that is not named stands for itself."""
 
 
 @final

@@ -1,10 +1,12 @@
 """How long a row may be: what the user allows, and what the model has a place for."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from petune.data.encoding import EncodedSet, encode
 from petune.data.examples import ExampleSet
 from petune.errors import DataError
+from petune.sites.placement import Insertion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,6 +23,7 @@ def encode_within(
     overlong: Literal["error", "drop", "truncate"] = "error",
     model_limit: int | None = None,
     virtual_tokens: int = 0,
+    insertions: Sequence[Insertion] = (),
 ) -> EncodedSet:
     """Encode rows for a model, none of them longer than it has places for.
 
@@ -31,13 +34,14 @@ def encode_within(
         overlong: what to do with longer rows.
         model_limit: positions of the model; None where unknown or unlimited.
         virtual_tokens: positions that adapters take in front of each row.
+        insertions: virtual tokens to write into each row; they count as the row's own.
 
     Raises:
         DataError: as :func:`resolve_max_length` and :func:`petune.data.encoding.encode` do.
     """
     longest = resolve_max_length(max_length, tokenizer, model_limit=model_limit, virtual_tokens=virtual_tokens)
     room = None if model_limit is None else model_limit - virtual_tokens
-    return encode(examples, tokenizer, max_length=longest, overlong=overlong, room=room)
+    return encode(examples, tokenizer, max_length=longest, overlong=overlong, insertions=insertions, room=room)
 
 
 def resolve_max_length(

@@ -17,7 +17,7 @@ LayoutName = Literal[
 ]
 
 
-FORMAT_FIELDS = ("layout", "columns", "template", "target", "chat")
+FORMAT_FIELDS = ("layout", "columns", "template", "target", "verbalizer", "chat")
 """The options that say how a row becomes text, whatever file it is in."""
 
 
@@ -48,6 +48,9 @@ class DataOptions(BaseModel):
 
     target: str | None = None
     """Jinja template of the text to learn after the prompt, such as ` {{ label }}`."""
+
+    verbalizer: dict[str, str] | None = None
+    """Words that stand for the labels in the text: label to word, such as `positive: great`; results name labels."""
 
     chat: Literal["auto", "on", "off"] = "auto"
     """The tokenizer's chat template: auto uses it for messages and conversations only; on also wraps other

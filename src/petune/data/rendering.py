@@ -1,6 +1,7 @@
 """Checked rows to examples: templates and chat templates applied, the learned part marked."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, final
 
 from petune.data.chat import ChatRenderer
@@ -41,9 +42,12 @@ class Renderer:
             whole = (Segment(content.text, learned=True),)
             return Example(origin, whole, content.text, None, None, fields, add_special_tokens=True)
         target = None if content.target is None else content.target.strip()
+        if content.words:
+            target = content.label
         choices_key = target if content.is_label else None
         if self._wrap_pairs:
-            return self._turns(_as_turns(content), fields, origin, choices_key=choices_key)
+            turns = self._turns(_as_turns(content), fields, origin, choices_key=choices_key)
+            return replace(turns, target=target, words=content.words)
         segments = (Segment(content.prompt, self._learn_all), Segment(content.target or "", learned=True))
         return Example(
             origin,
@@ -54,6 +58,7 @@ class Renderer:
             fields,
             add_special_tokens=True,
             lead=content.lead,
+            words=content.words,
         )
 
     def _turns(

@@ -156,4 +156,10 @@ def _values(
 
 def _encode(runner: Runner, examples: ExampleSet) -> list[Encoded]:
     limit = context_length(runner.model)
-    return encode_within(examples, runner.tokenizer, model_limit=limit, virtual_tokens=runner.virtual_tokens).rows
+    return encode_within(
+        examples,
+        runner.tokenizer,
+        model_limit=limit,
+        virtual_tokens=runner.virtual_tokens,
+        insertions=runner.insertions,
+    ).rows

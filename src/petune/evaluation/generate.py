@@ -1,5 +1,6 @@
 """Text generated from prompts, many at once."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from transformers import GenerationConfig, StoppingCriteriaList
 from petune.data.batching import collate
 from petune.data.encoding import IGNORED, Encoded
 from petune.evaluation.options import GenerationOptions
+from petune.evaluation.penalty import repetition_penalty
 from petune.evaluation.prompts import encode_prompts
-from petune.evaluation.runner import Runner, end_token_ids, evaluating, longest_input
+from petune.evaluation.runner import Runner, end_token_ids, evaluating, longest_input, versions
 from petune.evaluation.stopping import StopText, decode, first_stop
+from petune.sites.routing import Routing
 
 FinishReason = Literal["stop", "length"]
 
@@ -42,7 +45,8 @@ def generate(
 
     Prompts of like lengths share a batch, padded on the left. At temperature 0 a row's text does not depend
     on its batch; sampled text does, and is the same again for the same prompts and options. The global random
-    state is left as it was.
+    state is left as it was. Where an adapter writes a prompt in several versions, the text that most of them get is
+    the answer; of equally many the first.
 
     Args:
         runner: the model.
@@ -64,7 +68,14 @@ def generate(
         for rows, allowance in _batches(encoded, options, longest_input(runner)):
             generations = _generate_batch(runner, [encoded[i] for i in rows], allowance, options)
             results.update(zip(rows, generations, strict=True))
-    return [results[i] for i in range(len(prompts))]
+    number, _ = versions(runner)
+    return [_majority([results[i + n] for n in range(number)]) for i in range(0, len(encoded), number)]
+
+
+def _majority(answers: Sequence[Generation]) -> Generation:
+    """Return the first of the answers whose text most of them have."""
+    votes = Counter(answer.text for answer in answers)
+    return max(answers, key=lambda answer: votes[answer.text])
 
 
 def generation_config(runner: Runner, options: GenerationOptions, max_new_tokens: int) -> GenerationConfig:
@@ -77,7 +88,7 @@ def generation_config(runner: Runner, options: GenerationOptions, max_new_tokens
         top_p=options.top_p if sampling else 1.0,
         top_k=options.top_k if sampling else 50,  # transformers' own default; another one without sampling warns
         num_beams=options.num_beams,
-        repetition_penalty=options.repetition_penalty,
+        repetition_penalty=1.0,  # ours goes with it, which leaves virtual tokens out
         eos_token_id=stop_token_ids(runner, options.stop) or None,
         pad_token_id=runner.tokenizer.pad_token_id,
     )
@@ -132,12 +143,14 @@ def _generate_batch(
     batch = collate(rows, pad_token_id=runner.tokenizer.pad_token_id, side="left", device=runner.device)
     width = batch["input_ids"].shape[1]
     criteria = [StopText(runner.tokenizer, options.stop, width)] if options.stop else []
-    sequences = runner.model.generate(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        generation_config=generation_config(runner, options, max_new_tokens),
-        stopping_criteria=StoppingCriteriaList(criteria),
-    )
+    with Routing.of(runner.model).answers_from([width] * len(rows)):
+        sequences = runner.model.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            generation_config=generation_config(runner, options, max_new_tokens),
+            logits_processor=repetition_penalty(options.repetition_penalty),
+            stopping_criteria=StoppingCriteriaList(criteria),
+        )
     return [_finished(runner, row, options.stop) for row in sequences[:, width:].tolist()]
 
 

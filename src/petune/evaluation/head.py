@@ -25,6 +25,7 @@ from petune.data.batching import collate, split_step
 from petune.data.encoding import IGNORED, Encoded
 from petune.errors import BaseModelError
 from petune.evaluation.runner import Runner, evaluating
+from petune.sites.routing import Routing
 
 _MAX_LOGITS = 2**26
 """Most logits (B x K x V) of one forward pass; 256 MiB in fp32."""
@@ -34,7 +35,7 @@ _MAX_LOGITS = 2**26
 class Query:
     """A sequence, and the positions after which the next token's distribution is wanted.
 
-    Nothing after the last position is computed.
+    The answer begins behind the first of them; nothing after the last is computed.
     """
 
     input_ids: Sequence[int]
@@ -91,7 +92,8 @@ def _logits(runner: Runner, head: nn.Module, queries: Sequence[Query]) -> Tensor
         [[*q.positions, *[q.positions[-1]] * (most - len(q.positions))] for q in queries],
         device=runner.device,
     )
-    with _head_at(head, positions, num_tokens=max(lengths)):
+    answers = Routing.of(runner.model).answers_from([q.positions[0] + 1 for q in queries])
+    with answers, _head_at(head, positions, num_tokens=max(lengths)):
         output = runner.model(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **_no_cache(runner.model)
         )

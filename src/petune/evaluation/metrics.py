@@ -127,6 +127,9 @@ METRICS: dict[str, Metric] = {
 }
 """Every metric of petune, by name."""
 
+HIGHER_IS_WORSE = ("loss", "perplexity")
+"""The metrics that should be low."""
+
 
 def resolve_metric(name: str) -> Metric:
     """Return the metric called ``name``, or the user's own for ``file.py`` or ``file.py:function``.

@@ -97,7 +97,9 @@ def predict_texts(runner: Runner, examples: Sequence[Example], options: Generati
             names=[example.origin for example in window],
         )
         for e, generation in zip(window, generations, strict=True):
-            yield Prediction(e.origin, e.fields, generation.text.strip(), e.target, None)
+            text = generation.text.strip()
+            label = next((label for label, word in e.words.items() if word == text), text)
+            yield Prediction(e.origin, e.fields, label, e.target, None)
 
 
 def _predict_labels(

@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
+from petune.data.examples import Example, Segment
+from petune.data.insertion import with_virtual_tokens
+from petune.data.tokens import tokenise
 from petune.errors import ConfigError, DataError
 from petune.evaluation.runner import Runner, longest_input
 
@@ -19,6 +22,8 @@ def encode_prompts(
 ) -> list[list[int]]:
     """Return the token ids of each prompt, without an EOS that the tokenizer would end a whole text with.
 
+    Where an adapter wants rows in several versions, those of a prompt come one behind the other.
+
     Args:
         runner: the model and its tokenizer.
         prompts: texts.
@@ -28,10 +33,7 @@ def encode_prompts(
     Raises:
         DataError: a prompt has no token, or leaves no room for an answer in the model's context.
     """
-    encoded = [
-        _prompt_ids(runner.tokenizer, prompt, special)
-        for prompt, special in zip(prompts, add_special_tokens, strict=True)
-    ]
+    encoded = _encode(runner, prompts, add_special_tokens)
     empty = [name for name, ids in zip(names, encoded, strict=True) if not ids]
     if empty:
         raise DataError(f"no text to go on from in {listed(empty)}; give a prompt of at least one character")
@@ -46,6 +48,8 @@ def encode_prompts(
             f"{len(long):,} of {len(encoded):,} prompts fill the model's context of {limit:,} tokens and "
             f"leave no room for an answer: {listed(long)}; shorten them, or use a model with a longer context"
         )
+    for insertion in runner.insertions:
+        encoded = [version for ids in encoded for version in insertion.versions(ids)]
     return encoded
 
 
@@ -78,10 +82,15 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, add_special_tokens: bool) -> list[int]:
-    batch = tokenizer(prompt, add_special_tokens=add_special_tokens, return_special_tokens_mask=True, verbose=False)
-    ids, added = list(batch["input_ids"]), list(batch["special_tokens_mask"])
-    while ids and added[-1] and ids[-1] == tokenizer.eos_token_id:
-        ids.pop()
-        added.pop()
-    return ids
+def _encode(runner: Runner, prompts: Sequence[str], add_special_tokens: Sequence[bool]) -> list[list[int]]:
+    examples = [
+        Example("", (Segment(prompt, learned=False),), prompt, None, None, {}, add_special_tokens=special)
+        for prompt, special in zip(prompts, add_special_tokens, strict=True)
+    ]
+    found = []
+    for tokens in tokenise([with_virtual_tokens(e, runner.insertions) for e in examples], runner.tokenizer):
+        end = len(tokens.ids)
+        while end and tokens.added[end - 1] and tokens.ids[end - 1] == runner.tokenizer.eos_token_id:
+            end -= 1
+        found.append(tokens.ids[:end])
+    return found

@@ -1,12 +1,14 @@
 """What evaluation needs of a model, and the state it runs in."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from petune.sites.placement import Combine, Insertion
 
 
 class Runner(Protocol):
@@ -25,6 +27,11 @@ class Runner(Protocol):
     @property
     def device(self) -> torch.device:
         """Where inputs must lie."""
+        ...
+
+    @property
+    def insertions(self) -> Sequence[Insertion]:
+        """The virtual tokens that its adapters have written into rows."""
         ...
 
     @property
@@ -69,3 +76,9 @@ def end_token_ids(runner: Runner) -> list[int]:
     declared = config.eos_token_id if config is not None else None
     ids = declared if isinstance(declared, list) else [declared]
     return sorted({token for token in (*ids, runner.tokenizer.eos_token_id) if token is not None})
+
+
+def versions(runner: Runner) -> tuple[int, Combine]:
+    """Return in how many versions rows are run, and how the answers to them become one."""
+    placements = [i.placement for i in runner.insertions if i.placement.versions > 1]
+    return (placements[0].versions, placements[0].combine) if placements else (1, "average")

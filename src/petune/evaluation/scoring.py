@@ -7,8 +7,12 @@ A label is tokenised together with its prompt, as in training, and its score is
 where the end is any token that ends an answer: without it a label that is the start of another would always
 win. Where every label of a row is one token after the same prompt tokens, none can be the start of another:
 then log p(token | prompt) is the score, and one forward pass serves all labels.
+
+Where an adapter writes a row in several versions, all are scored together, and the answer is by their mean: of the
+labels' shares among themselves, or, first, of the votes for each label.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +24,8 @@ from petune.data.examples import Example, ExampleSet, Segment
 from petune.errors import ConfigError, DataError
 from petune.evaluation.head import Query, read_log_probabilities
 from petune.evaluation.prompts import listed
-from petune.evaluation.runner import Runner, end_token_ids, longest_input
+from petune.evaluation.runner import Runner, end_token_ids, longest_input, versions
+from petune.sites.placement import Combine
 
 _NO_LIMIT = 2**31
 
@@ -32,7 +37,7 @@ class Choice:
     label: str
     """The likeliest; of equal ones the first."""
     log_probabilities: tuple[float, ...]
-    """For each label, in nats; see the module for what is summed."""
+    """For each label, in nats; see the module for what is summed. Of several versions: of the mean share."""
 
     @property
     def probabilities(self) -> tuple[float, ...]:
@@ -41,8 +46,9 @@ class Choice:
 
 
 def distinct_labels(examples: Sequence[Example]) -> tuple[str, ...]:
-    """Return the distinct labels of classification rows, sorted."""
-    return tuple(sorted({example.choices_key for example in examples if example.choices_key is not None}))
+    """Return the distinct labels of classification rows, sorted; where a verbalizer has words for more, those too."""
+    found = {example.choices_key for example in examples if example.choices_key is not None}
+    return tuple(sorted(found.union(*(example.words for example in examples))))
 
 
 def check_labels(labels: Sequence[str]) -> None:
@@ -81,6 +87,7 @@ def score_choices(
     if not examples:
         return []
     rows = _encode(runner, examples, labels)
+    number, combine = versions(runner)
     ends = torch.tensor(end_token_ids(runner), dtype=torch.int64)
     queries: list[Query] = []
     reads: list[tuple[int, int | None]] = []
@@ -107,12 +114,23 @@ def score_choices(
             score = score + log_probabilities[len(answer), ends.to(score.device)].logsumexp(0)
         return score[None]
 
-    scores: list[list[float]] = [[] for _ in examples]
+    scores: list[list[float]] = [[] for _ in rows]
     for (row, _), values in zip(
         reads, read_log_probabilities(runner, queries, read, batch_tokens=batch_tokens), strict=True
     ):
         scores[row].extend(values.tolist())
-    return [Choice(labels[max(range(len(labels)), key=row.__getitem__)], tuple(row)) for row in scores]
+    return [_choice(labels, scores[i : i + number], combine) for i in range(0, len(rows), number)]
+
+
+def _choice(labels: Sequence[str], scores: Sequence[Sequence[float]], combine: Combine) -> Choice:
+    """Return the choice that the log-probabilities of one row's versions make."""
+    values = torch.tensor(scores, dtype=torch.float64)
+    if len(scores) == 1:
+        return Choice(labels[int(values[0].argmax())], tuple(scores[0]))
+    shares = values.log_softmax(1).logsumexp(0) - math.log(len(scores))
+    votes = values.argmax(1).bincount(minlength=len(labels)) * (combine == "vote")
+    ranks = list(zip(votes.tolist(), shares.tolist(), strict=True))
+    return Choice(labels[max(range(len(labels)), key=ranks.__getitem__)], tuple(shares.tolist()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +144,13 @@ def _share_one_pass(continuations: Sequence[_Continuation]) -> bool:
 
 
 def _encode(runner: Runner, examples: Sequence[Example], labels: Sequence[str]) -> list[list[_Continuation]]:
-    """Tokenise every row with every label, as training does."""
+    """Tokenise every version of every row with every label, as training does."""
     answered = [
         replace(
             example,
             segments=(
                 Segment(example.prompt, learned=False),
-                Segment(answer_lead(example) + label, learned=True),
+                Segment(answer_lead(example) + example.words.get(label, label), learned=True),
             ),
         )
         for example in examples
@@ -143,29 +161,36 @@ def _encode(runner: Runner, examples: Sequence[Example], labels: Sequence[str]) 
         runner.tokenizer,
         max_length=_NO_LIMIT,
         eos=False,
+        insertions=runner.insertions,
     ).rows
-    if len(encoded) != len(answered):
+    number, _ = versions(runner)
+    if len(encoded) != len(answered) * number:
         raise DataError(f"one of the labels {', '.join(labels)} has no token in this model's vocabulary; rename it")
     continuations = []
     for row in encoded:
         first = next(t for t, label in enumerate(row.labels) if label != IGNORED)
         last = max(t for t, label in enumerate(row.labels) if label != IGNORED)
         continuations.append(_Continuation(row.input_ids[:first], row.input_ids[first : last + 1]))
-    _check_lengths(runner, examples, continuations, len(labels))
-    return [continuations[i : i + len(labels)] for i in range(0, len(continuations), len(labels))]
+    _check_lengths(runner, examples, continuations, len(labels) * number)
+    of_one_row = len(labels) * number
+    return [
+        continuations[i + version : i + of_one_row : number]
+        for i in range(0, len(continuations), of_one_row)
+        for version in range(number)
+    ]
 
 
 def _check_lengths(
-    runner: Runner, examples: Sequence[Example], continuations: Sequence[_Continuation], num_labels: int
+    runner: Runner, examples: Sequence[Example], continuations: Sequence[_Continuation], of_one_row: int
 ) -> None:
     limit = longest_input(runner)
-    bare = [examples[i // num_labels].origin for i, c in enumerate(continuations) if not c.prompt]
+    bare = [examples[i // of_one_row].origin for i, c in enumerate(continuations) if not c.prompt]
     if bare:
         raise DataError(
             f"no token comes before the label in {listed(list(dict.fromkeys(bare)))}; give each row a prompt"
         )
     long = [
-        examples[i // num_labels].origin
+        examples[i // of_one_row].origin
         for i, c in enumerate(continuations)
         if limit is not None and len(c.prompt) + len(c.answer) > limit
     ]

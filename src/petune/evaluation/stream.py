@@ -13,9 +13,11 @@ from transformers.generation import BaseStreamer
 from petune.errors import ConfigError
 from petune.evaluation.generate import generation_config, seeded, stop_token_ids
 from petune.evaluation.options import GenerationOptions
+from petune.evaluation.penalty import repetition_penalty
 from petune.evaluation.prompts import Messages, chat_prompt, encode_prompts
-from petune.evaluation.runner import Runner, evaluating, longest_input
+from petune.evaluation.runner import Runner, evaluating, longest_input, versions
 from petune.evaluation.stopping import Cancelled, StopText, decode, first_stop
+from petune.sites.routing import Routing
 
 
 def stream(
@@ -36,10 +38,12 @@ def stream(
         add_special_tokens: whether the tokenizer adds its special tokens to a text; never done with messages.
 
     Raises:
-        ConfigError: messages without a chat template, or a beam search.
+        ConfigError: messages without a chat template, a beam search, or an adapter of several prompts.
         DataError: the prompt is empty or longer than the model's context.
     """
     options = options or GenerationOptions()
+    if versions(runner)[0] > 1:
+        raise ConfigError("the adapter's prompts vote on an answer, which is known at the end only; use generate")
     if options.num_beams != 1:
         raise ConfigError(
             f"num_beams is {options.num_beams}, but a beam search knows its text only at the end; stream "
@@ -143,12 +147,14 @@ def _generate(
     room = options.max_new_tokens if context is None else min(options.max_new_tokens, context - len(ids))
     outcome: BaseException | None = None
     try:
-        with evaluating(runner), seeded(options.seed, runner.device):
+        answers = Routing.of(runner.model).answers_from([len(ids)])
+        with evaluating(runner), seeded(options.seed, runner.device), answers:
             input_ids = torch.tensor([ids], device=runner.device)
             runner.model.generate(
                 input_ids=input_ids,
                 attention_mask=torch.ones_like(input_ids),
                 generation_config=generation_config(runner, options, room),
+                logits_processor=repetition_penalty(options.repetition_penalty),
                 stopping_criteria=StoppingCriteriaList(criteria),
                 streamer=tokens,
             )

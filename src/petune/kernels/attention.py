@@ -10,7 +10,39 @@ Shapes: B rows, T queries, S keys, H query heads, K key-value heads, D head widt
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+PRODUCT_KEYS = 256
+"""Up to how many keys batched products are used on CPU: beyond, the kept weights outgrow what they save."""
+_PRODUCT_OPTIONS = {"dropout", "scaling", "is_causal", "sliding_window", "position_ids", "use_cache"}
+"""What a model may say to its attention that is in the mask already, or that products heed."""
+
+
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> Tensor:
+    """Return the output [B, T, H, D] of attention ``module``: by products where they train faster, else by PyTorch.
+
+    Args:
+        module: the module that is running.
+        query: [B, H, T, D].
+        key: [B, K, S, D].
+        value: [B, K, S, D].
+        attention_mask: as for :func:`product_attention`.
+        options: what the model says to its attention function.
+    """
+    plain = options.keys() <= _PRODUCT_OPTIONS and not options.get("dropout")
+    if plain and attention_mask is not None and _is_short(query, key):
+        scale = options.get("scaling")
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        return product_attention(query, key, value, attention_mask, scale)
+    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    return output  # type: ignore[no-any-return]
+
+
+def _is_short(query: Tensor, key: Tensor) -> bool:
+    return query.requires_grad and query.device.type == "cpu" and key.shape[2] <= PRODUCT_KEYS
 
 
 def product_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:

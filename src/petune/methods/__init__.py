@@ -9,9 +9,15 @@ if TYPE_CHECKING:
     from petune.methods.method import Method
 
 REGISTRY = {
+    "bitfit": "petune.methods.bitfit:BitFit",
     "bottleneck": "petune.methods.bottleneck:Bottleneck",
     "full": "petune.methods.full:FullFineTuning",
+    "hard_prompts": "petune.methods.hard_prompts:HardPrompts",
+    "ia3": "petune.methods.ia3:IA3",
+    "llama_adapter": "petune.methods.llama_adapter:LlamaAdapter",
     "lora": "petune.methods.lora:LoRA",
+    "p_tuning": "petune.methods.p_tuning:PTuning",
+    "p_tuning_v2": "petune.methods.p_tuning_v2:PTuningV2",
     "prefix_tuning": "petune.methods.prefix_tuning:PrefixTuning",
     "prompt_tuning": "petune.methods.prompt_tuning:PromptTuning",
 }

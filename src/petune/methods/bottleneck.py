@@ -4,13 +4,18 @@ Paper: Houlsby, Giurgiu, Jastrzebski, Morrone, de Laroussilhe, Gesmundo, Attariy
 Learning for NLP" (2019), https://arxiv.org/abs/1902.00751
 One a block: Pfeiffer, Kamath, Ruecklé, Cho, Gurevych: "AdapterFusion" (2021), https://arxiv.org/abs/2005.00247
 
-    y -> y + W_up f(W_down y + b_down) + b_up
+Beside the feed-forward layer: He, Zhou, Ma, Berg-Kirkpatrick, Neubig: "Towards a Unified View of Parameter-Efficient
+Transfer Learning" (2022), https://arxiv.org/abs/2110.04366
 
-y is the output of a sub-layer's last projection, before the residual connection and any normalisation after it. The
-weights start from a normal distribution of standard deviation 1e-3, truncated at two of them, and the biases at zero:
-nearly the identity, as in the authors' code.
+    y -> y + s (W_up f(W_down z + b_down) + b_up)
 
-Where we differ: the host's layer norms stay frozen.
+y is the output of a sub-layer's last projection, before the residual connection and any normalisation after it. z is y
+itself or, beside the feed-forward layer, the input of that layer. The weights start from a normal distribution of
+standard deviation 1e-3, truncated at two of them, and the biases at zero: nearly the identity, as in the authors' code.
+The base's layer norms are learned with the adapters, as a factor and a shift of what they give.
+
+Where we differ: nothing in the maths. He et al. start parallel adapters as LoRA starts, with s = 4; ours start as above
+with s = 1 unless set.
 
 Shapes: N entries, d hidden width, m bottleneck.
 """
@@ -23,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
-from petune.backbone.structure import Linear, Structure
-from petune.errors import ConfigError, TargetError, nearest
+from petune.backbone.sublayers import Norm, norms, sub_layers
+from petune.errors import ConfigError, nearest
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Paper, Target
 from petune.sites.output import OutputSlot
@@ -46,8 +51,14 @@ class BottleneckConfig(MethodConfig):
     non_linearity: str = "gelu"
     """Activation inside, by transformers' name: gelu, relu, swish, tanh, ..."""
 
-    placement: Literal["houlsby", "pfeiffer"] = "houlsby"
-    """houlsby: after attention and after the feed-forward layer; pfeiffer: after the feed-forward layer only."""
+    placement: Literal["houlsby", "pfeiffer", "parallel"] = "houlsby"
+    """houlsby: after attention and the feed-forward layer; pfeiffer: after the latter only; parallel: beside it."""
+
+    scaling: float = Field(default=1.0, gt=0, le=1e6)
+    """Factor s of what the adapter adds; He et al. use 4 beside the feed-forward layer."""
+
+    train_layer_norms: bool = True
+    """Learn the scale and shift of the base's layer norms as well, as Houlsby et al. do."""
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
@@ -65,27 +76,52 @@ class BottleneckConfig(MethodConfig):
 
 @final
 class BottleneckSlot(OutputSlot):
-    """The network behind one sub-layer.
+    """The network behind one sub-layer, or beside it.
 
     Args:
-        hidden: width d of the sub-layer's output.
+        width: width d of what it reads and adds to.
         config: the settings.
         generator: source of the start.
+        reads: path of the sub-layer's first linear, where the network stands beside the sub-layer.
     """
 
-    def __init__(self, hidden: int, config: BottleneckConfig, generator: torch.Generator) -> None:
+    def __init__(
+        self, width: int, config: BottleneckConfig, generator: torch.Generator, reads: str | None = None
+    ) -> None:
         super().__init__()
-        width = config.width(hidden)
-        self.down_weight = nn.Parameter(_near_zero(width, hidden, generator))
-        self.down_bias = nn.Parameter(torch.zeros(width))
-        self.up_weight = nn.Parameter(_near_zero(hidden, width, generator))
-        self.up_bias = nn.Parameter(torch.zeros(hidden))
+        inner = config.width(width)
+        self.down_weight = nn.Parameter(_near_zero(inner, width, generator))
+        self.down_bias = nn.Parameter(torch.zeros(inner))
+        self.up_weight = nn.Parameter(_near_zero(width, inner, generator))
+        self.up_bias = nn.Parameter(torch.zeros(width))
         self.activation = ACT2FN[config.non_linearity]
+        self.scaling = config.scaling
+        self.reads = reads
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return y + W_up f(W_down y + b_down) + b_up."""
-        inner = self.activation(F.linear(y, self.down_weight.to(y.dtype), self.down_bias.to(y.dtype)))
-        return y + F.linear(inner, self.up_weight.to(y.dtype), self.up_bias.to(y.dtype))
+        """Return y + s (W_up f(W_down z + b_down) + b_up), where z is y or, beside a sub-layer, its input x."""
+        z = y if self.reads is None else x
+        inner = self.activation(F.linear(z, self.down_weight.to(y.dtype), self.down_bias.to(y.dtype)))
+        return y + self.scaling * F.linear(inner, self.up_weight.to(y.dtype), self.up_bias.to(y.dtype))
+
+
+@final
+class NormSlot(OutputSlot):
+    """What is learned of one layer norm: n(x) w + b becomes n(x) (w f) + (b f + t) for factor f and shift t.
+
+    Args:
+        norm: the norm; one without a shift gets none.
+    """
+
+    def __init__(self, norm: Norm) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(norm.width))
+        self.shift = nn.Parameter(torch.zeros(norm.width)) if norm.has_bias else None
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return f y + t."""
+        y = y * self.factor.to(y.dtype)
+        return y if self.shift is None else y + self.shift.to(y.dtype)
 
 
 @final
@@ -106,30 +142,20 @@ class Bottleneck(Method[BottleneckConfig]):
     config_class = BottleneckConfig
 
     def build(self, config: BottleneckConfig, target: Target) -> dict[str, Slot]:
-        """Return one slot behind each chosen sub-layer."""
+        """Return one slot for each chosen sub-layer, and one for each layer norm."""
         if config.non_linearity not in ACT2FN:
             raise ConfigError(
                 f"non_linearity is '{config.non_linearity}', which transformers does not know."
                 f"{nearest(config.non_linearity, ACT2FN)} It knows {', '.join(sorted(ACT2FN))}"
             )
-        roles = ("attention", "mlp") if config.placement == "houlsby" else ("mlp",)
-        return {
-            linear.path: BottleneckSlot(linear.out_features, config, target.generator)
-            for linear in _last_projections(target.structure, roles)
-        }
-
-
-def _last_projections(structure: Structure, roles: tuple[str, ...]) -> list[Linear]:
-    """Return the last linear of each sub-layer: the one whose output joins the residual stream."""
-    found: list[Linear] = []
-    for block in range(structure.num_blocks):
-        for role in roles:
-            own = [linear for linear in structure.linears if linear.block == block and linear.role == role]
-            if own:
-                found.append(own[-1])
-    if not found:
-        raise TargetError("this base has no attention or feed-forward linears in its blocks to put adapters behind")
-    return found
+        slots: dict[str, Slot] = {}
+        for layer in sub_layers(target.model, target.structure):
+            if layer.role == "mlp" or config.placement == "houlsby":
+                reads = layer.first.path if config.placement == "parallel" else None
+                slots[layer.last.path] = BottleneckSlot(layer.last.out_features, config, target.generator, reads)
+        if config.train_layer_norms:
+            slots |= {norm.path: NormSlot(norm) for norm in norms(target.model, target.structure)}
+        return slots
 
 
 def _near_zero(rows: int, columns: int, generator: torch.Generator) -> Tensor:

@@ -17,6 +17,7 @@ from petune.backbone.structure import Structure
 from petune.errors import ConfigError
 from petune.methods.config import MethodConfig, explain
 from petune.sites.attention import Source
+from petune.sites.placement import Placement
 from petune.sites.sites import Slot
 
 SiteName = Literal["embeddings", "attention", "output", "weights"]
@@ -37,8 +38,27 @@ class Target:
     generator: torch.Generator
     """The source of every random start."""
 
+    @property
+    def shapes_only(self) -> bool:
+        """Whether values are of no interest: they will be loaded over, or parameters are only counted."""
+        return self.tokenizer is None
+
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts(Generic[ConfigT]):
+    """What an adapter is made of."""
+
+    config: ConfigT
+    """The settings that :meth:`Method.build` and :meth:`Method.source` make these slots and this source of."""
+
+    slots: Mapping[str, Slot]
+    """By the path they plug into."""
+
+    source: Source | None = None
+    """What computes the slots' values anew at each pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +83,7 @@ class Method(ABC, Generic[ConfigT]):
         learning_rate: the peak learning rate of AdamW used unless the user gives one.
         start: how far a fresh adapter changes the base: not at all ("exact"), hardly ("near"), or at once ("free").
         shares_batch: whether its rows may share a batch with rows of other adapters.
+        trains: whether parameters are learned; if not, a run chooses among the method's candidates instead.
     """
 
     name: ClassVar[str]
@@ -72,6 +93,7 @@ class Method(ABC, Generic[ConfigT]):
     learning_rate: ClassVar[float]
     start: ClassVar[Literal["exact", "near", "free"]]
     shares_batch: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
     config_class: type[ConfigT]
 
     @abstractmethod
@@ -85,6 +107,33 @@ class Method(ABC, Generic[ConfigT]):
 
     def source(self, config: ConfigT, target: Target) -> Source | None:
         """Return what computes the slots' values anew at each pass; None for methods whose slots hold them."""
+        return None
+
+    def placement(self, config: ConfigT, structure: Structure) -> Placement | None:
+        """Return where virtual tokens are written into the rows; None for methods whose rows hold text alone."""
+        return None
+
+    def bake(self, parts: Parts[ConfigT]) -> Parts[ConfigT] | None:
+        """Return the form kept after training, with the same outputs; None where all that is trained is kept.
+
+        For methods that compute what they learn from something larger (an encoder) which inference can do without.
+        Checkpoints of a training run hold ``parts``, adapter folders what this returns.
+        """
+        return None
+
+    def rate(self, config: ConfigT) -> float:
+        """Return the peak learning rate used with these settings unless the user gives one."""
+        return self.learning_rate
+
+    def candidates(self, config: ConfigT) -> tuple[Mapping[str, Any], ...]:
+        """Return the ways to write the rows: options of reading that replace the run's own.
+
+        A method that trains has one. One that does not has each of them measured, and the best is kept.
+        """
+        return ({},)
+
+    def selection_metric(self, config: ConfigT) -> str | None:
+        """Return the metric by which the best candidate is found; None for the one that fits the rows."""
         return None
 
     def configure(self, options: Mapping[str, Any]) -> ConfigT:

@@ -5,72 +5,78 @@ https://arxiv.org/abs/2101.00190
 
     softmax(q [P_k; K]^T / sqrt(D)) [P_v; V],   P_k and P_v [K, P, D] learned at every layer
 
-Without ``prefix_projection`` the keys and values are learned directly (Liu et al. 2021, "P-Tuning v2",
-https://arxiv.org/abs/2110.07602, does the same at every layer).
+With ``prefix_projection`` they are computed by the paper's network while training. ``placement: infix`` hides the
+prefix from the prompt x, as in the paper's [x; infix; y]: the last token of x, which predicts the first of y, and y
+itself see it. ``prefix_gate`` starts from the unchanged base. Inside one softmax no start does that and learns: a key
+takes a share of it, unless its score is so low that no gradient comes back. So a gated prefix has a softmax of its own,
+
+    softmax(q K^T / sqrt(D)) V + tanh(g) softmax(q P_k^T / sqrt(D)) P_v,   g [H] learned, zero at the start
+
+as in LLaMA-Adapter (Zhang et al. 2023, https://arxiv.org/abs/2303.16199).
 
 Where we differ: the authors draw a direct prefix from N(0, 1). Keys and values of real models are far from that, and
 differ from layer to layer, so ours start as the keys and values the base makes of tokens: sampled ones, or those of a
-text. That is their "real word" start, for any base.
+text. That is their "real word" start, for any base. They fit the network to it by 500 epochs of Adam; we solve for
+its last layer, which is exact. An infix keeps the positions of a prefix.
 
-Shapes: P virtual tokens, K key-value heads, D head width.
+Shapes: P virtual tokens, H query heads, K key-value heads, D head width.
 """
 
 from typing import Literal, Self, final
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from petune.methods.config import MethodConfig
-from petune.methods.method import Method, Paper, Target
-from petune.methods.starts import start_ids
-from petune.sites.attention import AttentionSlot, KeysValues, read_keys_values
-from petune.sites.routing import Stack
+from petune.errors import ConfigError
+from petune.methods.keys_values import KeysValuesConfig, KeysValuesMethod, PrefixSlot
+from petune.methods.method import Paper, Target
+from petune.sites.gated import GatedSlot
 from petune.sites.sites import Slot
 
 
 @final
-class PrefixTuningConfig(MethodConfig):
+class PrefixTuningConfig(KeysValuesConfig):
     """Settings of prefix tuning."""
 
-    num_virtual_tokens: int = Field(default=20, ge=1, le=4096)
-    """Length of the prefix, in tokens."""
+    placement: Literal["prefix", "infix"] = "prefix"
+    """prefix: seen by every token; infix: hidden from the prompt, seen where the answer is predicted."""
 
-    prefix_init: Literal["vocabulary", "text"] = "vocabulary"
-    """Start: the base's own keys and values for sampled common tokens, or for a text."""
-
-    prefix_init_text: str | None = None
-    """Text of the start; repeated where it is shorter than the prefix."""
+    prefix_gate: bool = False
+    """Give the prefix a softmax of its own behind a gate, so that the start leaves the base unchanged."""
 
     @model_validator(mode="after")
-    def _text_goes_with_text(self) -> Self:
-        if (self.prefix_init == "text") != (self.prefix_init_text is not None):
-            raise ValueError("prefix_init=text and prefix_init_text go together; give both or neither")
+    def _gate_goes_alone(self) -> Self:
+        if self.prefix_gate and (self.prefix_projection or self.placement == "infix"):
+            raise ValueError(
+                "prefix_gate is for a prefix that is learned directly and seen by every token; leave out"
+                " prefix_projection and placement=infix"
+            )
         return self
 
 
 @final
-class PrefixSlot(AttentionSlot):
-    """The learned keys and values of one attention.
+class GatedPrefixSlot(GatedSlot):
+    """The learned keys and values of one attention, and the gate of each of its heads.
 
     Args:
-        keys: start of the keys [K, P, D].
-        values: start of the values [K, P, D].
+        prefix: keys and values.
+        heads: query heads H.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
+    def __init__(self, prefix: PrefixSlot, heads: int) -> None:
         super().__init__()
-        self.keys = nn.Parameter(keys.detach().to(torch.float32).clone(memory_format=torch.contiguous_format))
-        self.values = nn.Parameter(values.detach().to(torch.float32).clone(memory_format=torch.contiguous_format))
-        self.position_shift = keys.shape[1]
+        self.prefix = prefix
+        self.gate = nn.Parameter(torch.zeros(heads))
 
-    def forward(self, stack: Stack) -> KeysValues:
-        """Return keys and values [K, P, D]."""
-        return self.keys, self.values
+    def forward(self, attention: nn.Module, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return keys and values [K, P, D] and the gate of each head [H]."""
+        keys, values = self.prefix.keys_values()
+        return keys, values, self.gate.tanh()
 
 
 @final
-class PrefixTuning(Method[PrefixTuningConfig]):
+class PrefixTuning(KeysValuesMethod[PrefixTuningConfig]):
     """Learned keys and values at every layer."""
 
     name = "prefix_tuning"
@@ -81,22 +87,28 @@ class PrefixTuning(Method[PrefixTuningConfig]):
         "Prefix-Tuning: Optimizing Continuous Prompts for Generation",
         "https://arxiv.org/abs/2101.00190",
     )
-    sites = ("attention",)
     learning_rate = 1e-2
-    start = "free"
     config_class = PrefixTuningConfig
 
     def build(self, config: PrefixTuningConfig, target: Target) -> dict[str, Slot]:
         """Return one slot for every attention."""
-        start = _start(config, target)
-        return {path: PrefixSlot(keys, values) for path, (keys, values) in start.items()}
+        slots = super().build(config, target)
+        if not config.prefix_gate:
+            return slots
+        heads = {attention.path: attention.num_heads for attention in target.structure.attentions}
+        prefixes = {path: slot for path, slot in slots.items() if isinstance(slot, PrefixSlot)}
+        return {path: GatedPrefixSlot(slot, heads[path]) for path, slot in prefixes.items()}
 
+    def hidden_from_prompt(self, config: PrefixTuningConfig, target: Target) -> bool:
+        """Say whether it is an infix.
 
-def _start(config: PrefixTuningConfig, target: Target) -> dict[str, KeysValues]:
-    """Return keys and values [K, P, D] by the path of the attention."""
-    attentions, length = target.structure.attentions, config.num_virtual_tokens
-    if target.model.device.type == "meta":
-        return {a.path: (torch.zeros(a.num_kv_heads, length, a.head_dim),) * 2 for a in attentions}
-    text = config.prefix_init_text if config.prefix_init == "text" else None
-    ids = start_ids(target, length, text, setting="prefix_init_text")
-    return read_keys_values(target.model, tuple(a.path for a in attentions), ids)
+        Raises:
+            ConfigError: the base does not read left to right, so that no token comes before the answer.
+        """
+        infix = config.placement == "infix"
+        if infix and not target.structure.is_decoder_lm:
+            raise ConfigError(
+                f"placement is infix, which needs a decoder, and this base is of kind {target.structure.kind}; use"
+                " placement=prefix"
+            )
+        return infix

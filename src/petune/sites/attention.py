@@ -15,20 +15,17 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from petune.errors import BaseModelError
-from petune.kernels.attention import product_attention
+from petune.kernels.attention import attend
+from petune.sites.answers import predicts_answer
+from petune.sites.gated import GatedAttention, GatedSlot
 from petune.sites.routing import Route, Routing, Stack
+from petune.sites.side_by_side import Part, flags_of, side_by_side
 
 IMPLEMENTATION = "petune"
-PRODUCT_KEYS = 256
-"""Up to how many keys batched products are used on CPU: beyond, the kept weights outgrow what they save."""
-_PRODUCT_OPTIONS = {"dropout", "scaling", "is_causal", "sliding_window", "position_ids", "use_cache"}
-"""What a model may say to its attention that is in the mask already, or that products heed."""
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values [K, P, D], as the attention function sees them: after any rotary embedding."""
@@ -39,6 +36,9 @@ class AttentionSlot(nn.Module, ABC):
 
     position_shift: int = 0
     """How far the slot moves the positions of real tokens: P where virtual tokens take the first P positions."""
+
+    answer_only: bool = False
+    """Whether its keys and values are hidden from all tokens but those that predict the answer."""
 
     @abstractmethod
     def forward(self, stack: Stack) -> KeysValues:
@@ -63,11 +63,13 @@ class SourcedSlot(AttentionSlot):
 
     Args:
         position_shift: see :class:`AttentionSlot`.
+        answer_only: see :class:`AttentionSlot`.
     """
 
-    def __init__(self, position_shift: int) -> None:
+    def __init__(self, position_shift: int, *, answer_only: bool = False) -> None:
         super().__init__()
         self.position_shift = position_shift
+        self.answer_only = answer_only
         self.current: dict[Stack, KeysValues] = {}
 
     def forward(self, stack: Stack) -> KeysValues:
@@ -82,9 +84,26 @@ class AttentionSite:
 
     def __init__(self, routing: Routing) -> None:
         self.slots: dict[str, AttentionSlot] = {}
+        self.gated = GatedAttention(routing)
         self.seen: list[KeysValues] | None = None
         """Where keys and values [B, K, S, D] of calls are noted, while somebody wants to know them."""
         self._routing = routing
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a slot is plugged in, or somebody watches."""
+        return bool(self.slots or self.gated.slots) or self.seen is not None
+
+    def plug(self, name: str, slot: AttentionSlot | GatedSlot) -> None:
+        """Add the slot of adapter ``name``."""
+        if isinstance(slot, GatedSlot):
+            self.gated.slots[name] = slot
+        else:
+            self.slots[name] = slot
+
+    def unplug(self, name: str) -> None:
+        """Remove the slot of adapter ``name``."""
+        (self.slots if name in self.slots else self.gated.slots).pop(name)
 
     def extend(
         self, key: Tensor, value: Tensor, mask: Tensor | None, queries: int
@@ -97,13 +116,11 @@ class AttentionSite:
         if mask is None:
             mask = key.new_ones(queries, keys, dtype=torch.bool).tril(keys - queries)[None, None]
         mask = mask.expand(rows, -1, queries, keys)
-        if len(parts) == 1 and parts[0][0] is None:
-            _, own_key, own_value = parts[0]
-            own_key, own_value = (t.expand(rows, -1, -1, -1) for t in (own_key, own_value))
-            visible = own_key.new_ones(rows, own_key.shape[2], dtype=torch.bool)
-        else:
-            own_key, own_value, visible = _side_by_side(parts, key)
+        own_key, own_value, visible = side_by_side(parts, key)
         shown = visible[:, None, None, :].expand(-1, mask.shape[1], queries, -1)
+        if any(part.is_partly_hidden for part in parts):
+            hidden = flags_of([part.answer_only for part in parts], parts, key)
+            shown = shown & (~hidden[:, None, None, :] | predicts_answer(mask, self._routing.answers)[:, None, :, None])
         if mask.dtype != torch.bool:
             shown = torch.zeros_like(shown, dtype=mask.dtype).masked_fill(~shown, torch.finfo(mask.dtype).min)
         return (
@@ -112,31 +129,21 @@ class AttentionSite:
             torch.cat([shown, mask], -1),
         )
 
-    def _parts(self, key: Tensor) -> list[tuple[Tensor | None, Tensor, Tensor]]:
-        """Return the rows [G] (None: all) with their keys and values [1, K, P, D], group by group."""
+    def _parts(self, key: Tensor) -> list[Part]:
+        """Return what the slots give, group by group."""
         route = self._routing.route
         parts = []
         for group in route.groups:
-            own = [self.slots[name](group.stack) for name in group.stack if name in self.slots]
-            if own:
+            slots = [self.slots[name] for name in group.stack if name in self.slots]
+            if slots:
+                own = [slot(group.stack) for slot in slots]
                 keys, values = (torch.cat([pair[i].to(key) for pair in own], 1)[None] for i in (0, 1))
-                parts.append((group.index(route.num_rows, key.shape[0], key.device), keys, values))
+                answer_only = [
+                    slot.answer_only for slot, (k, _) in zip(slots, own, strict=True) for _ in range(k.shape[1])
+                ]
+                rows = group.index(route.num_rows, key.shape[0], key.device)
+                parts.append(Part(rows, keys, values, answer_only))
         return parts
-
-
-def _side_by_side(parts: list[tuple[Tensor | None, Tensor, Tensor]], key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return keys and values [B, K, P, D] of rows with different prefixes, right-aligned, and which [B, P] are real."""
-    rows, heads, _, width = key.shape
-    longest = max(keys.shape[2] for _, keys, _ in parts)
-    own_key = own_value = key.new_zeros(rows, heads, longest, width)
-    visible = torch.zeros(rows, longest, dtype=torch.bool, device=key.device)
-    for index, keys, values in parts:
-        assert index is not None, "a group of all rows is the only group"
-        missing = longest - keys.shape[2]
-        keys, values = (F.pad(t, (0, 0, missing, 0)).expand(len(index), -1, -1, -1) for t in (keys, values))
-        own_key, own_value = own_key.index_copy(0, index, keys), own_value.index_copy(0, index, values)
-        visible[index, missing:] = True
-    return own_key, own_value, visible
 
 
 _SITES: WeakKeyDictionary[nn.Module, AttentionSite] = WeakKeyDictionary()
@@ -152,21 +159,13 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Do what PyTorch's attention does, with the module's own site in between."""
     site = _SITES.get(module)
-    if site is not None:
-        if site.seen is not None:
-            site.seen.append((key, value))
-        key, value, attention_mask = site.extend(key, value, attention_mask, query.shape[2])
-    plain = options.keys() <= _PRODUCT_OPTIONS and not options.get("dropout")
-    if plain and attention_mask is not None and _is_short(query, key):
-        scale = options.get("scaling")
-        scale = query.shape[-1] ** -0.5 if scale is None else scale
-        return product_attention(query, key, value, attention_mask, scale), None
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
-
-
-def _is_short(query: Tensor, key: Tensor) -> bool:
-    """Say whether batched products train faster than PyTorch's kernel."""
-    return query.requires_grad and query.device.type == "cpu" and key.shape[2] <= PRODUCT_KEYS
+    if site is None:
+        return attend(module, query, key, value, attention_mask, **options), None
+    if site.seen is not None:
+        site.seen.append((key, value))
+    key, value, attention_mask = site.extend(key, value, attention_mask, query.shape[2])
+    output = attend(module, query, key, value, attention_mask, **options)
+    return site.gated.add(module, query, output, options.get("scaling")), None
 
 
 def _mask(**options: Any) -> Tensor | None:
@@ -220,13 +219,13 @@ class AttentionSites:
             self._held = False
             self._tidy()
 
-    def plug(self, name: str, path: str, slot: AttentionSlot) -> None:
+    def plug(self, name: str, path: str, slot: AttentionSlot | GatedSlot) -> None:
         """Add the slot of adapter ``name`` to the attention at ``path``."""
-        self._site(path).slots[name] = slot
+        self._site(path).plug(name, slot)
 
     def unplug(self, name: str, path: str) -> None:
         """Remove the slot of adapter ``name``; with the last one the model gets its own attention back."""
-        del self._sites[path].slots[name]
+        self._sites[path].unplug(name)
         self._tidy()
 
     @contextmanager
@@ -259,7 +258,7 @@ class AttentionSites:
         return self._sites[path]
 
     def _tidy(self) -> None:
-        for path in [p for p, site in self._sites.items() if not site.slots and site.seen is None]:
+        for path in [p for p, site in self._sites.items() if not site.in_use]:
             del self._sites[path]
             _SITES.pop(self._model.get_submodule(path), None)  # gone already where the model itself is going
         if not self._sites and not self._held and self._former is not None:

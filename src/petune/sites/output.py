@@ -1,11 +1,14 @@
 """The output site: ``y -> f(x, y)`` after any sub-module, for LoRA, adapters and whatever else changes an output.
 
-A site is a forward hook: the base's module tree, its parameter names and its state dict stay as they were.
+A site is a pair of hooks: the base's module tree, its parameter names and its state dict stay as they were. A slot may
+also change what the sub-module is given, or see the input of an earlier sub-module in place of its host's.
 
 Shapes: x [N, ..., d_in] and y [N, ..., d_out] are the sub-module's input and output; the rows lie along the first axis.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, final
 
 from torch import Tensor, nn
@@ -17,53 +20,117 @@ from petune.sites.routing import Routing
 class OutputSlot(nn.Module, ABC):
     """What one adapter learned at one output site."""
 
+    reads: str | None = None
+    """Path of an earlier sub-module whose input is ``x``; None for the host's own."""
+
+    changes_input: bool = False
+    """Whether :meth:`enter` does anything."""
+
     @abstractmethod
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the new output [N, ..., d_out] for input ``x`` and the sub-module's own output ``y``."""
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Return what the sub-module is given in place of its input ``x``."""
+        return x
 
     def merged_weight(self, weight: Tensor) -> Tensor | None:
         """Return the host's weight [d_out, d_in] that equals ``weight`` with this slot, or None if there is none."""
         return None
 
+    def merged_bias(self, bias: Tensor) -> Tensor:
+        """Return the host's bias [d_out] that goes with :meth:`merged_weight`."""
+        return bias
+
 
 @final
 class OutputSite:
-    """All slots that adapters have plugged into one sub-module."""
+    """All slots that adapters have plugged into one sub-module.
+
+    Each slot of a row's stack wraps what the slots before it made, so these get what it lets in.
+
+    Args:
+        module: the sub-module.
+        routing: which adapters each row goes through.
+    """
 
     def __init__(self, module: nn.Module, routing: Routing) -> None:
         self.module = module
         self.slots: dict[str, OutputSlot] = {}
         self._routing = routing
-        self._handle: RemovableHandle | None = None
+        self._readings: dict[str, nn.Module] = {}
+        self._noted: dict[str, Tensor] = {}
+        self._unchanged: Tensor | None = None
+        self._handles: list[RemovableHandle] = []
 
-    def plug(self, name: str, slot: OutputSlot) -> None:
-        """Add the slot of adapter ``name``."""
+    def plug(self, name: str, slot: OutputSlot, reads: nn.Module | None = None) -> None:
+        """Add the slot of adapter ``name``; ``reads`` is the module that :attr:`OutputSlot.reads` names."""
         assert name not in self.slots, f"adapter {name!r} is plugged in here already"
         self.slots[name] = slot
-        if self._handle is None:
-            self._handle = self.module.register_forward_hook(self._forward)
+        if reads is not None:
+            self._readings[name] = reads
+        self._hook()
 
     def unplug(self, name: str) -> None:
-        """Remove the slot of adapter ``name``; with the last one the hook goes too."""
+        """Remove the slot of adapter ``name``; with the last one the hooks go too."""
         del self.slots[name]
-        if not self.slots and self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        self._readings.pop(name, None)
+        self._hook()
 
-    def _forward(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        x = inputs[0]
+    def _hook(self) -> None:
+        """Have the hooks that the slots need, and no others."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._noted.clear()
+        self._unchanged = None  # of a forward pass that failed
+        if self.slots:
+            self._handles.append(self.module.register_forward_hook(self._after))
+        if any(slot.changes_input for slot in self.slots.values()):
+            self._handles.append(self.module.register_forward_pre_hook(self._before))
+        for name, module in self._readings.items():
+            self._handles.append(module.register_forward_pre_hook(partial(self._note, name)))
+
+    def _note(self, name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._noted[name] = inputs[0]
+
+    def _before(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        x = self._unchanged = inputs[0]
+        for names, index in self._groups(x):
+            x = _put(x, index, self._seen(names, _take(x, index))[-1])
+        return (x, *inputs[1:])
+
+    def _after(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        x = inputs[0] if self._unchanged is None else self._unchanged
+        self._unchanged = None
+        for names, index in self._groups(output):
+            y = _take(output, index)
+            for name, own_x in zip(names, self._seen(names, _take(x, index)), strict=False):
+                y = self.slots[name](_take(self._noted[name], index) if name in self._readings else own_x, y)
+            output = _put(output, index, y)
+        self._noted.clear()
+        return output
+
+    def _groups(self, entries: Tensor) -> Iterator[tuple[list[str], Tensor | None]]:
+        """Yield the adapters of each group of rows that has some here, and the index of its entries (None: all)."""
         route = self._routing.route
         for group in route.groups:
-            slots = [self.slots[name] for name in group.stack if name in self.slots]
-            if not slots:
-                continue
-            index = group.index(route.num_rows, output.shape[0], output.device)
-            if index is None:
-                for slot in slots:
-                    output = slot(x, output)
-            else:
-                x_group, y_group = x.index_select(0, index), output.index_select(0, index)
-                for slot in slots:
-                    y_group = slot(x_group, y_group)
-                output = output.index_copy(0, index, y_group)
-        return output
+            names = [name for name in group.stack if name in self.slots]
+            if names:
+                yield names, group.index(route.num_rows, entries.shape[0], entries.device)
+
+    def _seen(self, names: list[str], x: Tensor) -> list[Tensor]:
+        """Return the input that the slot of each adapter sees, and last what the sub-module itself is given."""
+        seen = [x]
+        for name in reversed(names):
+            slot = self.slots[name]
+            seen.append(slot.enter(seen[-1]) if slot.changes_input else seen[-1])
+        return [*reversed(seen[:-1]), seen[-1]]
+
+
+def _take(entries: Tensor, index: Tensor | None) -> Tensor:
+    return entries if index is None else entries.index_select(0, index)
+
+
+def _put(entries: Tensor, index: Tensor | None, changed: Tensor) -> Tensor:
+    return changed if index is None else entries.index_copy(0, index, changed)

@@ -1,5 +1,7 @@
 """Which adapters each row of a batch goes through: decided once, read by every site.
 
+Beside it stands what else a site has to know of each row: where its answer begins.
+
 Shapes: R rows named by the caller, N leading entries of a tensor that a site sees. N is a multiple of R wherever
 the model repeats rows (beam search) or flattens positions into rows (``[R * T, d]``): in both, the entries of one
 row stay together, so one index serves.
@@ -64,6 +66,7 @@ class Routing:
     """The route in force for one model. Sites read it at every call, so nothing stays behind after an error."""
 
     _active: Route = field(default_factory=lambda: Route.everywhere(()))
+    _answers: Tensor | None = None
 
     @staticmethod
     def of(model: nn.Module) -> "Routing":
@@ -74,6 +77,11 @@ class Routing:
     def route(self) -> Route:
         """The grouping that the sites apply now."""
         return self._active
+
+    @property
+    def answers(self) -> Tensor | None:
+        """Index [R] of the first token of each row's answer, tokens in the cache counted; None where nobody said."""
+        return self._answers
 
     def set_default(self, stack: Stack) -> None:
         """Send every row through ``stack`` until told otherwise."""
@@ -88,6 +96,16 @@ class Routing:
             yield
         finally:
             self._active = before
+
+    @contextmanager
+    def answers_from(self, starts: Sequence[int]) -> Iterator[None]:
+        """Say inside the block at which index each row's answer begins; a backward pass belongs inside as well."""
+        before = self._answers
+        self._answers = torch.tensor(starts)
+        try:
+            yield
+        finally:
+            self._answers = before
 
 
 _ROUTINGS: "WeakKeyDictionary[nn.Module, Routing]" = WeakKeyDictionary()

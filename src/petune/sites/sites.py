@@ -10,12 +10,14 @@ from transformers import PreTrainedModel
 
 from petune.errors import ConfigError
 from petune.sites.attention import AttentionSites, AttentionSlot, Source
+from petune.sites.embeddings import EmbeddingSite, EmbeddingSlot, EmbeddingSource
+from petune.sites.gated import GatedSlot
 from petune.sites.output import OutputSite, OutputSlot
 from petune.sites.routing import Routing
 from petune.sites.virtual_tokens import VirtualTokens
 from petune.sites.weights import WeightSite, WeightSlot
 
-Slot = OutputSlot | WeightSlot | AttentionSlot
+Slot = OutputSlot | WeightSlot | AttentionSlot | GatedSlot | EmbeddingSlot
 """What an adapter learned at one place; its class says which site it belongs to."""
 
 _users: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[Sites]]" = weakref.WeakKeyDictionary()
@@ -35,6 +37,7 @@ class Sites:
         self._weights: dict[str, WeightSite] = {}
         self._attention = AttentionSites(model, self.routing)
         self._virtual_tokens = VirtualTokens(model, self.routing, self._attention)
+        self._embeddings = EmbeddingSite(model, self.routing)
         self._plugged: dict[str, Mapping[str, Slot]] = {}
 
     def check(self) -> None:
@@ -62,7 +65,7 @@ class Sites:
         done: dict[str, Slot] = {}
         try:
             for path, slot in slots.items():
-                self._plug(name, path, slot)
+                self._plug(name, path, slot, source)
                 done[path] = slot
         except BaseException:
             for path, slot in done.items():
@@ -70,8 +73,9 @@ class Sites:
             raise
         self._plugged[name] = slots
         attention = {path: slot for path, slot in slots.items() if isinstance(slot, AttentionSlot)}
-        if attention:
-            self._virtual_tokens.plug(name, attention, source)
+        if attention or any(isinstance(slot, EmbeddingSlot) for slot in slots.values()):
+            # Without attention slots, this only keeps the adapter out of what sources read of the base.
+            self._virtual_tokens.plug(name, attention, source if attention else None)
 
     def unplug(self, name: str) -> None:
         """Remove the slots of adapter ``name``; unused sites disappear."""
@@ -81,6 +85,8 @@ class Sites:
 
     def clear(self) -> None:
         """Unplug everything."""
+        if not self._plugged:
+            return  # rows go through somebody else's adapters by now, or through none
         for name in tuple(self._plugged):
             self.unplug(name)
         self.routing.set_default(())
@@ -97,12 +103,15 @@ class Sites:
         """Say whether a slot is plugged into the output of ``module``."""
         return any(site.module is module for site in self._outputs.values())
 
-    def _plug(self, name: str, path: str, slot: Slot) -> None:
+    def _plug(self, name: str, path: str, slot: Slot, source: Source | None) -> None:
         if isinstance(slot, OutputSlot):
             site = self._outputs.setdefault(path, OutputSite(self._model.get_submodule(path), self.routing))
-            site.plug(name, slot)
+            site.plug(name, slot, None if slot.reads is None else self._model.get_submodule(slot.reads))
         elif isinstance(slot, WeightSlot):
             self._weights.setdefault(path, WeightSite.find(self._model, path)).plug(name, slot)
+        elif isinstance(slot, EmbeddingSlot):
+            assert isinstance(source, EmbeddingSource), "virtual tokens have their embeddings from a source"
+            self._embeddings.plug(name, slot, source)
         else:
             self._attention.plug(name, path, slot)
 
@@ -114,5 +123,7 @@ class Sites:
                 del self._outputs[path]
         elif isinstance(slot, WeightSlot):
             self._weights.pop(path).unplug(name)
+        elif isinstance(slot, EmbeddingSlot):
+            self._embeddings.unplug(name)
         else:
             self._attention.unplug(name, path)

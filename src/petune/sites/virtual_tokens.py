@@ -84,7 +84,7 @@ class VirtualTokens:
 
     def _shift(self, stack: Stack) -> int:
         shifts = ([slot.position_shift for slot in self._slots[n].values()] for n in stack if n in self._slots)
-        return sum(max(shift) for shift in shifts)
+        return sum(max(shift, default=0) for shift in shifts)
 
     def _prepare(self, name: str, stacks: list[Stack]) -> None:
         """Give the slots of adapter ``name`` their keys and values for each of ``stacks``."""

@@ -10,9 +10,9 @@ import torch
 
 from petune.adapter import Adapter
 from petune.backbone.base import Base
-from petune.data.batching import plan_steps
+from petune.data.batching import answer_starts, plan_steps
 from petune.data.encoding import Encoded
-from petune.errors import CheckpointError
+from petune.errors import CheckpointError, DataError
 from petune.training import checkpoints
 from petune.training.optimizer import (
     load_optimizer_tensors,
@@ -30,10 +30,12 @@ class Schedule:
     Args:
         lengths: tokens of each row.
         options: step size, epochs, seed.
+        versions: rows that are versions of one, lie one behind the other and belong to the same step.
     """
 
-    def __init__(self, lengths: list[int], options: TrainingOptions) -> None:
+    def __init__(self, lengths: list[int], options: TrainingOptions, versions: int = 1) -> None:
         self.lengths = lengths
+        self._versions = versions
         self._options = options
         self._epochs: dict[int, list[list[int]]] = {}
         self.total_steps = self._count()
@@ -70,14 +72,16 @@ class Schedule:
         if epoch not in self._epochs:
             options = self._options
             rows = options.per_device_train_batch_size * options.gradient_accumulation_steps
-            self._epochs[epoch] = plan_steps(
-                self.lengths,
+            steps = plan_steps(
+                self.lengths[:: self._versions],
                 rows_per_step=rows if options.tokens_per_step is None else None,
                 tokens_per_step=options.tokens_per_step,
                 seed=options.seed,
                 epoch=epoch,
                 group_by_length=options.group_by_length,
             )
+            number = self._versions
+            self._epochs[epoch] = [[row * number + v for row in step for v in range(number)] for step in steps]
         return self._epochs[epoch]
 
 
@@ -101,6 +105,17 @@ def rows_digest(rows: Sequence[Encoded]) -> str:
     return total.hexdigest()
 
 
+def _require_prompts(adapter: Adapter, rows: Sequence[Encoded]) -> None:
+    # One token before the answer has to predict it: there must be another one to hide from.
+    bare = [row.origin for row, start in zip(rows, answer_starts(rows), strict=True) if start < 2]
+    if bare:
+        raise DataError(
+            f"with these settings {adapter.method.title} is hidden from what comes before the answer, and in"
+            f" {len(bare):,} of {len(rows):,} rows nothing does, the first at {bare[0]}; give rows a prompt and a"
+            " learned part, or change the settings"
+        )
+
+
 @final
 class AdapterRun:
     """One adapter in training.
@@ -110,13 +125,19 @@ class AdapterRun:
         rows: its encoded training rows.
         options: how to train it.
         base: what it is attached to.
+
+    Raises:
+        DataError: the adapter is hidden from what comes before the answer, and a row has nothing before it.
     """
 
     def __init__(self, adapter: Adapter, rows: list[Encoded], options: TrainingOptions, base: Base) -> None:
+        if adapter.needs_answers:
+            _require_prompts(adapter, rows)
         self.adapter = adapter
         self.rows = rows
         self.options = options
-        self.schedule = Schedule([len(row.input_ids) for row in rows], options)
+        versions = 1 if adapter.placement is None else adapter.placement.versions
+        self.schedule = Schedule([len(row.input_ids) for row in rows], options, versions)
         self.optimizer = make_optimizer(adapter, options)
         self.rate = make_schedule(self.optimizer, options, self.schedule.total_steps)
         # fp16 gradients underflow without a scale; bf16 and fp32 need none.

@@ -10,9 +10,10 @@ from accelerate import Accelerator
 from torch import nn
 
 from petune.adapted_model import AdaptedModel
-from petune.data.batching import collate, split_step
+from petune.data.batching import answer_starts, collate, split_step
 from petune.data.encoding import IGNORED, Encoded
 from petune.errors import ConfigError, DivergedError, Interrupted
+from petune.evaluation.metrics import HIGHER_IS_WORSE
 from petune.sites.head import LabelLoss
 from petune.training import checkpoints
 from petune.training.adapter_run import AdapterRun
@@ -23,8 +24,6 @@ from petune.training.signals import StopSignals
 
 Evaluate = Callable[[AdapterRun], dict[str, float]]
 """Measures an adapter on its validation rows: metric name to value, ``loss`` among them."""
-
-HIGHER_IS_WORSE = ("loss", "perplexity")
 
 
 @final
@@ -145,7 +144,7 @@ class Loop:
         assert isinstance(pad, int)
         batch = collate(rows, pad_token_id=pad, device=self._model.device)
         targets = batch.pop("labels")
-        with self._model.route([run.adapter.name] * len(rows)):
+        with self._model.route([run.adapter.name] * len(rows)), self._model.answers_from(answer_starts(rows)):
             loss = self._label_loss(batch, targets, self._forward) / labels
             value = loss.item()
             if not math.isfinite(value):

@@ -20,7 +20,7 @@ def make_optimizer(adapter: Adapter, options: TrainingOptions) -> AdamW:
     Raises:
         ConfigError: a pattern of ``module_learning_rates`` matches nothing.
     """
-    rate = options.learning_rate if options.learning_rate is not None else adapter.method.learning_rate
+    rate = options.learning_rate if options.learning_rate is not None else adapter.method.rate(adapter.config)
     groups: dict[float, list[torch.nn.Parameter]] = {}
     unused = set(options.module_learning_rates or {})
     for path, parameter in adapter.named_masters():

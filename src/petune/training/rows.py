@@ -1,9 +1,13 @@
 """The rows of one run: rendered, encoded for its base and its adapter, and how they became text."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final, get_args
 
 from petune.backbone.base import Base
+from petune.checkpoint.durable import write_text
 from petune.data.encoding import EncodedSet, kept_whole
 from petune.data.examples import ExampleSet
 from petune.data.lengths import encode_within
@@ -13,6 +17,10 @@ from petune.data.report import DataReport
 from petune.evaluation.predict import are_choices
 from petune.evaluation.runner import context_length
 from petune.evaluation.scoring import distinct_labels
+from petune.sites.placement import Insertion
+from petune.training import output
+from petune.training.recipe import FILE_NAME as RECIPE_FILE
+from petune.training.recipe import Recipe
 
 
 @final
@@ -32,7 +40,14 @@ class RunRows:
         return None if self.eval_rows is None else self.eval_rows.report
 
 
-def encode_rows(checked: CheckedData, options: DataOptions, base: Base, *, virtual_tokens: int = 0) -> RunRows:
+def encode_rows(
+    checked: CheckedData,
+    options: DataOptions,
+    base: Base,
+    *,
+    virtual_tokens: int = 0,
+    insertions: Sequence[Insertion] = (),
+) -> RunRows:
     """Render and encode the rows of a run.
 
     Args:
@@ -40,6 +55,7 @@ def encode_rows(checked: CheckedData, options: DataOptions, base: Base, *, virtu
         options: templates, what is learned, how long a row may be.
         base: the model that will see them.
         virtual_tokens: positions that the adapter takes in front of each row.
+        insertions: virtual tokens that it has written into each row.
 
     Raises:
         DataError: rows are too long, or nothing is left to learn.
@@ -54,6 +70,7 @@ def encode_rows(checked: CheckedData, options: DataOptions, base: Base, *, virtu
             overlong=options.overlong,
             model_limit=context_length(base.model),
             virtual_tokens=virtual_tokens,
+            insertions=insertions,
         )
 
     assert checked.train is not None
@@ -72,3 +89,12 @@ def data_format(options: DataOptions, examples: ExampleSet) -> dict[str, Any]:
     if are_choices(examples):
         form["labels"] = list(distinct_labels(examples))
     return form
+
+
+def record_start(recipe: Recipe, folder: Path, data: RunRows) -> None:
+    """Write the recipe and the data reports of a run that begins."""
+    write_text(folder / RECIPE_FILE, recipe.to_yaml())
+    reports = {"train": data.rows.report.to_dict()}
+    if data.eval_report is not None:
+        reports["eval"] = data.eval_report.to_dict()
+    write_text(folder / output.REPORT_FILE, json.dumps(reports, indent=2, ensure_ascii=False) + "\n")

@@ -5,9 +5,8 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -18,11 +17,10 @@ from accelerate.utils import (
     is_wandb_available,
 )
 
+from petune import methods
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base, load_base
-from petune.checkpoint.durable import write_text
-from petune.checkpoint.folder import save_adapter
 from petune.data.loading import check_files
 from petune.data.options import DataOptions
 from petune.data.report import DataReport
@@ -30,7 +28,9 @@ from petune.errors import CheckpointError, ConfigError, MissingExtraError
 from petune.evaluation.evaluate import evaluate
 from petune.evaluation.metrics import resolve_metric
 from petune.evaluation.options import EvaluationOptions
-from petune.training import checkpoints, output, records
+from petune.sites.embeddings import vocabulary_size
+from petune.sites.placement import Insertion
+from petune.training import checkpoints, output, records, selection
 from petune.training.adapter_run import AdapterRun
 from petune.training.events import Listener, Listeners
 from petune.training.loop import Evaluate, Loop
@@ -38,7 +38,8 @@ from petune.training.memory import peak_memory
 from petune.training.recipe import FILE_NAME as RECIPE_FILE
 from petune.training.recipe import Recipe
 from petune.training.recomputation import gradient_checkpointing
-from petune.training.rows import RunRows, data_format, encode_rows
+from petune.training.result import TrainingResult, run_summary, save_run
+from petune.training.rows import RunRows, data_format, encode_rows, record_start
 from petune.training.signals import telling_how_to_go_on
 
 _TRACKERS = {
@@ -47,50 +48,6 @@ _TRACKERS = {
     "mlflow": is_mlflow_available,
     "trackio": is_trackio_available,
 }
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """What a training run made."""
-
-    model: AdaptedModel
-    """The base with the trained adapter attached, ready to use."""
-
-    output_dir: Path
-    """The adapter's folder."""
-
-    steps: int
-    """Optimiser steps done."""
-
-    kept_step: int
-    """The step after which the adapter was as it is kept: that of the best evaluation, or the last."""
-
-    seconds: float
-    """Time of the steps of this process, evaluations included."""
-
-    peak_memory: int
-    """Most bytes held: by the process on CPU, by tensors on CUDA."""
-
-    history: list[dict[str, Any]]
-    """The entries of ``metrics.jsonl``."""
-
-    train_report: DataReport
-    """What became of the training rows."""
-
-    eval_report: DataReport | None
-    """What became of the validation rows."""
-
-    @property
-    def train_loss(self) -> float:
-        """Training loss of the last entry (nats per label token)."""
-        return next(float(e["loss"]) for e in reversed(self.history) if "loss" in e)
-
-    @property
-    def eval_metrics(self) -> dict[str, float]:
-        """Metrics of the adapter that is kept, on the validation rows; empty without such rows."""
-        evaluations = (e for e in self.history if e["step"] == self.kept_step and "eval_loss" in e)
-        return {n.removeprefix("eval_"): v for e in evaluations for n, v in e.items() if n.startswith("eval_")}
 
 
 def train(
@@ -103,7 +60,7 @@ def train(
     listeners: Sequence[Listener] = (),
     on_data: Callable[[DataReport, DataReport | None], None] | None = None,
 ) -> TrainingResult:
-    """Train one adapter and write its folder.
+    """Train one adapter, or choose among candidates where its method does not train, and write its folder.
 
     Args:
         recipe: a recipe, its keys, or the path of its YAML file.
@@ -112,7 +69,8 @@ def train(
         overwrite: replace the run that ``output_dir`` holds.
         trust_remote_code: let the base's repository run its own code.
         listeners: told of every step, evaluation and checkpoint.
-        on_data: given the data reports of the training and validation rows before the first step.
+        on_data: given the data reports of the training and validation rows (of several ways to write them, the first)
+            before the first step.
 
     Raises:
         PetuneError: see :mod:`petune.errors`; bad input is found before the base loads wherever it can be.
@@ -122,9 +80,12 @@ def train(
     if options.data is None:
         raise ConfigError("no training data: give --data with a file or a hub data set id")
     _require_trackers(options.report_to)
-    for metric in options.metrics:
+    method = methods.get(options.method)
+    for metric in (*options.metrics, *filter(None, [method.selection_metric(recipe.method)])):
         resolve_metric(metric)
-    checked = check_files(options, seed=options.seed)
+    forms = method.candidates(recipe.method)
+    written = [options.model_copy(update=dict(form)) for form in forms]
+    checked = [check_files(candidate, seed=options.seed) for candidate in written]
     output.refuse_base_folder(folder, options.model if base is None else base.name)
     output.prepare(folder, resume=resume, overwrite=overwrite)
     checkpoint = _checkpoint_to_resume(folder, recipe) if resume else None
@@ -137,9 +98,13 @@ def train(
             trust_remote_code=trust_remote_code,
         )
     adapter = _fresh_adapter(recipe, base)
-    data = encode_rows(checked, options, base, virtual_tokens=adapter.virtual_tokens)
+    placement = adapter.placement
+    insertions = () if placement is None else (Insertion(placement, vocabulary_size(base.model)),)
+    data = encode_rows(checked[0], written[0], base, virtual_tokens=adapter.virtual_tokens, insertions=insertions)
     if on_data is not None:
         on_data(data.rows.report, data.eval_report)
+    if not method.trains:
+        return selection.choose(recipe, base, adapter, written, checked, overwrite=overwrite)
     model = _attached(adapter, base, options, data)
     began = time.perf_counter()
     with telling_how_to_go_on(folder), _detached_on_error(model):
@@ -148,8 +113,9 @@ def train(
             run.restore(checkpoint)
         if overwrite:
             output.clear(folder)
-        _record_start(recipe, folder, data)
+        record_start(recipe, folder, data)
         _optimise(recipe, run, model, data, listeners)
+        model.bake(run.adapter.name)
         result = TrainingResult(
             model=model,
             output_dir=folder,
@@ -161,9 +127,7 @@ def train(
             train_report=data.rows.report,
             eval_report=data.eval_report,
         )
-        summary = _summary(result, recipe, run)
-        write_text(folder / output.RESULTS_FILE, json.dumps(summary, indent=2) + "\n")
-        save_adapter(model, folder, training=summary)
+        save_run(result, _summary(result, recipe, run))
     return result
 
 
@@ -214,14 +178,6 @@ def _detached_on_error(model: AdaptedModel) -> Iterator[None]:
         raise
 
 
-def _record_start(recipe: Recipe, folder: Path, data: RunRows) -> None:
-    write_text(folder / RECIPE_FILE, recipe.to_yaml())
-    reports = {"train": data.rows.report.to_dict()}
-    if data.eval_report is not None:
-        reports["eval"] = data.eval_report.to_dict()
-    write_text(folder / output.REPORT_FILE, json.dumps(reports, indent=2, ensure_ascii=False) + "\n")
-
-
 def _optimise(
     recipe: Recipe, run: AdapterRun, model: AdaptedModel, data: RunRows, listeners: Sequence[Listener]
 ) -> None:
@@ -268,19 +224,13 @@ def _kept_step(run: AdapterRun) -> int:
 
 
 def _summary(result: TrainingResult, recipe: Recipe, run: AdapterRun) -> dict[str, Any]:
-    options, report = recipe.run, result.train_report
     return {
-        "data": options.data,
-        "rows": report.rows_kept,
-        "steps": result.steps,
+        **run_summary(result, recipe),
         "epochs": round(run.epoch, 4),
         "learning_rate": run.optimizer.defaults["lr"],
-        "seed": options.seed,
+        "trained_parameters": run.adapter.num_parameters(),
         "train_loss": result.train_loss,
-        "eval": result.eval_metrics,
         "best_step": run.progress.best_step,
-        "seconds": round(result.seconds, 1),
-        "peak_memory_bytes": result.peak_memory,
     }
 
 

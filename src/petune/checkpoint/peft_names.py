@@ -1,0 +1,26 @@
+"""How PEFT's configs name linears: by the ends of their paths."""
+
+from collections.abc import Iterable, Sequence
+
+from petune.backbone.structure import Structure
+from petune.errors import TargetError
+
+
+def that_match(names: Iterable[object], structure: Structure) -> tuple[object, ...]:
+    """Return those of ``names`` that are a linear's path, or its end; PEFT lets names in a list match nothing."""
+    return tuple(name for name in names if any(f".{x.path}".endswith(f".{name}") for x in structure.linears))
+
+
+def shortest_names(paths: Sequence[str], structure: Structure) -> list[str]:
+    """Return the leaf names that select exactly ``paths``, or the whole paths where leaf names would select more."""
+    leaves = sorted({leaf(path) for path in paths})
+    try:
+        selected = {linear.path for linear in structure.select(leaves)}
+    except TargetError:
+        return sorted(paths)
+    return leaves if selected == set(paths) else sorted(paths)
+
+
+def leaf(path: str) -> str:
+    """Return the last part of a path."""
+    return path.rpartition(".")[2]

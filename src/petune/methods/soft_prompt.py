@@ -1,0 +1,39 @@
+"""A soft prompt: virtual tokens as embeddings, in front of everything or among the tokens of a row.
+
+Shapes: P virtual tokens, d hidden width.
+"""
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from petune.methods.method import Target
+from petune.sites.attention import SourcedSlot
+from petune.sites.embeddings import EmbeddingSlot, EmbeddingSource, input_embeddings
+from petune.sites.placement import Placement
+from petune.sites.sites import Slot
+
+
+@final
+class SoftPrompt(EmbeddingSource):
+    """The learned embeddings.
+
+    Args:
+        start: their start [P, d]; of a prompt in several versions, one behind the other.
+    """
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.prompt_embeddings = nn.Parameter(start.detach().to(torch.float32, copy=True))
+
+    def embeddings(self) -> Tensor:
+        """Return the learned embeddings."""
+        return self.prompt_embeddings
+
+
+def soft_prompt_slots(target: Target, num_virtual_tokens: int, placement: Placement | None) -> dict[str, Slot]:
+    """Return where virtual tokens plug in: the input embeddings where rows hold them, else every attention."""
+    if placement is not None:
+        return {input_embeddings(target.model)[0]: EmbeddingSlot(num_virtual_tokens)}
+    return {attention.path: SourcedSlot(num_virtual_tokens) for attention in target.structure.attentions}

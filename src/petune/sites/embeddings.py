@@ -1,0 +1,164 @@
+"""The embedding site: virtual tokens among the tokens of a row, at any position.
+
+A row that an adapter's virtual tokens belong to holds, in their places, token ids beyond the vocabulary. Hooks around
+the input embeddings look a harmless id up instead and put the adapter's embeddings over what was found. So labels,
+masks, positions, padding, K/V caches and beams are those of ordinary tokens.
+
+Shapes: B rows, T tokens, P virtual tokens, V vocabulary, d hidden width.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from petune.errors import DataError
+from petune.sites.attention import KeysValues, Reader, Source
+from petune.sites.routing import Routing, Stack
+
+_HOW = "write rows with petune.generate, evaluate or predict, or put them in with AdaptedModel.insert_virtual_tokens"
+
+
+class EmbeddingSource(Source, ABC):
+    """A source of virtual tokens: their embeddings, wherever they stand."""
+
+    @abstractmethod
+    def embeddings(self) -> Tensor:
+        """Return the embeddings [P, d], as the input embeddings would give them."""
+
+    def forward(self, read: Reader) -> Mapping[str, KeysValues]:
+        """Return the keys and values that the base makes of the virtual tokens in front of everything."""
+        return read(self.embeddings())
+
+
+@final
+class EmbeddingSlot(nn.Module):
+    """Virtual tokens of an adapter that stand among the tokens of a row; its source has their embeddings.
+
+    Args:
+        per_row: virtual tokens in one row.
+    """
+
+    def __init__(self, per_row: int) -> None:
+        super().__init__()
+        self.per_row = per_row
+
+
+def input_embeddings(model: PreTrainedModel) -> tuple[str, nn.Module]:
+    """Return the path and the module that looks the input's tokens up: in an encoder-decoder, the encoder's."""
+    reader = _reader(model)
+    module = reader.get_input_embeddings()
+    return next(path for path, other in model.named_modules() if other is module), module
+
+
+def vocabulary_size(model: PreTrainedModel) -> int:
+    """Return V, the number of the model's input embeddings: ids from there on are virtual tokens."""
+    weight = input_embeddings(model)[1].weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[0]
+
+
+def _reader(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the part of ``model`` that is called with the input's tokens."""
+    reader = model.get_encoder() if model.config.is_encoder_decoder else model
+    assert isinstance(reader, PreTrainedModel)
+    return reader
+
+
+@final
+class EmbeddingSite:
+    """All virtual tokens that adapters have plugged into the input embeddings of one model.
+
+    Args:
+        model: the base.
+        routing: which adapters each row goes through.
+    """
+
+    def __init__(self, model: PreTrainedModel, routing: Routing) -> None:
+        self._model = model
+        self._routing = routing
+        self._slots: dict[str, tuple[EmbeddingSlot, EmbeddingSource]] = {}
+        self._handles: list[RemovableHandle] = []
+        self._places: Tensor | None = None
+
+    def plug(self, name: str, slot: EmbeddingSlot, source: EmbeddingSource) -> None:
+        """Let rows of adapter ``name`` hold virtual tokens with the embeddings of ``source``."""
+        self._slots[name] = (slot, source)
+        if not self._handles:
+            module = input_embeddings(self._model)[1]
+            self._handles = [
+                _reader(self._model).register_forward_pre_hook(self._check, with_kwargs=True),
+                module.register_forward_pre_hook(self._hide),
+                module.register_forward_hook(self._fill),
+            ]
+
+    def unplug(self, name: str) -> None:
+        """Remove the virtual tokens of adapter ``name``; with the last ones the hooks go too."""
+        self._slots.pop(name, None)
+        if not self._slots:
+            for handle in self._handles:
+                handle.remove()
+            self._handles = []
+
+    def _own(self, stack: Stack) -> list[tuple[EmbeddingSlot, EmbeddingSource]]:
+        return [self._slots[name] for name in stack if name in self._slots]
+
+    def _check(self, reader: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Make sure that rows hold the virtual tokens of their adapters, all of them.
+
+        Raises:
+            DataError: a row does not.
+        """
+        route = self._routing.route
+        wanted = [sum(slot.per_row for slot, _ in self._own(group.stack)) for group in route.groups]
+        cache = kwargs.get("past_key_values")
+        if not any(wanted) or (cache is not None and int(cache.get_seq_length()) > 0):
+            return
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if ids is None:
+            raise DataError(f"the adapter's virtual tokens stand among token ids, and embeddings were given; {_HOW}")
+        found = (ids >= vocabulary_size(self._model)).sum(-1)
+        for group, expected in zip(route.groups, wanted, strict=True):
+            index = group.index(route.num_rows, len(ids), ids.device)
+            counts = (found if index is None else found[index]).tolist()
+            wrong = next((count for count in counts if count != expected), None)
+            if wrong is not None:
+                names = ", ".join(group.stack) or "the bare base"
+                raise DataError(f"a row for {names} holds {wrong} virtual tokens, expected {expected}; {_HOW}")
+
+    def _hide(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Look an ordinary token up in place of virtual ones, and note which [B, T] stood where."""
+        places = args[0] - vocabulary_size(self._model)
+        self._places = places if bool((places >= 0).any()) else None
+        return None if self._places is None else (args[0].masked_fill(places >= 0, 0), *args[1:])
+
+    def _fill(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Put the virtual tokens' embeddings over what was looked up in their places."""
+        places, self._places = self._places, None
+        if places is None:
+            return output
+        route = self._routing.route
+        for group in route.groups:
+            index = group.index(route.num_rows, len(places), places.device)
+            own = places if index is None else places[index]
+            tables = [source.embeddings().to(output) for _, source in self._own(group.stack)]
+            known = sum(len(table) for table in tables)
+            if int(own.max()) >= known:
+                names = ", ".join(group.stack) or "the bare base"
+                raise DataError(f"a row for {names} holds virtual tokens of another adapter; {_HOW}")
+            if not tables:
+                continue
+            if index is None:
+                output = _filled(output, own, torch.cat(tables))
+            else:
+                output = output.index_copy(0, index, _filled(output[index], own, torch.cat(tables)))
+        return output
+
+
+def _filled(output: Tensor, places: Tensor, table: Tensor) -> Tensor:
+    """Return ``output`` [B, T, d] with row k of ``table`` [P, d] where ``places`` [B, T] is k >= 0."""
+    return torch.where((places >= 0)[..., None], table[places.clamp(min=0)], output)

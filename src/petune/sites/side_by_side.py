@@ -1,0 +1,50 @@
+"""Extra keys and values of a batch whose rows have different ones, as tensors over the whole batch.
+
+Shapes: B rows, G rows of a group, P virtual tokens, K key-value heads, D head width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Keys and values [1, K, P, D] for some rows [G] (None: all), and which of them [P] only the answer may see."""
+
+    rows: Tensor | None
+    keys: Tensor
+    values: Tensor
+    answer_only: list[bool]
+
+    @property
+    def is_partly_hidden(self) -> bool:
+        """Whether any of it is for the answer only."""
+        return any(self.answer_only)
+
+
+def side_by_side(parts: list[Part], key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return keys and values [B, K, P, D] of rows with different prefixes, right-aligned, and which [B, P] are real."""
+    visible = flags_of([[True] * len(part.answer_only) for part in parts], parts, key)
+    if parts[0].rows is None:
+        keys, values = (t.expand(key.shape[0], -1, -1, -1) for t in (parts[0].keys, parts[0].values))
+        return keys, values, visible
+    own_key = own_value = key.new_zeros(key.shape[0], key.shape[1], visible.shape[1], key.shape[3])
+    for part in parts:
+        assert part.rows is not None, "a group of all rows is the only group"
+        shape = (0, 0, visible.shape[1] - part.keys.shape[2], 0)
+        keys, values = (F.pad(t, shape).expand(len(part.rows), -1, -1, -1) for t in (part.keys, part.values))
+        own_key, own_value = own_key.index_copy(0, part.rows, keys), own_value.index_copy(0, part.rows, values)
+    return own_key, own_value, visible
+
+
+def flags_of(flags: list[list[bool]], parts: list[Part], key: Tensor) -> Tensor:
+    """Return flags of each part's virtual tokens as [B, P], right-aligned; false where a row has fewer of them."""
+    longest = max(len(own) for own in flags)
+    table = torch.zeros(key.shape[0], longest, dtype=torch.bool, device=key.device)
+    for own, part in zip(flags, parts, strict=True):
+        rows = slice(None) if part.rows is None else part.rows
+        table[rows, longest - len(own) :] = True if all(own) else torch.tensor(own, device=key.device)
+    return table

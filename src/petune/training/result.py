@@ -1,0 +1,98 @@
+"""What a training run made."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from petune.adapted_model import AdaptedModel
+from petune.checkpoint.durable import write_text
+from petune.checkpoint.folder import save_adapter
+from petune.data.report import DataReport
+from petune.training import output
+from petune.training.recipe import Recipe
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to write the rows that was tried, for a method that chooses instead of training."""
+
+    form: Mapping[str, Any]
+    """The options of reading in which it differs from the run's own, such as ``template``."""
+
+    metrics: Mapping[str, float]
+    """What was measured with it; the metric that decides is the first."""
+
+    chosen: bool
+    """Whether it is the one that was kept."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a training run made."""
+
+    model: AdaptedModel
+    """The base with the trained adapter attached, ready to use."""
+
+    output_dir: Path
+    """The adapter's folder."""
+
+    steps: int
+    """Optimiser steps done."""
+
+    kept_step: int
+    """The step after which the adapter was as it is kept: that of the best evaluation, or the last."""
+
+    seconds: float
+    """Time of the steps of this process, evaluations included."""
+
+    peak_memory: int
+    """Most bytes held: by the process on CPU, by tensors on CUDA."""
+
+    history: list[dict[str, Any]]
+    """The entries of ``metrics.jsonl``."""
+
+    train_report: DataReport
+    """What became of the training rows."""
+
+    eval_report: DataReport | None
+    """What became of the validation rows."""
+
+    candidates: tuple[Candidate, ...] = ()
+    """What was tried, where the method chooses instead of training."""
+
+    @property
+    def train_loss(self) -> float | None:
+        """Training loss of the last entry (nats per label token); None where nothing was trained."""
+        return next((float(e["loss"]) for e in reversed(self.history) if "loss" in e), None)
+
+    @property
+    def eval_metrics(self) -> dict[str, float]:
+        """Metrics of the adapter that is kept; empty where nothing but the loss of training was measured."""
+        for candidate in self.candidates:
+            if candidate.chosen:
+                return dict(candidate.metrics)
+        evaluations = (e for e in self.history if e.get("step") == self.kept_step and "eval_loss" in e)
+        return {n.removeprefix("eval_"): v for e in evaluations for n, v in e.items() if n.startswith("eval_")}
+
+
+def run_summary(result: TrainingResult, recipe: Recipe) -> dict[str, Any]:
+    """Return what there is to say of every run, for ``train_results.json`` and the adapter's folder."""
+    return {
+        "data": recipe.run.data,
+        "rows": result.train_report.rows_kept,
+        "steps": result.steps,
+        "seed": recipe.run.seed,
+        "eval": result.eval_metrics,
+        "seconds": round(result.seconds, 1),
+        "peak_memory_bytes": result.peak_memory,
+    }
+
+
+def save_run(result: TrainingResult, summary: dict[str, Any]) -> None:
+    """Write ``train_results.json`` and the adapter."""
+    write_text(result.output_dir / output.RESULTS_FILE, json.dumps(summary, indent=2) + "\n")
+    save_adapter(result.model, result.output_dir, training=summary)
