@@ -11,14 +11,16 @@ from petune import methods
 from petune.backbone.base import Base
 from petune.backbone.structure import Structure
 from petune.backbone.vocabulary import read_tokens
-from petune.errors import AdapterFormatError, ConfigError, nearest
+from petune.errors import AdapterFormatError, BaseModelError, ConfigError, nearest
+from petune.methods.beside import with_besides
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Parts, Target
-from petune.sites.attention import AttentionSlot, Source
+from petune.sites.attention import AttentionSlot, Source, require_attention
+from petune.sites.gated import GatedSlot
 from petune.sites.placement import Placement
-from petune.sites.replacement import Replacement, replacements
+from petune.sites.replacement import Replacement
 from petune.sites.sites import Slot
-from petune.sites.token_rows import TokenRows, token_rows, with_tokens
+from petune.sites.token_rows import TokenRows, with_tokens
 from petune.sites.weights import WeightSlot
 
 
@@ -75,6 +77,10 @@ class Adapter(nn.Module):
     def method_slots(self) -> dict[str, Slot]:
         """Return the slots that the method itself made, by path."""
         return {path: slot for path, slot in self.slots.items() if not isinstance(slot, Replacement | TokenRows)}
+
+    def beside(self) -> dict[str, Slot]:
+        """Return the slots that are learned beside the method, by path."""
+        return {**self.replacements, **self.token_rows}
 
     def without_replacements(self) -> "Adapter":
         """Return the part that the method itself describes; slots are shared, not copied."""
@@ -158,7 +164,7 @@ class Adapter(nn.Module):
         parts = self.method.bake(Parts(self.config, self.method_slots(), self.source))
         if parts is None:
             return self
-        slots = {**parts.slots, **self.replacements, **self.token_rows}
+        slots = {**parts.slots, **self.beside()}
         adapter = Adapter(self.method, parts.config, slots, self.name, parts.source, self.placement)
         adapter.trained_config = self.trained_config
         adapter.data_format = self.data_format
@@ -179,45 +185,38 @@ def build_adapter(
     tokenizer: PreTrainedTokenizerBase | None = None,
     name: str = "default",
     seed: int = 42,
+    shapes_only: bool = False,
 ) -> Adapter:
-    """Return a fresh adapter of ``method`` for ``model`` (weights may be on the meta device).
+    """Return a fresh adapter of ``method`` for ``model``.
 
-    Without a tokenizer its values mean nothing yet: only its shapes are right.
+    With ``shapes_only``, and for a model on the meta device, its tensors have their shapes and any values, to be loaded
+    over or counted.
 
     Raises:
         ConfigError: an unknown method or setting.
         TargetError: the settings name places that the base does not have.
+        BaseModelError: the method adds to attentions, and those of the base cannot be reached.
     """
     chosen = methods.get(method)
     config = chosen.configure(options)
-    target = Target(model, structure, tokenizer, torch.Generator().manual_seed(seed))
-    slots = chosen.build(config, target)
-    besides = _besides(chosen, config, target)
-    copies = [path for path, slot in besides.items() if isinstance(slot, Replacement)]
-    # What is learned whole is not adapted besides, as in HF PEFT.
-    slots = {path: s for path, s in slots.items() if not any(f"{path}.".startswith(f"{copied}.") for copied in copies)}
-    twice = next((path for path in slots if path in besides), None)
-    if twice is not None:
-        raise ConfigError(
-            f"'{twice}' is adapted by {chosen.title} and has rows of its own for some tokens; leave it out of what is"
-            " adapted, or learn it whole with modules_to_save"
+    shapes_only = shapes_only or model.device.type == "meta"
+    target = Target(model, structure, tokenizer, torch.Generator().manual_seed(seed), shapes_only)
+    slots, source = chosen.build(config, target), chosen.source(config, target)
+    if any(isinstance(slot, AttentionSlot | GatedSlot) for slot in slots.values()):
+        require_attention(model)
+    placement = chosen.placement(config, structure)
+    if placement is not None and structure.head and structure.kind == "encoder-decoder":
+        raise BaseModelError(
+            f"{type(model).__name__} gives its decoder its encoder's tokens too, where virtual ones mean nothing;"
+            " use a method that adds to attentions, outputs or weights (petune methods lists the sites of each)"
         )
-    source, placement = chosen.source(config, target), chosen.placement(config, structure)
-    return Adapter(chosen, config, {**slots, **besides}, name, source, placement)
-
-
-def _besides(method: Method[Any], config: MethodConfig, target: Target) -> dict[str, Replacement | TokenRows]:
-    """Return what is learned beside the method: whole modules, and rows of tokens in tables that are not whole."""
-    for setting in ("modules_to_save", "trainable_token_indices", "new_tokens"):
-        if getattr(config, setting) and not method.trains:
-            raise ConfigError(f"{setting}: {method.title} trains nothing, and this would have to be; leave it out")
-        if getattr(config, setting) and not method.shares_batch and setting != "new_tokens":
-            raise ConfigError(
-                f"{setting}: {method.title} learns the base's own parameters, so copies would hide them; leave it out"
-            )
-    copies = replacements(target.model, target.structure, config.modules_to_save)
-    rows = token_rows(target.model, config.trainable_token_indices) if config.trainable_token_indices else {}
-    return {**rows, **copies}
+    adapter = Adapter(chosen, config, with_besides(chosen, config, target, slots), name, source, placement)
+    if adapter.needs_answers and structure.head:
+        raise ConfigError(
+            f"an infix stands before the answer that a decoder writes, and a {type(model).__name__} does not write one"
+            " after its prompt; leave placement out"
+        )
+    return adapter
 
 
 def create_adapter(
@@ -238,7 +237,7 @@ def create_adapter(
         ids = base.add_tokens(new_tokens)
         options = {**options, "new_tokens": new_tokens}
         if chosen.shares_batch:
-            options["trainable_token_indices"] = with_tokens(
-                base.model, options.get("trainable_token_indices", ()), ids
-            )
-    return build_adapter(method, options, base.model, base.structure, tokenizer=base.tokenizer, name=name, seed=seed)
+            wanted = options.get("trainable_token_indices", ())
+            options["trainable_token_indices"] = with_tokens(base.model, wanted, ids)
+    tokenizer = base.tokenizer if base.has_tokenizer else None
+    return build_adapter(method, options, base.model, base.structure, tokenizer=tokenizer, name=name, seed=seed)

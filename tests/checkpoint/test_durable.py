@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from petune.checkpoint import durable
-from petune.checkpoint.durable import new_folder, write_file, write_files, write_text
+from petune.checkpoint.durable import growing_file, new_folder, partial_name, write_file, write_files, write_text
 from petune.errors import OutputFolderError, ResourceError
 
 
@@ -124,3 +124,54 @@ def test_write_files_returns_the_names_and_keeps_neighbours(tmp_path: Path) -> N
 
     assert write_files(tmp_path, write) == ["a", "b"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "mine"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_files_may_be_read_by_whom_the_mask_allows(tmp_path: Path, mask: int, mode: int) -> None:
+    def write(path: str | Path) -> None:
+        save_file({"a": torch.ones(2)}, path)  # for the owner alone, left to itself
+
+    former = os.umask(mask)
+    try:
+        write_file(tmp_path / "one" / "a.safetensors", write)
+        (tmp_path / "two").mkdir()
+        write_files(tmp_path / "two", lambda folder: write(Path(folder) / "a.safetensors"))
+        with new_folder(tmp_path / "three") as folder:
+            write(folder / "a.safetensors")
+    finally:
+        os.umask(former)
+    modes = {path.parent.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("a.safetensors")}
+    assert modes == dict.fromkeys(("one", "two", "three"), mode)
+
+
+def test_a_growing_file_is_readable_at_once_and_whole_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.jsonl"
+    with growing_file(path) as add:
+        add("one\n")
+        assert partial_name(path).read_text(encoding="utf-8") == "one\n"
+        assert not path.exists()
+        add("zwölf\n")
+    assert path.read_text(encoding="utf-8") == "one\nzwölf\n"
+    assert [file.name for file in path.parent.iterdir()] == ["a.jsonl"]
+
+
+def test_a_growing_file_that_fails_stays_under_the_partial_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("old")
+
+    def fail() -> None:
+        with growing_file(path) as add:
+            add("one\n")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert path.read_text() == "old"
+    assert partial_name(path).read_text() == "one\n"
+
+
+def test_a_growing_file_explains_where_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputFolderError, match=r"cannot write .*a\.jsonl: "), growing_file(tmp_path / "file/a.jsonl"):
+        raise AssertionError("nothing is written")

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from petune.evaluation.options import EvaluationOptions, GenerationOptions
 from petune.evaluation.scoring import score_choices
 from petune.evaluation.stream import stream
 from petune.sites.head import LabelLoss
+from petune.training.recomputation import gradient_checkpointing
 from petune.training.run import train
 
 LABELS = ("good", "bad")
@@ -162,7 +164,7 @@ def test_plain_calls_through_insert_virtual_tokens(make: Callable[..., AdaptedMo
 class TestEnsemble:
     """Several prompts of one adapter: three versions of each row in one batch."""
 
-    OPTIONS = {"num_virtual_tokens": 4, "num_prompts": 3}
+    OPTIONS: ClassVar[dict[str, Any]] = {"num_virtual_tokens": 4, "num_prompts": 3}
 
     def apart(self, model: AdaptedModel, base: Base) -> AdaptedModel:
         """Return a model with the prompts as adapters m0, m1, m2 of the ordinary kind."""
@@ -298,3 +300,23 @@ def test_files_of_a_prompt_in_front_are_still_peft_s(make: Callable[..., Adapted
     save_adapter(make("prompt_tuning", num_virtual_tokens=4, num_prompts=2), tmp_path / "two")
     assert (tmp_path / "one" / "adapter_config.json").exists()
     assert not (tmp_path / "two" / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize(("method", "options"), KINDS, ids=IDS)
+def test_recomputed_activations_give_the_same_gradients(
+    method: str, options: dict[str, Any], make: Callable[..., AdaptedModel]
+) -> None:
+    model = make(method, **options)
+    adapter = model.adapter("default")
+    adapter.set_trainable(True)
+    rows = encode(reviews(), model.tokenizer, max_length=99, insertions=model.insertions).rows
+    found = []
+    for recompute in (nullcontext(), gradient_checkpointing(model.model)):
+        model.train()
+        with recompute:
+            batch = collate(rows, pad_token_id=0)
+            LabelLoss(model.model, model.plugged_into)(batch, batch.pop("labels")).backward()
+        found.append([parameter.grad for parameter in adapter.parameters()])
+        model.zero_grad(set_to_none=True)
+    for plain, recomputed in zip(*found, strict=True):
+        torch.testing.assert_close(recomputed, plain, rtol=1e-4, atol=1e-6)

@@ -14,12 +14,16 @@ from typing import Any
 import pytest
 
 from petune.backbone.base import Base
+from petune.errors import Interrupted
+from petune.training import run
 from petune.training.run import train
 from petune.training.signals import StopSignals
 
 PROGRAM = """
 import json, sys
 from petune.errors import PetuneError
+from petune.errors import Interrupted
+from petune.training import run
 from petune.training.run import train
 try:
     train(json.loads(sys.argv[1]))
@@ -75,6 +79,28 @@ def test_a_second_interrupt_does_not_wait() -> None:
         assert signals.received == signal.SIGTERM
         os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_while_the_adapter_is_saved_says_how_to_go_on(
+    tiny_base: Callable[..., Base], keys: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    options = keys(max_steps=2)
+    output = options["output_dir"]
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "save_run", interrupted)
+        with pytest.raises(
+            Interrupted, match=rf"checkpoint-2\. Go on with: petune train --resume --output-dir {output}"
+        ):
+            train(options, base=tiny_base())
+    assert train(options, base=tiny_base(), resume=True).steps == 2
+    assert (Path(output) / "adapter_model.safetensors").is_file()
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_optimise", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train({**options, "output_dir": f"{output}-2"}, base=tiny_base())
 
 
 def test_outside_the_main_thread_nothing_is_changed() -> None:

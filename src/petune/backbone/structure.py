@@ -7,25 +7,22 @@ head, or none of these. Every module counts once, however often the model runs i
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar, final
 
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from petune.backbone.attentions import find_attentions
+from petune.backbone.embeddings import Embedding, find_embeddings
+from petune.backbone.kind import Kind, kind_of
 from petune.backbone.targets import choose, indices_in, names_by_role
 from petune.errors import TargetError, nearest
 
 Role = Literal["attention", "mlp", "head", "other"]
-Kind = Literal["decoder", "encoder", "encoder-decoder"]
 
 
 @dataclass(frozen=True)
@@ -54,43 +51,7 @@ class Linear:
     has_bias: bool = False
 
 
-@dataclass(frozen=True)
-class Embedding:
-    """One table of a base model that rows are looked up in by their numbers.
-
-    Attributes:
-        path: module path below the model.
-        num_embeddings: rows of the table.
-        embedding_dim: width of a row.
-        block: index into :attr:`Structure.blocks`; None outside the blocks, where embeddings mostly are.
-    """
-
-    path: str
-    num_embeddings: int
-    embedding_dim: int
-    block: int | None = None
-
-
 ModuleT = TypeVar("ModuleT", bound=Linear | Embedding)
-
-
-@dataclass(frozen=True)
-class Attention:
-    """One attention module of a base model: the one that calls the attention function.
-
-    Attributes:
-        path: module path below the model.
-        block: index into :attr:`Structure.blocks`.
-        num_heads: heads of its queries.
-        num_kv_heads: heads of its keys and values.
-        head_dim: width of one head.
-    """
-
-    path: str
-    block: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
 
 
 @final
@@ -99,22 +60,26 @@ class Structure:
 
     Args:
         model: any module; output embeddings and task heads are told apart where it is a ``PreTrainedModel``.
+        random: names of parameters that the weight files lack, so that they belong to the head of a task.
 
     Attributes:
         blocks: paths of the repeated transformer blocks, in order (encoder before decoder).
+        head: paths of the modules that make up the head of a task; empty for a language model.
         linears: every linear once, in module order.
+        repeats_blocks: whether a block is run several times, as in ALBERT.
         embeddings: every table that is looked up by its input's numbers, once, in module order.
         attentions: every attention module once, in module order; empty for a model that is no ``PreTrainedModel``.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, random: Iterable[str] = ()) -> None:
         self.blocks: tuple[str, ...] = tuple(_block_paths(model))
-        self.kind: Kind = kind_of(model.config) if isinstance(model, PreTrainedModel) else "decoder"
-        self.linears: tuple[Linear, ...] = tuple(_linears(model, self.blocks))
-        self.embeddings: tuple[Embedding, ...] = tuple(_embeddings(model, self.blocks))
-        self.attentions: tuple[Attention, ...] = (
-            tuple(_attentions(model, self.blocks)) if isinstance(model, PreTrainedModel) else ()
-        )
+        pretrained = model if isinstance(model, PreTrainedModel) else None
+        self.kind: Kind = "decoder" if pretrained is None else kind_of(pretrained.config)
+        self.head: tuple[str, ...] = () if pretrained is None else _head_paths(pretrained, random)
+        self.linears: tuple[Linear, ...] = tuple(_linears(model, self.blocks, self.head))
+        self.embeddings: tuple[Embedding, ...] = tuple(find_embeddings(model, self.blocks))
+        self.repeats_blocks: bool = pretrained is not None and _runs(pretrained) > len(self.blocks)
+        self.attentions = () if pretrained is None else find_attentions(pretrained, self.blocks)
 
     @property
     def num_blocks(self) -> int:
@@ -232,23 +197,12 @@ class Structure:
         return kept
 
 
-def kind_of(config: PreTrainedConfig) -> Kind:
-    """Tell a left-to-right decoder from an encoder and an encoder-decoder.
-
-    Some encoders (BERT and its kin) can be configured to read left to right, and count as decoders only then.
-    """
-    if config.is_encoder_decoder:
-        return "encoder-decoder"
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        # a type that transformers does not know comes with its own code, loaded as a causal language model
-        return "encoder" if config.model_type in CONFIG_MAPPING_NAMES else "decoder"
-    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        return "decoder" if config.to_dict().get("is_decoder", False) else "encoder"
-    return "decoder"
-
-
 def _computes_attention(module: nn.Module) -> bool:
     return any("Attention" in type(part).__name__ for part in module.modules())
+
+
+def _runs(model: PreTrainedModel) -> int:
+    return int(getattr(model.config.get_text_config(), "num_hidden_layers", 0))
 
 
 def _block_paths(model: nn.Module) -> Iterator[str]:
@@ -263,7 +217,7 @@ def _block_paths(model: nn.Module) -> Iterator[str]:
             yield from (f"{path}.{index}" for index in range(len(members)))
 
 
-def _linears(model: nn.Module, blocks: tuple[str, ...]) -> Iterator[Linear]:
+def _linears(model: nn.Module, blocks: tuple[str, ...], head: tuple[str, ...]) -> Iterator[Linear]:
     modules = dict(model.named_modules())
     block_of = {path: index for index, path in enumerate(blocks)}
     holders = Counter(id(weight) for module in modules.values() for weight in module.parameters(recurse=False))
@@ -278,7 +232,7 @@ def _linears(model: nn.Module, blocks: tuple[str, ...]) -> Iterator[Linear]:
         ancestors = _ancestors(path)
         block = next((block_of[ancestor] for ancestor in ancestors if ancestor in block_of), None)
         if block is None:
-            role: Role = "head" if _is_head(model, path, module) else "other"
+            role: Role = "head" if _is_head(model, module) or not set(head).isdisjoint(ancestors) else "other"
         else:
             inside = (ancestor for ancestor in ancestors if ancestor.startswith(blocks[block] + "."))
             names = (type(modules[ancestor]).__name__ for ancestor in inside)
@@ -288,22 +242,13 @@ def _linears(model: nn.Module, blocks: tuple[str, ...]) -> Iterator[Linear]:
         yield Linear(path, in_features, out_features, role, transposed, block, tied, has_bias)
 
 
-def _embeddings(model: nn.Module, blocks: tuple[str, ...]) -> Iterator[Embedding]:
-    own = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
-    for path, module in model.named_modules():
-        # Other subclasses (OPT's positions) are called with something else than the numbers they look up.
-        if type(module) is nn.Embedding or (module is own and isinstance(module, nn.Embedding)):
-            block = next((i for i, block in enumerate(blocks) if path.startswith(f"{block}.")), None)
-            yield Embedding(path, module.num_embeddings, module.embedding_dim, block)
-
-
 def _ancestors(path: str) -> list[str]:
     """Every module path on the way to ``path``, itself included, outermost first."""
     parts = path.split(".")
     return [".".join(parts[: end + 1]) for end in range(len(parts))]
 
 
-def _is_head(model: nn.Module, path: str, module: nn.Module) -> bool:
+def _is_head(model: nn.Module, module: nn.Module) -> bool:
     """Whether a linear outside the blocks is the output embeddings, or lies outside the headless model."""
     if not isinstance(model, PreTrainedModel):
         return False
@@ -313,17 +258,17 @@ def _is_head(model: nn.Module, path: str, module: nn.Module) -> bool:
     return headless is not model and all(module is not part for part in headless.modules())
 
 
-def _attentions(model: PreTrainedModel, blocks: tuple[str, ...]) -> Iterator[Attention]:
-    config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    for index, block in enumerate(blocks):
-        for path, module in model.get_submodule(block).named_modules(prefix=block):
-            inner = any(_is_attention(child) for child in module.modules() if child is not module)
-            if _is_attention(module) and not inner:
-                yield Attention(path, index, heads, kv_heads, head_dim)
-
-
-def _is_attention(module: nn.Module) -> bool:
-    return "Attention" in type(module).__name__
+def _head_paths(model: PreTrainedModel, random: Iterable[str]) -> tuple[str, ...]:
+    """Return what is outside the headless model, and what else the weight files lack (a pooler)."""
+    if model.get_output_embeddings() is not None:
+        return ()
+    headless = model.base_model
+    outside = [
+        path
+        for path, child in model.named_children()
+        if (child is not headless if headless is not model else isinstance(child, nn.Linear))
+        and any(True for _ in child.parameters())
+    ]
+    lacking = dict.fromkeys(name.rpartition(".")[0] for name in random)
+    inside = [path for path in lacking if not any(f"{path}.".startswith(f"{head}.") for head in outside)]
+    return (*outside, *inside)

@@ -50,7 +50,9 @@ def extend(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: S
     if known:
         raise ConfigError(f"new_tokens: the tokenizer has '{known[0]}' already; leave it out")
     tables = _tables(model)
-    if any(table._forward_hooks for table in tables):
+    weights = [table.get_parameter("weight") for table in tables]
+    sharing = [m for m in model.modules() if any(m._parameters.get("weight") is weight for weight in weights)]
+    if any(module._forward_hooks for module in sharing):
         raise ConfigError(
             "new tokens cannot be added while adapters are plugged into the embeddings or the head; detach them first,"
             " or load the adapter with the new tokens before the others"

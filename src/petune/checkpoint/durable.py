@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,8 +55,10 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            temporary.touch()
+            mode = _mode(temporary)
             write(temporary)
-            _sync(temporary)
+            _finish(temporary, mode)
             temporary.replace(path)
             _sync(path.parent)
         finally:
@@ -106,8 +109,11 @@ def new_folder(path: Path) -> Iterator[Path]:
         with explained(path):
             temporary.mkdir(parents=True)
             yield temporary
-            for file in sorted(temporary.rglob("*")):
-                _sync(file)
+            for inside in sorted(temporary.rglob("*")):
+                if inside.is_dir():
+                    _sync(inside)
+                else:
+                    _finish(inside, _mode(temporary) & 0o666)
             _sync(temporary)
             if path.exists():
                 shutil.rmtree(path)
@@ -115,6 +121,17 @@ def new_folder(path: Path) -> Iterator[Path]:
             _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def _finish(file: Path, mode: int) -> None:
+    """Give ``file`` the permissions that a new file has, and make it durable."""
+    if _mode(file) != mode:  # safetensors' own are the owner's alone, so nobody else could read a shared adapter
+        file.chmod(mode)
+    _sync(file)
 
 
 def _sync(path: Path) -> None:
@@ -134,7 +151,7 @@ def write_files(folder: Path, write: Callable[[str], object]) -> list[str]:
             write(str(temporary))
             files = sorted(p for p in temporary.iterdir() if p.is_file())
             for file in files:
-                _sync(file)
+                _finish(file, _mode(temporary) & 0o666)
                 file.replace(folder / file.name)
             _sync(folder)
     finally:

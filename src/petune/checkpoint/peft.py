@@ -8,7 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from petune.adapter import Adapter
+from petune.backbone.base import Base
 from petune.backbone.structure import Structure
+from petune.backbone.task_names import TaskName
 from petune.checkpoint.peft_adaption_prompt import AdaptionPromptLayout
 from petune.checkpoint.peft_ia3 import IA3Layout
 from petune.checkpoint.peft_layout import CONFIG_FILE, WEIGHTS_FILE, Layout
@@ -17,8 +19,8 @@ from petune.checkpoint.peft_virtual_tokens import PrefixTuningLayout, PromptTuni
 from petune.errors import AdapterFormatError
 
 __all__ = [
-    "CONFIG_FILE", "LAYOUTS", "MODEL_LAYOUT", "WEIGHTS_FILE", "from_tensors", "layout_of", "method_of", "to_json",
-    "to_options", "to_tensors",
+    "CONFIG_FILE", "LAYOUTS", "MODEL_LAYOUT", "WEIGHTS_FILE", "from_tensors", "layout_of", "method_of",
+    "numbered_labels", "task_of", "task_type_of", "to_json", "to_options", "to_tensors",
 ]  # fmt: skip
 
 _TOKENS = "token_adapter.trainable_tokens_delta"
@@ -35,6 +37,17 @@ LAYOUTS: Mapping[str, Layout] = {
 }
 """The layouts by the method's name; of several with one ``peft_type``, the first is the method that reads it."""
 
+_LAST_LAYERS = ("score", "classifier", "out_proj")
+"""What transformers calls the last linear of a classification head."""
+
+_TASK_TYPES: Mapping[TaskName, str] = {
+    "causal_lm": "CAUSAL_LM",
+    "seq2seq_lm": "SEQ_2_SEQ_LM",
+    "sequence_classification": "SEQ_CLS",
+    "token_classification": "TOKEN_CLS",
+    "question_answering": "QUESTION_ANS",
+}
+
 MODEL_LAYOUT = ("full",)
 """Methods that learn the base's own parameters, which PEFT does not know: a plain transformers model is written."""
 
@@ -48,15 +61,15 @@ def layout_of(adapter: Adapter, structure: Structure) -> Layout | None:
     return layout if layout.fits(adapter.without_replacements(), structure) else None
 
 
-def to_json(layout: Layout, adapter: Adapter, structure: Structure, base: str, revision: str | None) -> str:
+def to_json(layout: Layout, adapter: Adapter, base: Base) -> str:
     """Return the text of ``adapter_config.json``."""
     content = {
         "peft_type": layout.peft_type,
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "revision": revision,
+        "task_type": task_type_of(base.task),
+        "base_model_name_or_path": base.name,
+        "revision": base.revision,
         "inference_mode": True,
-        **layout.config(adapter.without_replacements(), structure),
+        **layout.config(adapter.without_replacements(), base.structure),
     }
     own = {path: slot for path, slot in adapter.token_rows.items() if slot.tied_to is None}
     besides = {
@@ -121,6 +134,31 @@ def from_tensors(
         else:
             whole[starts[start] + name.removeprefix(start)] = tensor
     return {**layout.from_file(rest, structure), **whole}
+
+
+def task_of(config: Mapping[str, Any]) -> TaskName | None:
+    """Return the task that PEFT's ``config`` names; None where it names none of ours."""
+    return next((task for task, name in _TASK_TYPES.items() if name == config.get("task_type")), None)
+
+
+def task_type_of(task: TaskName) -> str | None:
+    """Return what PEFT calls ``task``; None where it has no name for it."""
+    return _TASK_TYPES.get(task)
+
+
+def numbered_labels(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return as many numbered labels as the head among PEFT's ``tensors`` has outputs.
+
+    Raises:
+        AdapterFormatError: there is no head among them.
+    """
+    last = tuple(f".{name}.weight" for name in _LAST_LAYERS)
+    widths = [tensor.shape[0] for name, tensor in tensors.items() if name.endswith(last)]
+    if not widths:
+        raise AdapterFormatError(
+            f"{WEIGHTS_FILE} holds no head, so its classes cannot be counted; load the base with labels and pass it"
+        )
+    return tuple(f"LABEL_{number}" for number in range(min(widths)))
 
 
 def method_of(config: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from petune.adapter import Adapter
 from petune.backbone.structure import Structure
 from petune.backbone.targets import first_matching
-from petune.checkpoint.peft_layout import CONFIG_FILE, DESCRIPTIVE, PREFIX, WEIGHTS_FILE, Layout, Rule, neutral
+from petune.checkpoint.peft_layout import CONFIG_FILE, PREFIX, WEIGHTS_FILE, Layout, Rule, switched_off
 from petune.checkpoint.peft_names import shortest_names, that_match
 from petune.errors import AdapterFormatError, TargetError
 
@@ -26,24 +26,24 @@ class LoRALayout(Layout):
     besides = frozenset({"modules_to_save", "trainable_token_indices"})
 
     # Fields without a counterpart: the value with which PEFT computes what petune does.
-    _NEUTRAL: Mapping[str, Rule] = {
+    neutral: Mapping[str, Rule] = {
         "bias": lambda value: value == "none",
         # How A and B started does not matter once they are trained, except for the starts that changed the base.
         "init_lora_weights": lambda value: not isinstance(value, str) or value in ("gaussian", "eva", "orthogonal"),
         "eva_config": lambda _: True,
         "fan_in_fan_out": lambda value: isinstance(value, bool),
         "qalora_group_size": lambda _: True,
-        "lora_ga_config": neutral,
+        "lora_ga_config": switched_off,
         **dict.fromkeys(
             (
                 "megatron_config", "loftq_config", "corda_config", "velora_config",
                 "alora_invocation_tokens", "use_qalora", "monteclora_config", "layer_replication", "lora_bias",
                 "target_parameters", "use_bdlora", "arrow_config", "kasa_config", "ensure_weight_tying",
             ),
-            neutral,
+            switched_off,
         ),
     }  # fmt: skip
-    _OURS = (
+    followed = (
         "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "target_modules", "exclude_modules",
         "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
     )  # fmt: skip
@@ -69,23 +69,20 @@ class LoRALayout(Layout):
             "init_lora_weights": True,
         }
 
+    def refusal(self, config: Mapping[str, Any]) -> str | None:
+        """Return why petune cannot do what PEFT's ``config`` asks for, and what to do about it."""
+        refusal, start = super().refusal(config), config.get("init_lora_weights")
+        if refusal is None or not self._CHANGED_BASE.fullmatch(str(start).lower()):
+            return refusal
+        return (
+            f"{refusal}: it changed the base when it started; save the adapter with PEFT's"
+            " path_initial_model_for_weight_conversion, which makes it one for the base as it is"
+        )
+
     def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
         """Return our LoRA settings."""
-        for field, value in config.items():
-            if field in DESCRIPTIVE or field in self._OURS:
-                continue
-            if field not in self._NEUTRAL:
-                raise AdapterFormatError(f"{CONFIG_FILE}: field '{field}' is not known to this petune")
-            if not self._NEUTRAL[field](value):
-                changed = field == "init_lora_weights" and self._CHANGED_BASE.fullmatch(str(value).lower())
-                how = (
-                    ": it changed the base when it started; save the adapter with PEFT's"
-                    " path_initial_model_for_weight_conversion, which makes it one for the base as it is"
-                )
-                raise AdapterFormatError(
-                    f"{CONFIG_FILE}: {field}={value!r} is not supported by petune's LoRA{how if changed else ''}"
-                )
-        options = {field: config[field] for field in self._OURS if config.get(field) not in (None, {}, [], "")}
+        self.require_known(config)
+        options = {field: config[field] for field in self.followed if config.get(field) not in (None, {}, [], "")}
         if "target_modules" not in options:
             raise AdapterFormatError(f"{CONFIG_FILE}: 'target_modules' is missing")
         if isinstance(options.get("layers_to_transform"), int):

@@ -9,6 +9,7 @@ from petune.cli.command import new_app
 from petune.cli.flags import flags_of
 from petune.cli.loading import LoadOptions, checked, load_model, split
 from petune.cli.reporting import say
+from petune.errors import DataError
 from petune.evaluation.options import GenerationOptions
 
 app = new_app()
@@ -34,14 +35,21 @@ def chat(system: Annotated[str | None, typer.Option("--system", help="System mes
             continue
         if not said:
             continue
-        turns.append({"role": "user", "content": said})
+        question = {"role": "user", "content": said}
+        try:
+            pieces = stream(model, [*turns, question], options)
+        except DataError as error:
+            if turns == start:
+                raise
+            sys.stderr.write(f"petune: {error}; /reset starts anew\n")
+            continue
         answer = ""
-        for piece in stream(model, turns, options):
+        for piece in pieces:
             sys.stdout.write(piece)
             sys.stdout.flush()
             answer += piece
         say()
-        turns.append({"role": "assistant", "content": answer})
+        turns += [question, {"role": "assistant", "content": answer}]
 
 
 def _ask() -> str | None:

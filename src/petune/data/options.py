@@ -27,7 +27,7 @@ class DataOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     data: str | None = None
-    """Training rows: a .jsonl, .json, .csv, .tsv or .parquet file, or a hub data set id written
+    """The rows: a .jsonl, .json, .csv, .tsv or .parquet file, or a hub data set id written
     `id`, `id:config`, `id@split` or `id:config@split` (split: train by default). `#N` at the end keeps a
     seeded sample of N rows."""
 

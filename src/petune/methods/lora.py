@@ -24,7 +24,8 @@ import torch
 from pydantic import AliasChoices, Field, field_validator, model_validator
 from torch import Tensor
 
-from petune.backbone.structure import Embedding, Linear
+from petune.backbone.embeddings import Embedding
+from petune.backbone.structure import Linear
 from petune.backbone.targets import first_matching
 from petune.errors import ConfigError, TargetError
 from petune.methods.config import MethodConfig

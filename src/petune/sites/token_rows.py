@@ -89,31 +89,9 @@ class TokenRows(OutputSlot):
 
 
 def with_tokens(model: PreTrainedModel, wanted: Sequence[int] | TokenIndices, ids: Sequence[int]) -> TokenIndices:
-    """Return ``wanted`` with the tokens ``ids`` in every table of ``model``, by path."""
-    tables = _tables(model)
-    by_name = _by_path(model, wanted) if wanted else {}
-    return {path: tuple(sorted({*by_name.get(path, ()), *ids})) for path in tables}
-
-
-def _tables(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Return the embeddings and the head by their paths, the embeddings first."""
-    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
-    paths = {id(module): path for path, module in model.named_modules()}
-    return {paths[id(module)]: module for module in (embeddings, head) if module is not None}
-
-
-def _by_path(model: PreTrainedModel, wanted: Sequence[int] | TokenIndices) -> dict[str, Sequence[int]]:
-    """Return the tokens of each table, by its whole path; a list is meant for the embeddings."""
-    tables = _tables(model)
-    if not isinstance(wanted, Mapping):
-        return {next(iter(tables)): wanted}
-    found: dict[str, Sequence[int]] = {}
-    for name, indices in wanted.items():
-        path = next((path for path in tables if f".{path}".endswith(f".{name}")), None)
-        if path is None:
-            raise ConfigError(f"trainable_token_indices: '{name}' is no table of tokens; they are {', '.join(tables)}")
-        found[path] = indices
-    return found
+    """Return ``wanted`` with the tokens ``ids`` in every table of ``model``, by path; shared weights count once."""
+    named = _by_path(model, wanted) if wanted else {}
+    return {path: tuple(sorted({*named.get(path, ()), *ids})) for path in _tables(model)}
 
 
 def token_rows(model: PreTrainedModel, wanted: Sequence[int] | TokenIndices) -> dict[str, TokenRows]:
@@ -121,29 +99,57 @@ def token_rows(model: PreTrainedModel, wanted: Sequence[int] | TokenIndices) -> 
 
     Args:
         model: the base; its weights may be on the meta device.
-        wanted: ids of tokens, for the embeddings; or ids by the path of a table or its end. A head that shares its
-            weight with the embeddings has the rows of these.
+        wanted: ids of tokens, for the embeddings; or ids by the path of a table or its end. What shares the weight of
+            the embeddings (a head, a decoder's embeddings) has the rows of these.
 
     Raises:
         ConfigError: a table is no embedding or head of this base, or has no such token.
     """
-    tables = _tables(model)
     slots: dict[str, TokenRows] = {}
     for path, indices in _by_path(model, wanted).items():
-        weight = tables[path].get_parameter("weight")
+        weight = model.get_submodule(path).get_parameter("weight")
         if not indices or min(indices) < 0 or max(indices) >= weight.shape[0] or len(set(indices)) < len(indices):
             raise ConfigError(
                 f"trainable_token_indices: '{path}' has tokens 0 to {weight.shape[0] - 1}, each to be named once; got"
                 f" {list(indices)}"
             )
         slots[path] = TokenRows(indices, torch.zeros(weight.shape) if weight.is_meta else weight)
-    first, *others = tables
-    for path in others:
-        weight = tables[path].get_parameter("weight")
-        if first in slots and weight is tables[first].get_parameter("weight"):
+    for first, others in _tables(model).items():
+        for path in others if first in slots else ():
             if path in slots and not torch.equal(slots[path].indices, slots[first].indices):
                 raise ConfigError(
                     f"trainable_token_indices: '{path}' and '{first}' are one table, so they have one list of tokens"
                 )
+            weight = model.get_submodule(path).get_parameter("weight")
             slots[path] = TokenRows(slots[first].indices.tolist(), weight, tied_to=slots[first])
     return slots
+
+
+def _tables(model: PreTrainedModel) -> dict[str, list[str]]:
+    """Return the paths of the embeddings and of the head, each with those of the modules that share its weight."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    tables: dict[str, list[str]] = {}
+    seen: list[nn.Parameter] = []
+    for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+        weight = None if table is None else table.get_parameter("weight")
+        if table is None or weight is None or any(weight is other for other in seen):
+            continue
+        seen.append(weight)
+        sharing = [m for m in model.modules() if m is not table and m._parameters.get("weight") is weight]
+        tables[paths[id(table)]] = [paths[id(module)] for module in sharing]
+    return tables
+
+
+def _by_path(model: PreTrainedModel, wanted: Sequence[int] | TokenIndices) -> dict[str, Sequence[int]]:
+    """Return the tokens of each table, by its whole path; a list is meant for the embeddings."""
+    tables = _tables(model)
+    if not isinstance(wanted, Mapping):
+        return {next(iter(tables)): wanted}
+    paths = [path for first, others in tables.items() for path in (first, *others)]
+    found: dict[str, Sequence[int]] = {}
+    for name, indices in wanted.items():
+        path = next((path for path in paths if f".{path}".endswith(f".{name}")), None)
+        if path is None:
+            raise ConfigError(f"trainable_token_indices: '{name}' is no table of tokens; they are {', '.join(paths)}")
+        found[path] = indices
+    return found

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from petune.backbone.arguments import takes
+from petune.backbone.positions import default_positions, position_limit
 from petune.errors import DataError
 from petune.sites.attention import AttentionSites, AttentionSlot, KeysValues, Source, SourcedSlot
 from petune.sites.routing import Route, Routing, Stack
@@ -33,6 +35,9 @@ class _Kept:
 @final
 class VirtualTokens:
     """What has to happen before each forward pass for the attention slots that are plugged in.
+
+    Real tokens move behind the virtual ones where the model takes position ids. Where it does not (relative positions,
+    as in T5; BART, which counts by itself) they keep the positions they have without.
 
     Args:
         model: the base.
@@ -89,7 +94,7 @@ class VirtualTokens:
         for name in {name for group in route.groups for name in group.stack if name in self._sources}:
             self._prepare(name, [group.stack for group in route.groups if name in group.stack])
         shifts = [self._shift(group.stack) for group in route.groups]
-        if not any(shifts):
+        if not any(shifts) or not takes(self._model, "position_ids"):
             return None
         return args, {**kwargs, "position_ids": self._positions(route, shifts, args, kwargs)}
 
@@ -127,23 +132,22 @@ class VirtualTokens:
         Raises:
             DataError: tokens and virtual tokens together are more than the model has positions.
         """
-        inputs = kwargs.get("input_ids", args[0] if args else None)
-        if inputs is None:
-            inputs = kwargs["inputs_embeds"]
-        rows, tokens = inputs.shape[:2]
-        cache = kwargs.get("past_key_values")
+        call = {"input_ids": args[0], **kwargs} if args else kwargs
+        positions = call.get("position_ids")
+        if positions is None:
+            positions = default_positions(self._model, call)
+        ids = call.get("input_ids")
+        rows, tokens = (call["inputs_embeds"] if ids is None else ids).shape[:2]
+        cache = call.get("past_key_values")
         past = 0 if cache is None else cache.get_seq_length()
-        limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        limit = position_limit(self._model)
         if limit is not None and past + tokens + max(shifts) > limit:
             raise DataError(
                 f"{past + tokens} tokens and {max(shifts)} virtual tokens are more than the model's {limit} positions;"
                 " use shorter rows (--max-length) or fewer virtual tokens"
             )
-        shift = torch.zeros(rows, 1, dtype=torch.int64, device=inputs.device)
+        shift = torch.zeros(rows, 1, dtype=torch.int64, device=positions.device)
         for group, moved in zip(route.groups, shifts, strict=True):
-            index = group.index(route.num_rows, rows, inputs.device)
+            index = group.index(route.num_rows, rows, shift.device)
             shift[slice(None) if index is None else index] = moved
-        positions = kwargs.get("position_ids")
-        if positions is None:
-            positions = torch.arange(past, past + tokens, device=inputs.device)[None]
         return torch.as_tensor(positions + shift)

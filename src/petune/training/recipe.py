@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from petune import methods
+from petune.backbone.task_names import TaskName
 from petune.data.options import DataOptions
 from petune.errors import ConfigError, nearest
 from petune.methods.config import MethodConfig, explain, fields_of
@@ -44,6 +45,9 @@ class RunOptions(DataOptions, TrainingOptions):
 
     model: str = "demo"
     """Base model: a hub id, a local folder, a .gguf file, or `demo` (SmolLM2-135M-Instruct, fetched once)."""
+
+    task: TaskName | None = None
+    """What the base is trained for (default: what its weights were saved for, else what its rows are for)."""
 
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
@@ -140,7 +144,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         here = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise ConfigError(f"cannot read the recipe {path}: {error.strerror}.{nearest(path.name, here)}") from error
+        raise ConfigError(
+            f"cannot read the recipe {path}: {error.strerror}.{nearest(path.name, here)} Give a YAML file, or settings"
+            " alone, as flags and KEY=VALUE"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         where = " ".join(str(error).split())
         raise ConfigError(f"the recipe {path} is not YAML: {where}") from error

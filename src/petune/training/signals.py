@@ -2,8 +2,14 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self, final
+
+from petune.errors import Interrupted
+from petune.training.checkpoints import steps_in
 
 
 @final
@@ -35,3 +41,23 @@ class StopSignals:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
+
+
+@contextmanager
+def telling_how_to_go_on(output: Path) -> Iterator[None]:
+    """Say of a Ctrl-C that nobody waited for which checkpoint of the run in ``output`` is left.
+
+    Raises:
+        Interrupted: in place of KeyboardInterrupt, where there is a checkpoint.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        steps = steps_in(output)
+        if not steps:
+            raise
+        raise Interrupted(
+            f"interrupted; the last checkpoint is {output / f'checkpoint-{steps[-1]}'}. Go on with: petune train"
+            f" --resume --output-dir {output}",
+            signal.SIGINT,
+        ) from error
