@@ -14,16 +14,31 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 import typer
 from pydantic import BaseModel
+from transformers import AutoConfig
 
 from petune import errors, methods
+from petune.adapter import build_adapter
+from petune.backbone.heads import auto_class, choose_task, possible_tasks
+from petune.backbone.kind import kind_of
+from petune.backbone.loading import quiet
+from petune.backbone.structure import Structure
 from petune.cli.main import COMMANDS
 from petune.data.layouts import LAYOUTS
 from petune.data.options import DataOptions
 from petune.evaluation.metrics import METRICS
+from petune.methods.config import fields_of
 from petune.training.options import TrainingOptions
 from petune.training.recipe import RunOptions
+
+BASES = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "glm", "phi", "gpt2", "gpt_neox", "opt", "bloom", "falcon",
+    "bert", "roberta", "xlm-roberta", "distilbert", "albert", "electra", "modernbert", "deberta-v2",
+    "t5", "bart",
+)  # fmt: skip
+"""The architectures of the table of bases, as transformers calls them: decoders, encoders, encoder-decoders."""
 
 DOCS = Path(__file__).parents[1] / "docs"
 _SECTION = re.compile(
@@ -56,6 +71,8 @@ def all_sections() -> dict[str, Callable[[], str]]:
         ),
         "layouts": layouts_table,
         "metrics": metrics_table,
+        "bases": bases_table,
+        "tasks": tasks_table,
         "exit-codes": exit_codes_table,
     }
     for name in methods.names():
@@ -78,7 +95,7 @@ def settings_table(model: type[BaseModel], leave_out: Sequence[str] | set[str] =
     """Return the fields of a model with their defaults and descriptions."""
     rows = [
         (f"`{name}`", _default(field.default), field.description or "")
-        for name, field in model.model_fields.items()
+        for name, field in fields_of(model).items()
         if name not in leave_out
     ]
     return table(("key", "default", "meaning"), rows)
@@ -113,6 +130,43 @@ def metrics_table() -> str:
     """Return the metrics with what they are."""
     rows = [(f"`{name}`", metric.needs, metric.doc) for name, metric in sorted(METRICS.items())]
     return table(("metric", "computed from", "meaning"), rows)
+
+
+def tasks_table() -> str:
+    """Return the architectures with the tasks they can be loaded for, the default one first."""
+    rows = []
+    for base in BASES:
+        config = AutoConfig.for_model(base)
+        first = choose_task(config, None, base)
+        tasks = (first, *(task for task in possible_tasks(config) if task != first))
+        rows.append((base, kind_of(config), ", ".join(f"`{task}`" for task in tasks)))
+    return table(("base", "kind", "tasks"), rows)
+
+
+def bases_table() -> str:
+    """Return which methods work on which bases, with the reasons why others do not."""
+    reasons: dict[str, int] = {}
+    rows = []
+    for base in BASES:
+        cells = []
+        for name in methods.names():
+            reason = refusal(base, name)
+            cells.append("works" if reason is None else f"no [{reasons.setdefault(reason, len(reasons) + 1)}]")
+        rows.append((base, *cells))
+    notes = "".join(f"{number}. {reason}\n" for reason, number in reasons.items())
+    return f"{table(('base', *(f'`{name}`' for name in methods.names())), rows)}\n{notes}"
+
+
+def refusal(base: str, method: str) -> str | None:
+    """Return why a method cannot be used on an architecture; None where it can."""
+    config = AutoConfig.for_model(base, num_hidden_layers=1)
+    with quiet(), torch.device("meta"):
+        model = auto_class(choose_task(config, None, base)).from_config(config)
+    try:
+        build_adapter(method, {}, model, Structure(model))
+    except errors.PetuneError as error:
+        return str(error)
+    return None
 
 
 def exit_codes_table() -> str:

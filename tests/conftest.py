@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from petune.adapter import Adapter
 from petune.backbone.base import Base
+from petune.backbone.heads import auto_class, choose_task, set_labels
+from petune.backbone.task_names import TaskName
 
 torch.set_num_threads(1)
 
@@ -24,6 +26,17 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 VOCABULARY = 288
+
+_BLOCKS = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "initializer_range": 0.15,
+}
+_GROUPED = {**_BLOCKS, "num_key_value_heads": 2, "head_dim": 8}
+_NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+_DECODER = {"decoder_start_token_id": 0}
 
 # Wide starts (initializer_range) make logits differ clearly from row to row.
 ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
@@ -86,7 +99,39 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
         "initializer_range": 0.15,
         "logit_scale": 0.25,
     },
+    "opt": {
+        "hidden_size": 32,
+        "ffn_dim": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "word_embed_proj_dim": 32,
+        "max_position_embeddings": 128,
+        "init_std": 0.15,
+        "dropout": 0.0,
+    },
+    "falcon": {**_BLOCKS, "hidden_dropout": 0.0, "attention_dropout": 0.0, "new_decoder_architecture": False},
+    **{name: {**_GROUPED, "max_position_embeddings": 128} for name in ("mistral", "qwen2", "qwen3", "gemma", "glm")},
+    "phi": {**_BLOCKS, "max_position_embeddings": 128, "resid_pdrop": 0.0, "embd_pdrop": 0.0},
+    **{name: {**_BLOCKS, **_NO_DROPOUT} for name in ("bert", "deberta-v2")},
+    **{name: {**_BLOCKS, **_NO_DROPOUT, "max_position_embeddings": 130} for name in ("roberta", "xlm-roberta")},
+    **{name: {**_BLOCKS, **_NO_DROPOUT, "embedding_size": 16} for name in ("albert", "electra")},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "initializer_range": 0.15, "dropout": 0.0},
+    "modernbert": {**_BLOCKS, "cls_token_id": 2, "sep_token_id": 1, "local_attention": 16},
+    "t5": {"d_model": 32, "num_layers": 2, "num_heads": 4, "d_kv": 12, "d_ff": 48, "dropout_rate": 0.0, **_DECODER},
+    "bart": {
+        **{f"{side}_{key}": n for side in ("encoder", "decoder") for key, n in (("layers", 2), ("ffn_dim", 48))},
+        "d_model": 32,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 2,
+        "max_position_embeddings": 128,
+        "init_std": 0.15,
+        "dropout": 0.0,
+        "forced_eos_token_id": None,
+        **_DECODER,
+    },
 }
+ENCODERS = ("albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta")
+ENCODER_DECODERS = ("bart", "t5")
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -103,7 +148,30 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def build_model(architecture: str, seed: int, dtype: torch.dtype, **changes: Any) -> PreTrainedModel:
+def build_text_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
+    """Return the tokenizer of the byte alphabet that ends texts, and begins those of encoders."""
+    fast = build_tokenizer()
+    begin, model = ("<s> ", {"cls_token": "<s>", "sep_token": "</s>"}) if architecture in ENCODERS else ("", {})
+    fast.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin}$A </s>",
+        pair=f"{begin}$A </s> $B:1 </s>:1",
+        special_tokens=[("<s>", 2), ("</s>", 1)],
+    )
+    fast.add_special_tokens(model)
+    if architecture == "bert":
+        fast.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    return fast
+
+
+def build_model(
+    architecture: str,
+    seed: int,
+    dtype: torch.dtype,
+    *,
+    task: TaskName | None = None,
+    labels: Sequence[str] = (),
+    **changes: Any,
+) -> PreTrainedModel:
     """Return a random model; the same arguments make the same weights."""
     settings = {
         **ARCHITECTURES[architecture],
@@ -113,9 +181,11 @@ def build_model(architecture: str, seed: int, dtype: torch.dtype, **changes: Any
         "bos_token_id": 2,
     }
     config = AutoConfig.for_model(architecture, **{**settings, **changes})
+    if labels:
+        set_labels(config, labels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config)
+        model = auto_class(choose_task(config, task, architecture)).from_config(config)
     return model.to(dtype).eval()
 
 
@@ -155,7 +225,9 @@ def tiny_base() -> Callable[..., Base]:
         architecture: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
     ) -> Base:
         model = build_model(architecture, seed, dtype, **changes)
-        return Base.from_model(model, build_tokenizer(), name=f"tiny-{architecture}")
+        reads_texts = architecture in (*ENCODERS, *ENCODER_DECODERS)
+        tokenizer = build_text_tokenizer(architecture) if reads_texts else build_tokenizer()
+        return Base.from_model(model, tokenizer, name=f"tiny-{architecture}")
 
     return build
 

@@ -9,7 +9,6 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.pytorch_utils import Conv1D
 
 from petune.adapter import Adapter
 from petune.backbone.base import Base
@@ -80,6 +79,11 @@ class AdaptedModel(nn.Module):
     def active(self) -> Stack:
         """The adapters that every row goes through unless it is routed otherwise."""
         return self._active
+
+    @property
+    def merged(self) -> Stack:
+        """The adapters that are merged into the base, in order."""
+        return tuple(self._merged)
 
     @property
     def virtual_tokens(self) -> int:
@@ -195,13 +199,14 @@ class AdaptedModel(nn.Module):
                 holds something else.
         """
         stacks = [self._active] * len(batch.get("input_ids", ())) if rows is None else _stacks(rows)
-        pad = self.tokenizer.pad_token_id
-        assert isinstance(pad, int)
+        pad, beginning = self._model.config.get_text_config().pad_token_id, None
+        if self.base.has_tokenizer:
+            pad, beginning = self.tokenizer.pad_token_id, beginning_token_id(self.tokenizer)
         return insert_into_batch(
             batch,
             [self._insertions(stack) for stack in stacks],
-            bos_token_id=beginning_token_id(self.tokenizer),
-            pad_token_id=pad,
+            bos_token_id=beginning,
+            pad_token_id=pad if isinstance(pad, int) else 0,  # masked, so any token would do
         )
 
     def _insertions(self, stack: Stack) -> tuple[Insertion, ...]:
@@ -269,42 +274,31 @@ class AdaptedModel(nn.Module):
             merged |= self._merged_parameters(adapter, path, slot)
         originals = {path: self._model.get_parameter(path).detach() for path in merged}
         self._set_parameters(merged)
-        self._sites.base_changed()
         self._merged[name] = _Merged(originals, name in self._active)
         self.activate(*(n for n in self._active if n != name))
 
     def _merged_parameters(self, adapter: Adapter, path: str, slot: OutputSlot) -> dict[str, Tensor]:
-        """Return the parameters of the module at ``path``, by their paths, that differ with ``slot`` merged in."""
-        module = self._model.get_submodule(path)
-        transposed = isinstance(module, Conv1D)
-        weight = _wide(module.get_parameter("weight"))
-        weight = weight.t() if transposed else weight
-        new = slot.merged_weight(weight)
-        if new is None:
+        """Return what ``slot`` makes of the parameters at ``path``, by their own paths."""
+        values = slot.merged_parameters(self._model.get_submodule(path))
+        if values is None:
             raise ConfigError(_UNMERGEABLE.format(adapter.method.name))
-        changed = {} if new is weight else {"weight": new.t() if transposed else new}
-        if module._parameters.get("bias") is not None:
-            bias = _wide(module.get_parameter("bias"))
-            new = slot.merged_bias(bias)
-            changed |= {} if new is bias else {"bias": new}
-        for name in changed:
-            self._require_unshared(path, name)
-        dtypes = {name: module.get_parameter(name).dtype for name in changed}
-        return {f"{path}.{name}": value.to(dtypes[name]).contiguous() for name, value in changed.items()}
+        merged: dict[str, Tensor] = {}
+        for name, value in values.items():
+            parameter = self._model.get_parameter(f"{path}.{name}")
+            shared = [n for n, p in self._model.named_parameters(remove_duplicate=False) if p is parameter]
+            if len(shared) > 1:
+                raise ConfigError(
+                    f"'{path}' shares its {name} with {', '.join(n for n in shared if n != f'{path}.{name}')}: merging"
+                    " would change both. Leave it out with exclude_modules, or use the adapter unmerged"
+                )
+            merged[f"{path}.{name}"] = value.to(parameter.dtype, copy=True).contiguous()
+        return merged
 
-    def _require_unshared(self, path: str, name: str) -> None:
-        parameter = self._model.get_submodule(path).get_parameter(name)
-        shared = [n for n, p in self._model.named_parameters(remove_duplicate=False) if p is parameter]
-        if len(shared) > 1:
-            raise ConfigError(
-                f"'{path}' shares its {name} with {', '.join(n for n in shared if n != f'{path}.{name}')}: merging"
-                " would change both. Leave it out with exclude_modules, or use the adapter unmerged"
-            )
-
-    def _set_parameters(self, values: dict[str, Tensor]) -> None:
+    def _set_parameters(self, values: Mapping[str, Tensor]) -> None:
         for path, value in values.items():
             owner, _, name = path.rpartition(".")
             self._model.get_submodule(owner)._parameters[name] = nn.Parameter(value, requires_grad=False)
+        self._sites.base_changed()
 
     def unmerge(self, name: str) -> None:
         """Give the base its own weights back, bit for bit, and let the adapter act as before merging.
@@ -318,10 +312,25 @@ class AdaptedModel(nn.Module):
         if name != (last := next(reversed(self._merged))):
             raise ConfigError(f"'{last}' was merged after '{name}': unmerge '{last}' first")
         merged = self._merged.pop(name)
-        self._sites.base_changed()
         self._set_parameters(merged.originals)
         if merged.was_active:
             self.activate(*self._active, name)
+
+    @torch.no_grad()
+    def keep_merged(self) -> list[Adapter]:
+        """Make every merge final: the base keeps the sums; return the merged adapters, detached."""
+        names = list(self._merged)
+        learned = {
+            path: slot.master.detach().clone()
+            for name in names
+            for path, slot in self.adapters[name].slots.items()
+            if isinstance(slot, WeightSlot)
+        }
+        self._merged.clear()  # what was set aside would come back on detaching
+        adapters = [self.detach(name) for name in names]
+        for path, value in learned.items():
+            self._model.get_parameter(path).copy_(value)
+        return adapters
 
     def parameter_summary(self) -> str:
         """Return the line everybody knows: trainable parameters, all parameters, and the share in percent."""

@@ -10,11 +10,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from petune import methods
 from petune.backbone.base import Base
 from petune.backbone.structure import Structure
-from petune.errors import AdapterFormatError, nearest
+from petune.errors import AdapterFormatError, BaseModelError, ConfigError, nearest
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Parts, Target
-from petune.sites.attention import AttentionSlot, Source
+from petune.sites.attention import AttentionSlot, Source, require_attention
+from petune.sites.gated import GatedSlot
 from petune.sites.placement import Placement
+from petune.sites.replacement import Replacement, replacements
 from petune.sites.sites import Slot
 from petune.sites.weights import WeightSlot
 
@@ -58,6 +60,18 @@ class Adapter(nn.Module):
     def slots(self) -> dict[str, Slot]:
         """The slots by the path they plug into."""
         return {key.replace("/", "."): slot for key, slot in self._modules_by_path.items()}  # type: ignore[misc]
+
+    @property
+    def replacements(self) -> dict[str, Replacement]:
+        """The slots that are copies of whole modules, by path."""
+        return {path: slot for path, slot in self.slots.items() if isinstance(slot, Replacement)}
+
+    def without_replacements(self) -> "Adapter":
+        """Return the part that the method itself describes; slots are shared, not copied."""
+        slots = {path: slot for path, slot in self.slots.items() if not isinstance(slot, Replacement)}
+        adapter = Adapter(self.method, self.config, slots, self.name, self.source)
+        adapter.trained_config = self.trained_config
+        return adapter
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the learned tensors (fp32 masters, not copies), by ``path.tensor``."""
@@ -129,10 +143,12 @@ class Adapter(nn.Module):
 
     def baked(self) -> "Adapter":
         """Return the adapter without what only training needs; itself where there is nothing of the kind."""
-        parts = self.method.bake(Parts(self.config, self.slots, self.source))
+        own = {path: slot for path, slot in self.slots.items() if not isinstance(slot, Replacement)}
+        parts = self.method.bake(Parts(self.config, own, self.source))
         if parts is None:
             return self
-        adapter = Adapter(self.method, parts.config, parts.slots, self.name, parts.source, self.placement)
+        slots = {**parts.slots, **self.replacements}
+        adapter = Adapter(self.method, parts.config, slots, self.name, parts.source, self.placement)
         adapter.trained_config = self.trained_config
         adapter.data_format = self.data_format
         adapter.set_trainable(False)
@@ -152,20 +168,56 @@ def build_adapter(
     tokenizer: PreTrainedTokenizerBase | None = None,
     name: str = "default",
     seed: int = 42,
+    shapes_only: bool = False,
 ) -> Adapter:
-    """Return a fresh adapter of ``method`` for ``model`` (weights may be on the meta device).
+    """Return a fresh adapter of ``method`` for ``model``.
 
-    Without a tokenizer its values mean nothing yet: only its shapes are right.
+    With ``shapes_only``, and for a model on the meta device, its tensors have their shapes and any values, to be loaded
+    over or counted.
 
     Raises:
         ConfigError: an unknown method or setting.
         TargetError: the settings name places that the base does not have.
+        BaseModelError: the method adds to attentions, and those of the base cannot be reached.
     """
     chosen = methods.get(method)
     config = chosen.configure(options)
-    target = Target(model, structure, tokenizer, torch.Generator().manual_seed(seed))
+    shapes_only = shapes_only or model.device.type == "meta"
+    target = Target(model, structure, tokenizer, torch.Generator().manual_seed(seed), shapes_only)
     slots, source = chosen.build(config, target), chosen.source(config, target)
-    return Adapter(chosen, config, slots, name, source, chosen.placement(config, structure))
+    if any(isinstance(slot, AttentionSlot | GatedSlot) for slot in slots.values()):
+        require_attention(model)
+    placement = chosen.placement(config, structure)
+    if placement is not None and structure.head and structure.kind == "encoder-decoder":
+        raise BaseModelError(
+            f"{type(model).__name__} gives its decoder its encoder's tokens too, where virtual ones mean nothing;"
+            " use a method that adds to attentions, outputs or weights (petune methods lists the sites of each)"
+        )
+    whole = _learned_whole(chosen, config, target, slots)
+    # What is learned whole is not adapted besides, as in HF PEFT.
+    left = {path: s for path, s in slots.items() if not any(f"{path}.".startswith(f"{copied}.") for copied in whole)}
+    adapter = Adapter(chosen, config, {**left, **whole}, name, source, placement)
+    if adapter.needs_answers and structure.head:
+        raise ConfigError(
+            f"an infix stands before the answer that a decoder writes, and a {type(model).__name__} does not write one"
+            " after its prompt; leave placement out"
+        )
+    return adapter
+
+
+def _learned_whole(
+    method: Method[Any], config: MethodConfig, target: Target, slots: Mapping[str, Slot]
+) -> dict[str, Slot]:
+    """Return the slots of modules that are learned whole: those the user names, and the head of a task."""
+    if method.shares_batch:
+        return {**replacements(target.model, target.structure, (*config.modules_to_save, *target.structure.head))}
+    if config.modules_to_save:
+        raise ConfigError(
+            f"modules_to_save: {method.title} learns the base's own parameters, so copies would hide them; leave it out"
+        )
+    head = tuple(f"{path}." for path in target.structure.head)
+    parameters = target.model.named_parameters()
+    return {path: WeightSlot(p) for path, p in parameters if path.startswith(head) and path not in slots}
 
 
 def create_adapter(
@@ -177,4 +229,5 @@ def create_adapter(
         ConfigError: an unknown method or setting.
         TargetError: the settings name places that the base does not have.
     """
-    return build_adapter(method, options, base.model, base.structure, tokenizer=base.tokenizer, name=name, seed=seed)
+    tokenizer = base.tokenizer if base.has_tokenizer else None
+    return build_adapter(method, options, base.model, base.structure, tokenizer=tokenizer, name=name, seed=seed)

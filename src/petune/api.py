@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, final
 
@@ -12,19 +13,18 @@ from pydantic import BaseModel, ValidationError
 from petune import methods as registry
 from petune.adapted_model import AdaptedModel
 from petune.adapter import build_adapter
-from petune.backbone.base import Base, load_base, meta_model
+from petune.backbone.base import Base, load_base, load_base_config, meta_model
 from petune.backbone.structure import Structure
+from petune.backbone.task_names import TaskName
 from petune.backbone.tokenizer import load_tokenizer
-from petune.checkpoint.folder import base_of, load_adapter
+from petune.checkpoint.folder import base_of, load_adapter, task_of
 from petune.checkpoint.merged import save_merged
-from petune.data import inspect as data_inspection
 from petune.data.encoding import kept_whole
-from petune.data.lengths import encode_within
+from petune.data.examples import ExampleSet
 from petune.data.loading import load_examples
 from petune.data.options import DataOptions
 from petune.data.report import DataReport
 from petune.errors import BaseModelError, ConfigError
-from petune.evaluation import evaluate as evaluation
 from petune.evaluation import generate as generation
 from petune.evaluation import predict as prediction
 from petune.evaluation.evaluate import Evaluation
@@ -35,6 +35,10 @@ from petune.evaluation.prompts import chat_prompt
 from petune.evaluation.runner import context_length
 from petune.methods.config import explain
 from petune.methods.method import Paper
+from petune.tasks.inspect import report_on
+from petune.tasks.registry import get as get_task
+from petune.tasks.rows import read_rows_for
+from petune.tasks.task import Task
 
 Path_ = str | os.PathLike[str]
 logger = logging.getLogger("petune")
@@ -46,6 +50,7 @@ def load(
     adapter: Path_ | None = None,
     *,
     base: Base | Path_ | None = None,
+    task: TaskName | None = None,
     dtype: str = "auto",
     device: str = "auto",
     revision: str | None = None,
@@ -57,6 +62,8 @@ def load(
     Args:
         adapter: an adapter folder, petune's or HF PEFT's; None for the bare base.
         base: a loaded base, or where to get one; by default the one that the adapter names.
+        task: what to load the base for; by default what the adapter was trained for, else what its weights were
+            saved for.
         dtype: precision of the base: bfloat16, float16, float32 or auto.
         device: cpu, cuda or auto.
         revision: branch, tag or commit of the base, where it is a hub id; by default the one the adapter names.
@@ -70,12 +77,27 @@ def load(
         raise ConfigError("the base is loaded already: dtype, device and revision would do nothing; leave them out")
     if adapter is None and base is None:
         raise ConfigError("nothing to load: give an adapter folder, a base model, or both")
+    labels: tuple[str, ...] = ()
+    if adapter is not None:
+        trained_for, labels = task_of(adapter)
+        task = task or trained_for
+        labels = labels if task == trained_for else ()
     if base is None:
         assert adapter is not None
         base, recorded = base_of(Path(adapter))
         revision = revision or recorded
     if not isinstance(base, Base):
-        base = load_base(base, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
+        base = load_base(
+            base,
+            task=task,
+            labels=labels,
+            dtype=dtype,
+            device=device,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+    elif task is not None and task != base.task:
+        raise ConfigError(f'the task is {task}, but the base was loaded for {base.task}; load it with task="{task}"')
     model = AdaptedModel(base)
     if adapter is not None:
         model.attach(load_adapter(Path(adapter), base, allow_base_mismatch=allow_base_mismatch))
@@ -123,20 +145,23 @@ def evaluate(model: AdaptedModel, data: Path_, *, metrics: Sequence[str] = (), *
     reading, rest = _split(model, data, options, leave_out=("eval_data", "validation_split"))
     names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     settings = _options(EvaluationOptions, {**rest, "metrics": names})
-    examples = load_examples(reading, model.tokenizer)
+    task = get_task(model.base.task)
+    examples = _examples(model, task, reading)
     if reading.max_length is None and reading.overlong == "error":
-        return evaluation.evaluate(model, examples, settings)
-    rows = encode_within(
+        return task.evaluate(model, examples, settings)
+    rows = task.encode_within(
         examples,
         model.tokenizer,
+        labels=model.base.labels,
         max_length=reading.max_length,
         overlong=reading.overlong,
         model_limit=context_length(model.model),
         virtual_tokens=model.virtual_tokens,
+        insertions=model.insertions,
     )
     for reason, count in rows.report.dropped.items():
         logger.info("%s of %s rows left out: %s", f"{count:,}", f"{len(examples):,}", reason)
-    return evaluation.evaluate(model, kept_whole(examples, rows), settings, rows=rows.rows)
+    return task.evaluate(model, kept_whole(examples, rows), settings, rows=rows.rows)
 
 
 def predict(model: AdaptedModel, data: Path_, **options: Any) -> list[Prediction]:
@@ -164,14 +189,17 @@ def iter_predictions(model: AdaptedModel, data: Path_, **options: Any) -> Iterat
     labels = rest.pop("labels", ())
     generation_options = _options(GenerationOptions, rest)
     settings = _options(EvaluationOptions, {"labels": labels, "batch_tokens": generation_options.batch_tokens})
-    examples = load_examples(reading, model.tokenizer, require_target=False)
+    task = get_task(model.base.task)
+    examples = _examples(model, task, reading, require_target=False)
     idle = [name for name in rest if name != "batch_tokens"]
-    compared = prediction.labels_to_compare(examples, settings)
-    if idle and compared:
+    compared = model.base.labels or prediction.labels_to_compare(examples, settings)
+    if idle and (compared or not model.model.can_generate()):
         logger.warning(
-            "%s would act on generated text, but the labels %s are compared", ", ".join(idle), ", ".join(compared)
+            "%s would act on generated text, but %s",
+            ", ".join(idle),
+            f"the labels {', '.join(compared)} are compared" if compared else f"the task is {task.name}",
         )
-    return prediction.predict(model, examples, settings, generation=generation_options)
+    return task.predict(model, examples, settings, generation=generation_options)
 
 
 def merge(
@@ -201,12 +229,13 @@ def merge(
     return save_merged(model, Path(output_dir), overwrite=overwrite)
 
 
-def inspect_data(data: Path_, *, model: Path_ = "demo", **options: Any) -> DataReport:
+def inspect_data(data: Path_, *, model: Path_ = "demo", task: TaskName | None = None, **options: Any) -> DataReport:
     """Read, check and encode ``data`` as a training run on ``model`` would, and report on it.
 
     Args:
         data: a file or a hub data set id.
         model: the base whose tokenizer reads it; its weights are not loaded.
+        task: what it is for; by default what the model's weights were saved for, else what its rows are for.
         options: settings of reading: template, columns, max_length, ...
 
     Raises:
@@ -217,7 +246,9 @@ def inspect_data(data: Path_, *, model: Path_ = "demo", **options: Any) -> DataR
     _refuse_idle(options, ("eval_data",))
     settings = _options(DataOptions, {**options, "data": os.fspath(data)})
     tokenizer, limit = load_tokenizer(model, revision=revision, trust_remote_code=trust)
-    return data_inspection.inspect_data(settings, tokenizer, seed=seed, model_limit=limit)
+    configuration = partial(load_base_config, model, revision=revision, trust_remote_code=trust)
+    rows = read_rows_for(settings, task=task, seed=seed).settled(configuration)
+    return report_on(rows, tokenizer, model_limit=limit)
 
 
 @final
@@ -280,6 +311,12 @@ def _split(
     reading = {k: v for k, v in merged.items() if k in DataOptions.model_fields}
     rest = {k: v for k, v in merged.items() if k not in DataOptions.model_fields}
     return _options(DataOptions, reading), rest
+
+
+def _examples(model: AdaptedModel, task: Task, options: DataOptions, *, require_target: bool = True) -> ExampleSet:
+    examples = load_examples(task.reading(options), model.tokenizer, require_target=require_target)
+    task.check_layout(examples.layout, examples.source)
+    return examples
 
 
 def _refuse_idle(options: Mapping[str, Any], names: Sequence[str]) -> None:

@@ -23,8 +23,10 @@ LAYERS = (
     "checkpoint",
     "data",
     "evaluation",
+    "tasks",
     "training",
     "api",
+    "compat",
     "cli",
 )
 SHARED_BY_METHODS = {

@@ -54,8 +54,8 @@ def test_tokenizer_that_cannot_pad(model: LlamaForCausalLM, tokenizer: PreTraine
         Base.from_model(model, tokenizer, name="mine")
 
 
-def test_model_without_a_language_model_head(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(BaseModelError, match=r"mine is a LlamaModel.* AutoModelForCausalLM"):
+def test_model_without_a_head(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(BaseModelError, match=r"a LlamaModel has no head of a task .*classes for causal_lm, sequence"):
         Base.from_model(LlamaModel(model.config), tokenizer, name="mine")
 
 

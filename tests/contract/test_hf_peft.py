@@ -132,7 +132,8 @@ def test_loaded_from_peft_and_saved_again_is_the_same(
     ("field", "value"),
     [
         ("use_dora", True),
-        ("modules_to_save", ["lm_head"]),
+        ("modules_to_save", ["no_such"]),
+        ("modules_to_save", "lm_head"),
         ("bias", "all"),
         ("bias", "lora_only"),
         ("rank_pattern", {"q_proj": 4}),

@@ -35,7 +35,7 @@ def test_head_sees_scored_positions_only(runner) -> None:
 
 
 def test_logits_of_a_batch_are_bounded(runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "_MAX_LOGITS", 3 * len(runner.tokenizer))
+    monkeypatch.setattr(head, "MAX_LOGITS", 3 * len(runner.tokenizer))
     seen = []
     handle = runner.model.get_output_embeddings().register_forward_hook(lambda m, i, o: seen.append(o.numel()))
     read_all(runner, QUERIES * 3, 10_000)

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from petune.errors import ConfigError
-from petune.evaluation.metrics import METRICS, compute, mostly_cjk, perplexity, resolve_metric
+from petune.evaluation.metrics import METRICS, compute, perplexity, resolve_metric
 
 REFERENCES = ["a", "a", "b", "b", "c"]
 PREDICTIONS = ["a", "b", "b", "b", "a"]
@@ -15,6 +15,7 @@ def value(name: str, predictions: list[str], references: list[str]) -> float:
 
 def test_table_holds_the_metrics_of_the_command_line() -> None:
     names = ["loss", "perplexity", "accuracy", "f1", "f1_weighted", "exact_match", "bleu", "rouge_l"]
+    names += ["tag_accuracy", "entity_precision", "entity_recall", "entity_f1", "span_exact_match", "span_f1"]
     assert list(METRICS) == names
     assert all(metric.name == name and metric.doc for name, metric in METRICS.items())
 
@@ -69,13 +70,6 @@ def test_rouge_l_by_hand() -> None:
 def test_rouge_l_keeps_other_scripts(prediction: str, reference: str, precision: float, recall: float) -> None:
     expected = 2 * precision * recall / (precision + recall)
     assert value("rouge_l", [prediction], [reference]) == pytest.approx(expected)
-
-
-def test_mostly_cjk() -> None:
-    assert mostly_cjk(["这部电影很好 (quite a good film)"]) is False
-    assert mostly_cjk(["这部电影真的很好看 film"]) is True
-    assert mostly_cjk(["映画はとても良い"]) is True
-    assert mostly_cjk(["..."]) is False
 
 
 def test_unknown_metric_names_the_choices() -> None:

@@ -9,6 +9,7 @@ import torch
 
 from petune.backbone.base import Base
 from petune.errors import DivergedError
+from petune.sites.head import LabelLoss
 from petune.training import loop
 from petune.training.adapter_run import AdapterRun
 from petune.training.checkpoints import load
@@ -36,7 +37,7 @@ class Spy:
 def spoil_loss(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
     """Spoil the loss of the second micro-batch of step ``BAD_STEP``."""
     steps: list[int] = []
-    accumulate, label_loss = loop.Loop._accumulate, loop.LabelLoss.__call__
+    accumulate, label_loss = loop.Loop._accumulate, LabelLoss.__call__
 
     def noted(this: loop.Loop, run: AdapterRun, *arguments: Any) -> float:
         steps.append(run.progress.step)
@@ -47,7 +48,7 @@ def spoil_loss(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
         return loss * value if steps[-2:] == [BAD_STEP - 1] * 2 else loss
 
     monkeypatch.setattr(loop.Loop, "_accumulate", noted)
-    monkeypatch.setattr(loop.LabelLoss, "__call__", spoilt)
+    monkeypatch.setattr(LabelLoss, "__call__", spoilt)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")], ids=str)

@@ -1,59 +1,67 @@
 """A frozen pretrained model with everything petune must know of it."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import final
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from petune.backbone.fingerprint import Fingerprint, fingerprint
-from petune.backbone.loading import load, load_config, quiet, set_pad_token
+from petune.backbone.heads import auto_class, class_labels, task_of
+from petune.backbone.loading import load, load_config, quiet, read_config, set_pad_token
 from petune.backbone.precision import pick_device, pick_dtype
 from petune.backbone.refusals import explained
 from petune.backbone.sources import resolve
 from petune.backbone.structure import Structure
+from petune.backbone.task_names import TaskName
 from petune.errors import BaseModelError
 
 
 @final
 class Base:
-    """A frozen pretrained causal language model, its tokenizer, and what identifies it.
+    """A frozen pretrained model with the head of a task, its tokenizer, and what identifies it.
 
     Made by :func:`load_base`, or from a model in memory by :meth:`from_model`. Construction puts the model
     into evaluation mode, freezes every parameter, and sets a missing padding token to the end-of-text token.
 
     Args:
         model: the pretrained model.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; None where nobody will ask for text.
         name: what adapters record as their base: a hub id, an absolute path, or ``demo``.
         revision: the hub commit it was loaded from.
         weight_files: the files its weights came from; none means they cannot be verified.
+        random: names of the parameters that those files lack: a head that starts at random.
+
+    Attributes:
+        task: what the model's head is for.
+        labels: names of the classes that the head tells apart; empty where it has none.
 
     Raises:
-        BaseModelError: the model is no causal language model, or its tokenizer cannot pad.
+        BaseModelError: the model has no head of a known task, or its tokenizer cannot pad.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None,
         *,
         name: str,
         revision: str | None = None,
         weight_files: Iterable[Path] = (),
+        random: Iterable[str] = (),
     ) -> None:
-        self.structure = Structure(model)
-        if not self.structure.is_decoder_lm or model.get_output_embeddings() is None:
-            raise BaseModelError(
-                f"{name} is a {type(model).__name__}, of kind {self.structure.kind}; petune trains decoders with a "
-                "language-model head (load it with AutoModelForCausalLM)"
-            )
-        set_pad_token(tokenizer, name)
+        self.task = task_of(model)
+        self.labels = class_labels(model.config, self.task)
+        self.structure = Structure(model, random)
+        if tokenizer is not None:
+            set_pad_token(tokenizer, name)
+            if self.structure.head and model.config.pad_token_id is None:
+                model.config.pad_token_id = tokenizer.pad_token_id  # by which decoders find a row's last token
         self.model = model.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self.name = name
         self.revision = revision
         self._weight_files = tuple(weight_files)
@@ -62,7 +70,7 @@ class Base:
     def from_model(
         cls,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         name: str = "",
         revision: str | None = None,
@@ -71,19 +79,38 @@ class Base:
 
         Args:
             model: the pretrained model; it is frozen in place.
-            tokenizer: its tokenizer.
+            tokenizer: its tokenizer; without one, whatever reads or writes text is an error.
             name: what to record as the base; by default what the model itself says it was loaded from.
             revision: the hub commit it was loaded from.
 
         Raises:
-            BaseModelError: the model is no causal language model, or its tokenizer cannot pad.
+            BaseModelError: the model has no head of a known task, or its tokenizer cannot pad.
         """
         return cls(model, tokenizer, name=name or str(model.config.name_or_path), revision=revision)
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there is a tokenizer: a model that was in memory may have come without."""
+        return self._tokenizer is not None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, a padding token always set.
+
+        Raises:
+            BaseModelError: the model was wrapped without one.
+        """
+        if self._tokenizer is None:
+            raise BaseModelError(
+                f"{self.name or 'the base model'} was wrapped without a tokenizer, and this needs one to read or write"
+                " text; wrap the model with it: Base.from_model(model, tokenizer)"
+            )
+        return self._tokenizer
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """Which model this is exactly; the first use reads the weight files once."""
-        return fingerprint(self.model, self.tokenizer, self._weight_files)
+        return fingerprint(self.model, self._tokenizer, self._weight_files, head=self.structure.head)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -101,6 +128,9 @@ class Base:
 def load_base(
     model: str | os.PathLike[str],
     *,
+    task: TaskName | None = None,
+    labels: Sequence[str] = (),
+    seed: int = 42,
     dtype: str = "auto",
     device: str = "auto",
     revision: str | None = None,
@@ -110,6 +140,11 @@ def load_base(
 
     Args:
         model: a Hugging Face id, a local folder with safetensors, a GGUF file, or ``demo``.
+        task: what it is to do: ``causal_lm``, ``seq2seq_lm``, ``masked_lm``, ``sequence_classification``,
+            ``token_classification`` or ``question_answering``; by default what its weights were saved for.
+        labels: names of the classes of a classification, in the order of the head's outputs; needed where the
+            weights come without a head for it.
+        seed: source of a head that the weights come without.
         dtype: ``auto`` (bfloat16 where the device computes it fast, float32 elsewhere), ``float32``,
             ``bfloat16`` or ``float16``.
         device: ``auto`` (CUDA where there is some), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
@@ -117,36 +152,64 @@ def load_base(
         trust_remote_code: run code that comes with the model.
 
     Raises:
-        BaseModelError: the model cannot be had, or is no causal language model.
+        BaseModelError: the model cannot be had, or cannot be loaded for the task.
         ArtifactError: its files are damaged.
         ResourceError: memory or disk space is short.
-        ConfigError: an unknown dtype or device.
+        ConfigError: an unknown task, dtype or device; or a head without labels.
     """
     where = pick_device(device)
     precision = pick_dtype(dtype, where)
     with quiet():
         source = resolve(model, revision=revision)
-    loaded = load(source, dtype=precision, device=where, trust_remote_code=trust_remote_code)
+    loaded = load(
+        source,
+        task=task,
+        labels=tuple(labels),
+        seed=seed,
+        dtype=precision,
+        device=where,
+        trust_remote_code=trust_remote_code,
+    )
     return Base(
         loaded.model,
         loaded.tokenizer,
         name=source.name,
         revision=loaded.revision,
         weight_files=loaded.weight_files,
+        random=loaded.random,
     )
 
 
-def meta_model(
+def load_base_config(
     model: str | os.PathLike[str], *, revision: str | None = None, trust_remote_code: bool = False
-) -> PreTrainedModel:
-    """Build a base model on the meta device, from its configuration only: sizes and names, no weights.
+) -> tuple[PreTrainedConfig, str]:
+    """Return the configuration of a base model and what the model is called.
 
     Raises:
-        BaseModelError: the configuration cannot be had, or is no causal language model's.
+        BaseModelError: it cannot be had.
     """
     with quiet():
         source = resolve(model, revision=revision)
         with explained(source.name, hub=source.folder is None, revision=source.revision):
-            config = load_config(source, trust_remote_code=trust_remote_code)
+            return read_config(source, trust_remote_code=trust_remote_code), source.name
+
+
+def meta_model(
+    model: str | os.PathLike[str],
+    *,
+    task: TaskName | None = None,
+    labels: Sequence[str] = (),
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Build a base model on the meta device, from its configuration only: sizes and names, no weights.
+
+    Raises:
+        BaseModelError: the configuration cannot be had, or the model cannot be loaded for the task.
+    """
+    with quiet():
+        source = resolve(model, revision=revision)
+        with explained(source.name, hub=source.folder is None, revision=source.revision):
+            config, chosen = load_config(source, task=task, labels=labels, trust_remote_code=trust_remote_code)
             with torch.device("meta"):
-                return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+                return auto_class(chosen).from_config(config, trust_remote_code=trust_remote_code)

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from petune.backbone.digests import weights_digest
 from petune.errors import ArtifactError
 
 UNVERIFIED = "unverified"
-"""The weights of a model that was handed over in memory: there is no file to hash."""
+"""What cannot be told: the weights of a model that was handed over in memory, or its tokenizer if it came without."""
 
 _NOT_STRUCTURAL = {
     "architectures",
@@ -39,12 +40,12 @@ class Fingerprint:
     Attributes:
         architecture: SHA-256 of the configuration's structural settings.
         weights: ``sha256:<hex>`` over the weight files, or ``unverified``.
-        tokenizer: SHA-256 of the vocabulary and the added tokens.
+        tokenizer: SHA-256 of the vocabulary and the added tokens, or ``unverified``.
         model_type: the architecture's name in transformers.
         num_layers: transformer layers the model runs.
         hidden_size: width of the residual stream.
         vocab_size: rows of the embeddings.
-        parameters: parameters in all, shared ones once.
+        parameters: parameters in all, shared ones once; those of a task's head are not counted.
     """
 
     architecture: str
@@ -76,25 +77,36 @@ class Fingerprint:
 
 
 def fingerprint(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, weight_files: Iterable[Path]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    weight_files: Iterable[Path],
+    *,
+    head: Iterable[str] = (),
 ) -> Fingerprint:
-    """Take the fingerprint of a loaded model; no weight files means its weights are unverified."""
+    """Take the fingerprint of a loaded model; without weight files or a tokenizer, these are unverified.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        weight_files: the files its weights came from.
+        head: paths of the modules that make up a task's head, which is no part of the base.
+    """
     files = tuple(weight_files)
     text = model.config.get_text_config()
     return Fingerprint(
         architecture=_digest(structural(model.config)),
         weights=weights_digest(files) if files else UNVERIFIED,
-        tokenizer=tokenizer_digest(tokenizer),
+        tokenizer=UNVERIFIED if tokenizer is None else tokenizer_digest(tokenizer),
         model_type=str(model.config.model_type),
         num_layers=int(text.num_hidden_layers),
         hidden_size=int(text.hidden_size),
         vocab_size=int(text.vocab_size),
-        parameters=parameter_count(model),
+        parameters=parameter_count(model) - sum(parameter_count(model.get_submodule(path)) for path in head),
     )
 
 
 def compare(expected: Fingerprint, actual: Fingerprint) -> list[str]:
-    """What differs, in plain words; empty where nothing does. Unverified weights count as equal to any."""
+    """What differs, in plain words; empty where nothing does. What is unverified counts as equal to any."""
     differences = [
         f"{label}: {getattr(expected, name):,} expected, {getattr(actual, name):,} found"
         for name, label in (
@@ -118,7 +130,7 @@ def compare(expected: Fingerprint, actual: Fingerprint) -> list[str]:
     return differences
 
 
-def parameter_count(model: PreTrainedModel) -> int:
+def parameter_count(model: nn.Module) -> int:
     """Parameters of a model, tied and shared ones counted once; works on the meta device."""
     return sum(parameter.numel() for parameter in model.parameters())
 

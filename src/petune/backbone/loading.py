@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -23,10 +22,12 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from petune.backbone.digests import weight_files
+from petune.backbone.heads import auto_class, choose_task, saved_task, set_labels
 from petune.backbone.refusals import explained
 from petune.backbone.sources import Source
-from petune.backbone.structure import kind_of
-from petune.errors import ArtifactError, BaseModelError
+from petune.backbone.structure import Structure
+from petune.backbone.task_names import NAMED_CLASSES, TaskName
+from petune.errors import ArtifactError, BaseModelError, ConfigError
 
 
 @dataclass(frozen=True)
@@ -34,61 +35,99 @@ class Loaded:
     """A model as it came from its files.
 
     Attributes:
-        model: the causal language model, on its device.
+        model: the model with the head of its task, on its device.
         tokenizer: its tokenizer, a padding token always set.
+        task: what it was loaded for.
+        random: names of the parameters that its weight files lack: those of a head that starts at random.
         weight_files: the files its weights came from (the GGUF file itself, where there is one).
         revision: the commit it was loaded from, where it came from the hub.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    task: TaskName
+    random: tuple[str, ...]
     weight_files: tuple[Path, ...]
     revision: str | None
 
 
-def load(source: Source, *, dtype: torch.dtype, device: torch.device, trust_remote_code: bool) -> Loaded:
-    """Load a causal language model and its tokenizer.
+def load(
+    source: Source,
+    *,
+    task: TaskName | None = None,
+    labels: Sequence[str] = (),
+    seed: int = 42,
+    dtype: torch.dtype,
+    device: torch.device,
+    trust_remote_code: bool,
+) -> Loaded:
+    """Load a model for a task, and its tokenizer.
+
+    Args:
+        source: where it is.
+        task: what for; None for what its weights were saved for.
+        labels: names of the classes of its head; empty for those its configuration names.
+        seed: source of a random head.
+        dtype: precision of its parameters.
+        device: where they go.
+        trust_remote_code: run code that comes with it.
 
     Raises:
-        BaseModelError: it cannot be had, or is no causal language model.
+        BaseModelError: it cannot be had, or cannot be loaded for the task.
+        ConfigError: the task has named classes, and nobody names them.
         ArtifactError: its files are damaged or incomplete.
         ResourceError: not enough memory.
     """
     with explained(source.name, hub=source.folder is None, revision=source.revision), quiet():
-        config = load_config(source, trust_remote_code=trust_remote_code)
+        config, chosen = load_config(source, task=task, labels=labels, trust_remote_code=trust_remote_code)
         # the commit the configuration came from, so that all files are of one version
         snapshot = None if source.folder else _snapshot(source)
         commit = snapshot.name if snapshot else None
         tokenizer = tokenizer_of(source, revision=commit, trust_remote_code=trust_remote_code)
-        model, report = AutoModelForCausalLM.from_pretrained(
-            source.location,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            revision=commit or "main",
-            trust_remote_code=trust_remote_code,
-        )
-        _check_complete(source, report)
-        return Loaded(model.to(device), tokenizer, _files(source, snapshot), commit)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model, report = auto_class(chosen).from_pretrained(
+                source.location,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=bool(labels),  # a trained head for other classes gives way to a random one
+                revision=commit or "main",
+                trust_remote_code=trust_remote_code,
+            )
+        random = _random_head(source, model, chosen, report)
+        return Loaded(model.to(device), tokenizer, chosen, random, _files(source, snapshot), commit)
 
 
-def load_config(source: Source, *, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """Load a model's configuration and check that it is a causal language model's.
-
-    Raises:
-        BaseModelError: it is an encoder or an encoder-decoder.
-    """
-    config = AutoConfig.from_pretrained(
+def read_config(source: Source, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """Load a model's configuration as it is in its files."""
+    return AutoConfig.from_pretrained(
         source.location, revision=source.revision or "main", trust_remote_code=trust_remote_code
     )
-    kind = kind_of(config)
-    if kind != "decoder":
-        raise BaseModelError(
-            f"{source.name} is an {kind} ({config.model_type}); petune trains decoders (causal language "
-            "models), such as demo"
+
+
+def load_config(
+    source: Source, *, task: TaskName | None = None, labels: Sequence[str] = (), trust_remote_code: bool = False
+) -> tuple[PreTrainedConfig, TaskName]:
+    """Load a model's configuration for a task, and say which task that is.
+
+    Raises:
+        BaseModelError: the model cannot be loaded for the task.
+        ConfigError: the task has named classes, and neither ``labels`` nor the configuration names them.
+    """
+    config = read_config(source, trust_remote_code=trust_remote_code)
+    chosen = choose_task(config, task, source.name)
+    if labels and chosen in NAMED_CLASSES:
+        set_labels(config, labels)
+    elif labels:
+        raise ConfigError(f"the task {chosen} has no classes, and {len(labels)} labels were given; leave them out")
+    elif chosen in NAMED_CLASSES and saved_task(config.architectures or (), config) != chosen:
+        raise ConfigError(
+            f"{source.name} comes without a head for {chosen}, so its classes have to be named:"
+            f' load_base(..., task="{chosen}", labels=["first", "second"])'
         )
-    return config
+    return config, chosen
 
 
 def tokenizer_of(source: Source, *, revision: str | None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -142,13 +181,28 @@ def quiet() -> Iterator[None]:
                 disable_progress_bars()
 
 
-def _check_complete(source: Source, report: dict[str, Any]) -> None:
-    missing = sorted(report["missing_keys"])
-    if missing:
+def _random_head(source: Source, model: PreTrainedModel, task: TaskName, report: dict[str, Any]) -> tuple[str, ...]:
+    """Return the parameters that the weight files lack, where a task's head may start at random.
+
+    Raises:
+        ArtifactError: the files lack something of the pretrained model itself.
+    """
+    missing = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
+    pretrained = missing
+    if model.get_output_embeddings() is None:
+        blocks = Structure(model).blocks
+        pretrained = [
+            name
+            for name in missing
+            if any(name.startswith(f"{block}.") for block in blocks)
+            or isinstance(model.get_submodule(name.rpartition(".")[0]), torch.nn.Embedding)
+        ]
+    if pretrained:
         raise ArtifactError(
-            f"the weights of {source.name} lack {len(missing)} of its tensors, such as {missing[0]}; "
-            "without them the model is no causal language model: fetch it again, or use one that was saved as such"
+            f"the weights of {source.name} lack {len(pretrained)} of its tensors, such as {pretrained[0]}; without them"
+            f" the model cannot be used for {task}: fetch it again, or use one that was saved with them"
         )
+    return tuple(missing)
 
 
 def _snapshot(source: Source) -> Path | None:

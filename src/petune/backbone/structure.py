@@ -7,25 +7,21 @@ head, or none of these. Every module counts once, however often the model runs i
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from petune.backbone.attentions import find_attentions
+from petune.backbone.kind import Kind, kind_of
 from petune.backbone.targets import choose, names_by_role
 from petune.errors import TargetError, nearest
 
 Role = Literal["attention", "mlp", "head", "other"]
-Kind = Literal["decoder", "encoder", "encoder-decoder"]
 
 
 @dataclass(frozen=True)
@@ -54,45 +50,30 @@ class Linear:
     has_bias: bool = False
 
 
-@dataclass(frozen=True)
-class Attention:
-    """One attention module of a base model: the one that calls the attention function.
-
-    Attributes:
-        path: module path below the model.
-        block: index into :attr:`Structure.blocks`.
-        num_heads: heads of its queries.
-        num_kv_heads: heads of its keys and values.
-        head_dim: width of one head.
-    """
-
-    path: str
-    block: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-
-
 @final
 class Structure:
     """The blocks and linears of a model, found from its module tree; works on the meta device.
 
     Args:
         model: any module; output embeddings and task heads are told apart where it is a ``PreTrainedModel``.
+        random: names of parameters that the weight files lack, so that they belong to the head of a task.
 
     Attributes:
         blocks: paths of the repeated transformer blocks, in order (encoder before decoder).
+        head: paths of the modules that make up the head of a task; empty for a language model.
         linears: every linear once, in module order.
+        repeats_blocks: whether a block is run several times, as in ALBERT.
         attentions: every attention module once, in module order; empty for a model that is no ``PreTrainedModel``.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, random: Iterable[str] = ()) -> None:
         self.blocks: tuple[str, ...] = tuple(_block_paths(model))
-        self.kind: Kind = kind_of(model.config) if isinstance(model, PreTrainedModel) else "decoder"
-        self.linears: tuple[Linear, ...] = tuple(_linears(model, self.blocks))
-        self.attentions: tuple[Attention, ...] = (
-            tuple(_attentions(model, self.blocks)) if isinstance(model, PreTrainedModel) else ()
-        )
+        pretrained = model if isinstance(model, PreTrainedModel) else None
+        self.kind: Kind = "decoder" if pretrained is None else kind_of(pretrained.config)
+        self.head: tuple[str, ...] = () if pretrained is None else _head_paths(pretrained, random)
+        self.linears: tuple[Linear, ...] = tuple(_linears(model, self.blocks, self.head))
+        self.repeats_blocks: bool = pretrained is not None and _runs(pretrained) > len(self.blocks)
+        self.attentions = () if pretrained is None else find_attentions(pretrained, self.blocks)
 
     @property
     def num_blocks(self) -> int:
@@ -174,23 +155,12 @@ class Structure:
         return kept
 
 
-def kind_of(config: PreTrainedConfig) -> Kind:
-    """Tell a left-to-right decoder from an encoder and an encoder-decoder.
-
-    Some encoders (BERT and its kin) can be configured to read left to right, and count as decoders only then.
-    """
-    if config.is_encoder_decoder:
-        return "encoder-decoder"
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        # a type that transformers does not know comes with its own code, loaded as a causal language model
-        return "encoder" if config.model_type in CONFIG_MAPPING_NAMES else "decoder"
-    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        return "decoder" if config.to_dict().get("is_decoder", False) else "encoder"
-    return "decoder"
-
-
 def _computes_attention(module: nn.Module) -> bool:
     return any("Attention" in type(part).__name__ for part in module.modules())
+
+
+def _runs(model: PreTrainedModel) -> int:
+    return int(getattr(model.config.get_text_config(), "num_hidden_layers", 0))
 
 
 def _block_paths(model: nn.Module) -> Iterator[str]:
@@ -205,7 +175,7 @@ def _block_paths(model: nn.Module) -> Iterator[str]:
             yield from (f"{path}.{index}" for index in range(len(members)))
 
 
-def _linears(model: nn.Module, blocks: tuple[str, ...]) -> Iterator[Linear]:
+def _linears(model: nn.Module, blocks: tuple[str, ...], head: tuple[str, ...]) -> Iterator[Linear]:
     modules = dict(model.named_modules())
     block_of = {path: index for index, path in enumerate(blocks)}
     holders = Counter(id(weight) for module in modules.values() for weight in module.parameters(recurse=False))
@@ -220,7 +190,7 @@ def _linears(model: nn.Module, blocks: tuple[str, ...]) -> Iterator[Linear]:
         ancestors = _ancestors(path)
         block = next((block_of[ancestor] for ancestor in ancestors if ancestor in block_of), None)
         if block is None:
-            role: Role = "head" if _is_head(model, path, module) else "other"
+            role: Role = "head" if _is_head(model, module) or not set(head).isdisjoint(ancestors) else "other"
         else:
             inside = (ancestor for ancestor in ancestors if ancestor.startswith(blocks[block] + "."))
             names = (type(modules[ancestor]).__name__ for ancestor in inside)
@@ -236,7 +206,7 @@ def _ancestors(path: str) -> list[str]:
     return [".".join(parts[: end + 1]) for end in range(len(parts))]
 
 
-def _is_head(model: nn.Module, path: str, module: nn.Module) -> bool:
+def _is_head(model: nn.Module, module: nn.Module) -> bool:
     """Whether a linear outside the blocks is the output embeddings, or lies outside the headless model."""
     if not isinstance(model, PreTrainedModel):
         return False
@@ -246,17 +216,17 @@ def _is_head(model: nn.Module, path: str, module: nn.Module) -> bool:
     return headless is not model and all(module is not part for part in headless.modules())
 
 
-def _attentions(model: PreTrainedModel, blocks: tuple[str, ...]) -> Iterator[Attention]:
-    config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    for index, block in enumerate(blocks):
-        for path, module in model.get_submodule(block).named_modules(prefix=block):
-            inner = any(_is_attention(child) for child in module.modules() if child is not module)
-            if _is_attention(module) and not inner:
-                yield Attention(path, index, heads, kv_heads, head_dim)
-
-
-def _is_attention(module: nn.Module) -> bool:
-    return "Attention" in type(module).__name__
+def _head_paths(model: PreTrainedModel, random: Iterable[str]) -> tuple[str, ...]:
+    """Return what is outside the headless model, and what else the weight files lack (a pooler)."""
+    if model.get_output_embeddings() is not None:
+        return ()
+    headless = model.base_model
+    outside = [
+        path
+        for path, child in model.named_children()
+        if (child is not headless if headless is not model else isinstance(child, nn.Linear))
+        and any(True for _ in child.parameters())
+    ]
+    lacking = dict.fromkeys(name.rpartition(".")[0] for name in random)
+    inside = [path for path in lacking if not any(f"{path}.".startswith(f"{head}.") for head in outside)]
+    return (*outside, *inside)

@@ -7,7 +7,8 @@ from typing import Literal
 from torch import nn
 from transformers import PreTrainedModel
 
-from petune.backbone.structure import Attention, Linear, Structure
+from petune.backbone.attentions import Attention
+from petune.backbone.structure import Linear, Structure
 from petune.errors import TargetError
 
 _KEY = re.compile(r"w?k(ey)?(_(proj|lin|layer))?", re.IGNORECASE)

@@ -4,7 +4,7 @@ import os
 
 from transformers import PreTrainedTokenizerBase
 
-from petune.backbone.loading import load_config, quiet, tokenizer_of
+from petune.backbone.loading import quiet, read_config, tokenizer_of
 from petune.backbone.refusals import explained
 from petune.backbone.sources import resolve
 
@@ -20,7 +20,7 @@ def load_tokenizer(
     with quiet():
         source = resolve(model, revision=revision)
         with explained(source.name, hub=source.folder is None, revision=source.revision):
-            config = load_config(source, trust_remote_code=trust_remote_code)
+            config = read_config(source, trust_remote_code=trust_remote_code)
             tokenizer = tokenizer_of(source, revision=source.revision, trust_remote_code=trust_remote_code)
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return tokenizer, limit if isinstance(limit, int) else None

@@ -8,9 +8,21 @@ import yaml
 
 from petune.adapter import Adapter
 from petune.backbone.base import Base
+from petune.backbone.heads import auto_class
+from petune.backbone.task_names import TaskName
 from petune.checkpoint.peft import MODEL_LAYOUT, layout_of
 
 FILE_NAME = "README.md"
+
+_PIPELINES: Mapping[TaskName, str] = {
+    "causal_lm": "text-generation",
+    "seq2seq_lm": "text2text-generation",
+    "masked_lm": "fill-mask",
+    "sequence_classification": "text-classification",
+    "token_classification": "token-classification",
+    "question_answering": "question-answering",
+}
+"""What the hub calls each task."""
 
 
 def model_card(adapter: Adapter, base: Base, training: Mapping[str, Any] | None) -> str:
@@ -20,7 +32,7 @@ def model_card(adapter: Adapter, base: Base, training: Mapping[str, Any] | None)
     front = {
         "base_model": base.name,
         "library_name": "peft" if in_peft else "transformers" if method.name in MODEL_LAYOUT else "petune",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": _PIPELINES[base.task],
         "tags": ["petune", method.name],
     }
     lines = [
@@ -37,21 +49,17 @@ def model_card(adapter: Adapter, base: Base, training: Mapping[str, Any] | None)
         lines.append(
             f"Method: {method.paper.authors} ({method.paper.year}), [{method.paper.title}]({method.paper.url})."
         )
-    lines += ["", "## Use", "", "```bash", 'petune generate --adapter . --prompt "..."', "```", ""]
-    lines += [
-        "```python",
-        "import petune",
-        "",
-        'model = petune.load(".")',
-        'print(petune.generate(model, ["..."])[0].text)',
-        "```",
-    ]
+    writes = base.model.can_generate()
+    command = 'petune generate --adapter . --prompt "..."' if writes else "petune predict --adapter . --data rows.jsonl"
+    call = 'petune.generate(model, ["..."])[0].text' if writes else 'petune.predict(model, "rows.jsonl")'
+    lines += ["", "## Use", "", "```bash", command, "```", ""]
+    lines += ["```python", "import petune", "", 'model = petune.load(".")', f"print({call})", "```"]
     if in_peft:
         lines += ["", 'HF PEFT reads the folder as well: `PeftModel.from_pretrained(base, ".")`.']
     elif method.name in MODEL_LAYOUT:
         lines += [
             "",
-            'The folder is also a plain transformers model: `AutoModelForCausalLM.from_pretrained(".")`.',
+            f'The folder is also a plain transformers model: `{auto_class(base.task).__name__}.from_pretrained(".")`.',
         ]
     lines += ["", "## Settings", "", "| setting | value |", "|---|---|"]
     lines += [f"| {key} | `{value}` |" for key, value in adapter.trained_config.model_dump(mode="json").items()]

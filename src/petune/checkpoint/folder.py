@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ from petune.adapter import Adapter, build_adapter
 from petune.backbone.base import Base
 from petune.backbone.fingerprint import Fingerprint, compare
 from petune.backbone.loading import quiet
+from petune.backbone.task_names import NAMED_CLASSES, TaskName
 from petune.checkpoint import card, manifest, peft
 from petune.checkpoint.durable import write_file, write_files, write_text
 from petune.errors import AdapterFormatError, BaseMismatchError, ConfigError
@@ -58,6 +60,8 @@ def save_adapter(
         if adapter.trained_config == adapter.config
         else adapter.trained_config.model_dump(mode="json"),
         base=manifest.BaseIdentity(name=base.name, revision=base.revision, fingerprint=base.fingerprint.to_dict()),
+        task=base.task,
+        labels=base.labels,
         digest=manifest.tensors_digest(tensors),
         files={file: manifest.file_digest(folder / file) for file in (*weight_files, *tokenizer_files)},
         versions={
@@ -92,14 +96,14 @@ def load_adapter(
     else:
         config = manifest.read_json(folder / peft.CONFIG_FILE)
         method = peft.method_of(config)
-        options = peft.LAYOUTS[method].options(config, base.structure)
+        options = peft.to_options(peft.LAYOUTS[method], config, base.model, base.structure)
         logger.warning(
             "%s has no %s: its base is unverified, only names and shapes are checked",
             folder,
             manifest.FILE_NAME,
         )
     try:
-        adapter = build_adapter(method, options, base.model, base.structure, name=name)
+        adapter = build_adapter(method, options, base.model, base.structure, name=name, shapes_only=True)
     except ConfigError as error:
         raise AdapterFormatError(f"{folder} does not fit this base: {error}") from error
     adapter.load_tensors(_read_tensors(folder, adapter, base, content))
@@ -117,6 +121,14 @@ def check_base(content: manifest.Manifest, base: Base, folder: Path, *, allow_ba
     Raises:
         BaseMismatchError: they differ, and ``allow_base_mismatch`` is false.
     """
+    if (content.task, content.labels) != (base.task, base.labels):
+        wanted, found = (
+            f"{task} ({', '.join(labels)})" if labels else task
+            for task, labels in ((content.task, content.labels), (base.task, base.labels))
+        )
+        raise BaseMismatchError(
+            f"{folder} was trained for {wanted}, and the base was loaded for {found}; load it for that"
+        )
     differences = compare(Fingerprint.from_dict(content.base.fingerprint), base.fingerprint)
     if not differences:
         return
@@ -142,6 +154,25 @@ def base_of(folder: str | Path) -> tuple[str, str | None]:
     if not isinstance(name, str) or not name:
         raise AdapterFormatError(f"{folder}/{peft.CONFIG_FILE} names no base model; give it with --model")
     return name, revision if isinstance(revision, str) else None
+
+
+def task_of(folder: str | os.PathLike[str]) -> tuple[TaskName | None, tuple[str, ...]]:
+    """Return the task that the adapter in ``folder`` was trained for, and the classes of its head.
+
+    HF PEFT's folders do not name classes: they are numbered then, as transformers does.
+
+    Raises:
+        AdapterFormatError: the folder is no adapter, or malformed.
+    """
+    folder = Path(folder)
+    _require_adapter(folder)
+    content = manifest.read_manifest(folder)
+    if content is not None:
+        return content.task, content.labels
+    task = peft.task_of(manifest.read_json(folder / peft.CONFIG_FILE))
+    if task not in NAMED_CLASSES:
+        return task, ()
+    return task, peft.numbered_labels(_read_file(folder / peft.WEIGHTS_FILE))
 
 
 def _require_adapter(folder: Path) -> None:
@@ -170,7 +201,7 @@ def _save_tensors(adapter: Adapter, base: Base, folder: Path) -> tuple[list[str]
     if layout is None:
         (folder / peft.CONFIG_FILE).unlink(missing_ok=True)  # one of an earlier adapter would speak for this one
         return [peft.WEIGHTS_FILE], tensors
-    write_text(folder / peft.CONFIG_FILE, peft.to_json(layout, adapter, base.structure, base.name, base.revision))
+    write_text(folder / peft.CONFIG_FILE, peft.to_json(layout, adapter, base))
     return [peft.WEIGHTS_FILE, peft.CONFIG_FILE], tensors
 
 
@@ -185,7 +216,7 @@ def _read_tensors(folder: Path, adapter: Adapter, base: Base, content: manifest.
         _check_digest(content, tensors, folder)
     in_peft_layout = content is None or peft.CONFIG_FILE in content.files
     layout = peft.LAYOUTS.get(method) if in_peft_layout else None
-    return tensors if layout is None else layout.from_file(tensors, base.structure)
+    return tensors if layout is None else peft.from_tensors(layout, tensors, adapter, base.structure)
 
 
 def _check_digest(content: manifest.Manifest, tensors: Mapping[str, Tensor], folder: Path) -> None:
@@ -224,7 +255,7 @@ def _save_model(model: AdaptedModel, adapter: Adapter, folder: Path) -> tuple[li
 
 
 def _save_tokenizer(base: Base, folder: Path) -> list[str]:
-    return write_files(folder, base.tokenizer.save_pretrained)
+    return write_files(folder, base.tokenizer.save_pretrained) if base.has_tokenizer else []
 
 
 def _only(model: AdaptedModel) -> str:

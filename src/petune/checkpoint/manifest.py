@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from petune.backbone.task_names import TaskName
 from petune.errors import AdapterFormatError
 
 FILE_NAME = "petune.json"
@@ -55,6 +56,12 @@ class Manifest(BaseModel):
 
     base: BaseIdentity
     """The base the adapter belongs to."""
+
+    task: TaskName = "causal_lm"
+    """What the base was trained for."""
+
+    labels: tuple[str, ...] = ()
+    """Names of the classes of the task's head, in the order of its outputs; empty where it has none."""
 
     digest: str
     """SHA-256 over the names, shapes and values of the adapter's tensors."""

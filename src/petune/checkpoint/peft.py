@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from petune.adapter import Adapter
+from petune.backbone.base import Base
 from petune.backbone.structure import Structure
+from petune.backbone.task_names import TaskName
 from petune.checkpoint.peft_adaption_prompt import AdaptionPromptLayout
 from petune.checkpoint.peft_ia3 import IA3Layout
 from petune.checkpoint.peft_layout import CONFIG_FILE, WEIGHTS_FILE, Layout
@@ -15,7 +18,10 @@ from petune.checkpoint.peft_lora import LoRALayout
 from petune.checkpoint.peft_virtual_tokens import PrefixTuningLayout, PromptTuningLayout, PTuningLayout
 from petune.errors import AdapterFormatError
 
-__all__ = ["CONFIG_FILE", "LAYOUTS", "MODEL_LAYOUT", "WEIGHTS_FILE", "layout_of", "method_of", "to_json", "to_tensors"]
+__all__ = [
+    "CONFIG_FILE", "LAYOUTS", "MODEL_LAYOUT", "WEIGHTS_FILE", "from_tensors", "layout_of", "method_of",
+    "numbered_labels", "task_of", "task_type_of", "to_json", "to_options", "to_tensors",
+]  # fmt: skip
 
 LAYOUTS: Mapping[str, Layout] = {
     "ia3": IA3Layout(),
@@ -28,6 +34,17 @@ LAYOUTS: Mapping[str, Layout] = {
 }
 """The layouts by the method's name; of several with one ``peft_type``, the first is the method that reads it."""
 
+_LAST_LAYERS = ("score", "classifier", "out_proj")
+"""What transformers calls the last linear of a classification head."""
+
+_TASK_TYPES: Mapping[TaskName, str] = {
+    "causal_lm": "CAUSAL_LM",
+    "seq2seq_lm": "SEQ_2_SEQ_LM",
+    "sequence_classification": "SEQ_CLS",
+    "token_classification": "TOKEN_CLS",
+    "question_answering": "QUESTION_ANS",
+}
+
 MODEL_LAYOUT = ("full",)
 """Methods that learn the base's own parameters, which PEFT does not know: a plain transformers model is written."""
 
@@ -38,22 +55,91 @@ def layout_of(adapter: Adapter, structure: Structure) -> Layout | None:
     return layout if layout is not None and layout.fits(adapter, structure) else None
 
 
-def to_json(layout: Layout, adapter: Adapter, structure: Structure, base: str, revision: str | None) -> str:
+def to_json(layout: Layout, adapter: Adapter, base: Base) -> str:
     """Return the text of ``adapter_config.json``."""
     content = {
         "peft_type": layout.peft_type,
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "revision": revision,
+        "task_type": task_type_of(base.task),
+        "base_model_name_or_path": base.name,
+        "revision": base.revision,
         "inference_mode": True,
-        **layout.config(adapter, structure),
+        **layout.config(adapter.without_replacements(), base.structure),
+        "modules_to_save": sorted(adapter.replacements) or None,
     }
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
 def to_tensors(layout: Layout, adapter: Adapter, structure: Structure) -> dict[str, Tensor]:
     """Return the tensors as PEFT's file holds them."""
-    return {name: tensor.cpu().contiguous() for name, tensor in layout.to_file(adapter, structure).items()}
+    tensors = layout.to_file(adapter.without_replacements(), structure)
+    for path, slot in adapter.replacements.items():
+        tensors |= {f"{layout.prefix}{path}.{name}": tensor for name, tensor in slot.own.state_dict().items()}
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def to_options(
+    layout: Layout, config: Mapping[str, Any], model: PreTrainedModel, structure: Structure
+) -> dict[str, Any]:
+    """Return our settings for PEFT's ``config`` on the base ``model`` of this ``structure``.
+
+    Raises:
+        AdapterFormatError: the config asks for something petune does not do.
+    """
+    rest = {field: value for field, value in config.items() if field != "modules_to_save"}
+    options = layout.options(rest, structure)
+    names = config.get("modules_to_save") or ()
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+        raise AdapterFormatError(f"{CONFIG_FILE}: modules_to_save is {names!r}, expected a list of names")
+    # PEFT takes every module whose path ends in a name, and lets some of the names match nothing.
+    paths = tuple(path for path, _ in model.named_modules() if any(path.endswith(name) for name in names))
+    if names and not paths:
+        raise AdapterFormatError(f"{CONFIG_FILE}: modules_to_save={list(names)!r} matches no module of this base")
+    return {**options, "modules_to_save": paths} if paths else options
+
+
+def from_tensors(
+    layout: Layout, tensors: Mapping[str, Tensor], adapter: Adapter, structure: Structure
+) -> dict[str, Tensor]:
+    """Return the tensors of ``adapter``, a fresh one, from those of PEFT's file.
+
+    Raises:
+        AdapterFormatError: a tensor is of a kind or shape the method does not have.
+    """
+    starts = {f"{layout.prefix}{path}.": f"{path}.own." for path in adapter.replacements}
+    whole: dict[str, Tensor] = {}
+    rest: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        start = next((start for start in starts if name.startswith(start)), None)
+        if start is None:
+            rest[name] = tensor
+        else:
+            whole[starts[start] + name.removeprefix(start)] = tensor
+    return {**layout.from_file(rest, structure), **whole}
+
+
+def task_of(config: Mapping[str, Any]) -> TaskName | None:
+    """Return the task that PEFT's ``config`` names; None where it names none of ours."""
+    return next((task for task, name in _TASK_TYPES.items() if name == config.get("task_type")), None)
+
+
+def task_type_of(task: TaskName) -> str | None:
+    """Return what PEFT calls ``task``; None where it has no name for it."""
+    return _TASK_TYPES.get(task)
+
+
+def numbered_labels(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return as many numbered labels as the head among PEFT's ``tensors`` has outputs.
+
+    Raises:
+        AdapterFormatError: there is no head among them.
+    """
+    last = tuple(f".{name}.weight" for name in _LAST_LAYERS)
+    widths = [tensor.shape[0] for name, tensor in tensors.items() if name.endswith(last)]
+    if not widths:
+        raise AdapterFormatError(
+            f"{WEIGHTS_FILE} holds no head, so its classes cannot be counted; load the base with labels and pass it"
+        )
+    return tuple(f"LABEL_{number}" for number in range(min(widths)))
 
 
 def method_of(config: Mapping[str, Any]) -> str:

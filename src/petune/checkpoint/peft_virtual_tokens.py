@@ -10,26 +10,23 @@ from torch import Tensor
 
 from petune.adapter import Adapter
 from petune.backbone.structure import Structure
-from petune.checkpoint.peft_layout import CONFIG_FILE, DESCRIPTIVE, WEIGHTS_FILE, Layout, Rule, neutral
+from petune.checkpoint.peft_layout import CONFIG_FILE, PROMPT_PREFIX, WEIGHTS_FILE, Layout, Rule
 from petune.errors import AdapterFormatError
 
 
 class VirtualTokensLayout(Layout, ABC):
     """Methods whose file holds one tensor, ``prompt_embeddings``, and whose config tells its shape."""
 
-    _KNOWN = frozenset({"num_attention_heads", "num_layers", "num_transformer_submodules", "token_dim"})
-    _START: Mapping[str, Rule] = {}
-    """Fields of the start, which no longer matters, and fields with one neutral value."""
+    prefix = PROMPT_PREFIX
+    followed = ("num_attention_heads", "num_layers", "num_transformer_submodules", "num_virtual_tokens", "token_dim")
+
+    def fits(self, adapter: Adapter, structure: Structure) -> bool:
+        """PEFT leaves encoders out of encoder-decoders, and has tokens for each run of a repeated block."""
+        return structure.kind != "encoder-decoder" and not structure.repeats_blocks
 
     def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
         """Return the number of virtual tokens; how they started is not kept."""
-        for field, value in config.items():
-            if field in DESCRIPTIVE or field in self._KNOWN or field == "num_virtual_tokens":
-                continue
-            if field not in self._START:
-                raise AdapterFormatError(f"{CONFIG_FILE}: field '{field}' is not known to this petune")
-            if not self._START[field](value):
-                raise AdapterFormatError(f"{CONFIG_FILE}: {field}={value!r} is not supported by petune")
+        self.require_known(config)
         if config.get("num_transformer_submodules") not in (None, 1):
             raise AdapterFormatError(f"{CONFIG_FILE}: num_transformer_submodules must be 1 for a decoder")
         return {"num_virtual_tokens": config.get("num_virtual_tokens")}
@@ -41,7 +38,6 @@ class VirtualTokensLayout(Layout, ABC):
             "num_attention_heads": heads,
             "num_layers": layers,
             "token_dim": token_dim,
-            "modules_to_save": None,
         }
 
     def _only(self, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -60,7 +56,8 @@ class SoftPromptLayout(VirtualTokensLayout, ABC):
     def fits(self, adapter: Adapter, structure: Structure) -> bool:
         """Say whether it is one prompt in front of everything: PEFT knows nothing else."""
         placement = adapter.placement
-        return placement is None or (placement.before_special and placement.versions == 1)
+        one = placement is None or (placement.before_special and placement.versions == 1)
+        return one and super().fits(adapter, structure)
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
         """Return PEFT's fields."""
@@ -83,13 +80,9 @@ class PromptTuningLayout(SoftPromptLayout):
     """Prompt tuning."""
 
     peft_type = "PROMPT_TUNING"
-    _START: Mapping[str, Rule] = {
-        "modules_to_save": neutral,
-        **dict.fromkeys(
-            ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"),
-            lambda _: True,
-        ),
-    }
+    neutral: Mapping[str, Rule] = dict.fromkeys(
+        ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"), lambda _: True
+    )
     _FIXED: Mapping[str, Any] = {"prompt_tuning_init": "RANDOM"}
 
 
@@ -98,13 +91,10 @@ class PTuningLayout(SoftPromptLayout):
     """P-tuning: PEFT too writes what the encoder computed, never the encoder."""
 
     peft_type = "P_TUNING"
-    _START: Mapping[str, Rule] = {
-        "modules_to_save": neutral,
-        **dict.fromkeys(
-            ("encoder_reparameterization_type", "encoder_hidden_size", "encoder_num_layers", "encoder_dropout"),
-            lambda _: True,
-        ),
-    }
+    neutral: Mapping[str, Rule] = dict.fromkeys(
+        ("encoder_reparameterization_type", "encoder_hidden_size", "encoder_num_layers", "encoder_dropout"),
+        lambda _: True,
+    )
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
         """Return PEFT's fields of P-tuning, with the encoder the embeddings were trained with."""
@@ -133,15 +123,15 @@ class PrefixTuningLayout(VirtualTokensLayout):
 
     peft_type = "PREFIX_TUNING"
     # A folder saved with a projection holds the keys and values it computed, as one saved without does.
-    _START: Mapping[str, Rule] = {
-        "modules_to_save": neutral,
-        **dict.fromkeys(("encoder_hidden_size", "init_weights", "prefix_projection"), lambda _: True),
-    }
+    neutral: Mapping[str, Rule] = dict.fromkeys(
+        ("encoder_hidden_size", "init_weights", "prefix_projection"), lambda _: True
+    )
 
     def fits(self, adapter: Adapter, structure: Structure) -> bool:
         """Say whether it is a plain prefix: PEFT would show an infix to every token, and knows no gate."""
         settings = adapter.config.model_dump()
-        return settings.get("placement", "prefix") == "prefix" and not settings.get("prefix_gate", False)
+        plain = settings.get("placement", "prefix") == "prefix" and not settings.get("prefix_gate", False)
+        return plain and super().fits(adapter, structure)
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
         """Return PEFT's fields of prefix tuning."""

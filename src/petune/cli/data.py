@@ -5,13 +5,20 @@ from typing import Annotated, Any
 
 import typer
 
+from petune.backbone.task_names import TASK_NAMES, TaskName
 from petune.cli.command import new_app
 from petune.cli.flags import flags_of, values
 from petune.cli.reporting import say
 from petune.data.options import DataOptions
-from petune.errors import ConfigError
+from petune.errors import ConfigError, nearest
 
 app = new_app()
+
+
+def _task(name: str | None) -> TaskName | None:
+    if name is not None and name not in TASK_NAMES:
+        raise ConfigError(f"unknown task '{name}'; the tasks are {', '.join(TASK_NAMES)}.{nearest(name, TASK_NAMES)}")
+    return name
 
 
 @app.callback(help="Inspect a data set as training would read it.", invoke_without_command=True)
@@ -28,6 +35,9 @@ def _root(context: typer.Context) -> None:
 def inspect(
     data: Annotated[str | None, typer.Argument(help="A file or a hub data set id.", metavar="DATA")] = None,
     model: Annotated[str, typer.Option("--model", help="Base model whose tokenizer reads the rows.")] = "demo",
+    task: Annotated[
+        str | None, typer.Option("--task", help="What the rows are for (default: by the model and the rows).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let the base's repository run its own code.")
@@ -39,5 +49,6 @@ def inspect(
         raise ConfigError("no data: petune data inspect FILE, or a hub data set id")
     from petune.api import inspect_data
 
-    report = inspect_data(data, model=model, trust_remote_code=trust_remote_code, **values(given, DataOptions))
+    settings = values(given, DataOptions)
+    report = inspect_data(data, model=model, task=_task(task), trust_remote_code=trust_remote_code, **settings)
     say(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if as_json else report.render())

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from petune.errors import ConfigError
 from petune.evaluation.options import ESCAPES
+from petune.methods.config import fields_of
 
 _YES_OR_NO = ("true", "false", "yes", "no", "on", "off", "1", "0")
 
@@ -24,7 +25,7 @@ def flags_of(
 
     The command takes the flags that were given as ``**given: str | bool``; :func:`values` turns them into settings.
     """
-    fields = {name: field for model in models for name, field in _fields(model).items() if name not in leave_out}
+    fields = {name: field for model in models for name, field in fields_of(model).items() if name not in leave_out}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
@@ -126,14 +127,7 @@ def shown_default(value: Any) -> str:
 
 def setting_rows(model: type[BaseModel]) -> list[tuple[str, str]]:
     """Return each setting of ``model`` as it is written, ``name=TEXT``, with its meaning and default."""
-    return [(f"{name}={_metavar(field.annotation)}", _help(field)) for name, field in model.model_fields.items()]
-
-
-def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """Return the fields of ``model``: its own first, then those it inherits."""
-    bases = [base for base in model.__bases__ if issubclass(base, BaseModel)]
-    inherited = {name: field for base in bases for name, field in _fields(base).items()}
-    return {name: field for name, field in model.model_fields.items() if name not in inherited} | inherited
+    return [(f"{name}={_metavar(field.annotation)}", _help(field)) for name, field in fields_of(model).items()]
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from petune.backbone.task_names import TaskName
 from petune.cli.flags import values
 from petune.errors import ConfigError, OutputFolderError
 from petune.methods.config import explain
@@ -26,6 +27,9 @@ class LoadOptions(BaseModel):
 
     model: str | None = None
     """Base model: a hub id, a local folder, a .gguf file, or `demo` (default: the one the adapter names)."""
+
+    task: TaskName | None = None
+    """What the base is loaded for (default: what the adapter was trained for, else what its weights were saved for)."""
 
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
@@ -57,6 +61,7 @@ def load_model(flags: Mapping[str, Any]) -> "AdaptedModel":
     return load(
         options.adapter,
         base=options.model,
+        task=options.task,
         dtype=options.dtype,
         device=options.device,
         revision=options.revision,

@@ -10,6 +10,7 @@ import typer
 from petune.cli.command import new_app
 from petune.cli.flags import shown_default
 from petune.cli.reporting import say
+from petune.methods.config import fields_of
 
 if TYPE_CHECKING:
     from petune.api import MethodInfo
@@ -61,5 +62,5 @@ def _print_settings(method: "MethodInfo") -> None:
         say(f"  not for this base: {method.refused}")
     if method.paper is not None:
         say(f"  {method.paper.authors} {method.paper.year}, {method.paper.title}, {method.paper.url}")
-    for name, field in registry.get(method.name).config_class.model_fields.items():
+    for name, field in fields_of(registry.get(method.name).config_class).items():
         say(f"  {name} = {shown_default(field.default)}: {' '.join((field.description or '').split())}")

@@ -54,4 +54,7 @@ def print_result(result: "TrainingResult") -> None:
             say(f"on the validation rows, after step {result.kept_step}, which is kept:")
             print_metrics(result.eval_metrics)
     say(f"adapter: {result.output_dir}")
-    say(f'use it:  petune generate --adapter {result.output_dir} --prompt "..."')
+    if result.model.model.can_generate():
+        say(f'use it:  petune generate --adapter {result.output_dir} --prompt "..."')
+    else:
+        say(f"use it:  petune predict --adapter {result.output_dir} --data rows.jsonl")

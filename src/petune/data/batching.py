@@ -125,20 +125,23 @@ def collate(
     EOS, the EOS that ends a row stays attended and learned.
 
     Returns:
-        ``input_ids``, ``attention_mask`` and ``labels``, each [B, T] int64.
+        ``input_ids`` and ``attention_mask`` [B, T], ``labels`` [B, as many as the longest row has], all int64; and
+        ``token_type_ids`` [B, T] where rows have them.
     """
     assert rows, "a batch holds at least one row"
-    width = max(len(row.input_ids) for row in rows)
 
-    def padded(ids: Sequence[int], filler: int) -> list[int]:
-        filling = [filler] * (width - len(ids))
-        return [*filling, *ids] if side == "left" else [*ids, *filling]
+    def padded(sequences: Sequence[Sequence[int]], filler: int) -> list[list[int]]:
+        width = max(map(len, sequences))
+        fillings = ([filler] * (width - len(ids)) for ids in sequences)
+        return [[*f, *ids] if side == "left" else [*ids, *f] for ids, f in zip(sequences, fillings, strict=True)]
 
     columns = {
-        "input_ids": [padded(row.input_ids, pad_token_id) for row in rows],
-        "attention_mask": [padded([1] * len(row.input_ids), 0) for row in rows],
-        "labels": [padded(row.labels, IGNORED) for row in rows],
+        "input_ids": padded([row.input_ids for row in rows], pad_token_id),
+        "attention_mask": padded([[1] * len(row.input_ids) for row in rows], 0),
+        "labels": padded([row.labels for row in rows], IGNORED),
     }
+    if any(row.token_types for row in rows):
+        columns["token_type_ids"] = padded([row.token_types for row in rows], 0)
     return {name: torch.tensor(values, dtype=torch.int64, device=device) for name, values in columns.items()}
 
 

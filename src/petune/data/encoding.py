@@ -6,7 +6,7 @@ The text of a row is tokenised whole, once, as the model will see it, and labels
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from petune.data.examples import Example, ExampleSet
@@ -31,11 +31,21 @@ _TOO_LONG = "longer than the maximum length"
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One row as token ids; ``labels[t]`` is ``input_ids[t]`` where learned, else -100 (not shifted)."""
+    """One row as token ids.
+
+    For a causal language model ``labels[t]`` is ``input_ids[t]`` where learned, else -100 (not shifted); each task says
+    what its labels are.
+    """
 
     input_ids: list[int]
     labels: list[int]
     origin: str
+    token_types: list[int] = field(default_factory=list)
+    """Which of two texts each token is of, for models that want to know; empty otherwise."""
+
+    def unlabelled(self) -> "Encoded":
+        """Return the row with nothing learned of it."""
+        return Encoded(self.input_ids, [IGNORED] * len(self.input_ids), self.origin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +105,7 @@ def encode(
             else:
                 dropped[f"{_CUT_AWAY} of {max_length:,} tokens"] += 1
     if overlong_rows and overlong == "error":
-        raise _overlong_error(overlong_rows, len(examples), max_length, room)
+        raise overlong_error(overlong_rows, len(examples), max_length, room)
     if not kept:
         raise _nothing_left(examples, dropped)
     report = _report(examples, kept, tokenizer, dropped, len(cut), max_length, straddling, insertions)
@@ -152,7 +162,8 @@ def _end_with_eos(ids: list[int], learned: list[bool], last_learned: bool, eos_t
         learned.append(last_learned)
 
 
-def _overlong_error(rows: Sequence[Encoded], total: int, max_length: int, room: int | None) -> DataError:
+def overlong_error(rows: Sequence[Encoded], total: int, max_length: int, room: int | None) -> DataError:
+    """Return the error that so many of ``total`` are longer than ``max_length`` tokens, which may be ``room`` at most."""
     longest = max(rows, key=lambda row: len(row.input_ids))
     size = len(longest.input_ids)
     longer = "shorten them" if room is not None and size > room else f"choose --max-length {size} to keep them whole"

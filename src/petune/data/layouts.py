@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from petune.data.answers import answer_starts, answer_texts
 from petune.data.conversation import Conversation, parse_messages, parse_sharegpt
 from petune.data.json_parser import kind
 from petune.data.options import DataOptions
@@ -164,7 +165,12 @@ def _parse_text_label(row: Mapping[str, Any], require_target: bool) -> Slots:
     return {"text": text, "label": str(label)}
 
 
-def _parse_tokens_tags(row: Mapping[str, Any], require_target: bool) -> Slots:
+def parse_tokens_tags(row: Mapping[str, Any], require_target: bool) -> Slots:
+    """Return the words and, where they are there or required, the tags of a row.
+
+    Raises:
+        RowProblem: they are no lists of strings, or not equally many.
+    """
     tokens = _strings(row, "tokens")
     if row.get("tags") is None and not require_target:
         return {"tokens": tokens, "tags": None}
@@ -174,13 +180,20 @@ def _parse_tokens_tags(row: Mapping[str, Any], require_target: bool) -> Slots:
     return {"tokens": tokens, "tags": tags}
 
 
-def _parse_question_answer(row: Mapping[str, Any], require_target: bool) -> Slots:
+def parse_question_answer(row: Mapping[str, Any], require_target: bool) -> Slots:
+    """Return question, context, the answers with where each starts (None: not said), and the first as the target.
+
+    Raises:
+        RowProblem: one of them is not a string, or the answers are of an unknown form.
+    """
     context = _string(row, "context") if row.get("context") is not None else ""
     question = _string(row, "question")
     if row.get("answers") is None and not require_target:
-        return {"question": question, "context": context, "answer": None}
-    texts = _answers(row.get("answers"))
-    return {"question": question, "context": context, "answer": texts[0] if texts else UNANSWERABLE}
+        return {"question": question, "context": context, "answer": None, "texts": None, "starts": None}
+    texts = answer_texts(row.get("answers"))
+    starts = answer_starts(row.get("answers"), len(texts))
+    target = texts[0] if texts else UNANSWERABLE
+    return {"question": question, "context": context, "answer": target, "texts": texts, "starts": starts}
 
 
 def _parse_text(row: Mapping[str, Any], require_target: bool) -> Slots:
@@ -207,19 +220,6 @@ def _strings(row: Mapping[str, Any], column: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str | int) for item in value):
         raise RowProblem(f"'{column}' is {kind(value)}, expected a list of strings", "write one string a token")
     return [str(item) for item in value]
-
-
-def _answers(answers: Any) -> list[str]:
-    texts = answers.get("text") if isinstance(answers, Mapping) else answers
-    texts = [texts] if isinstance(texts, str) else texts
-    if isinstance(texts, list):
-        texts = [text.get("text") if isinstance(text, Mapping) else text for text in texts]
-        if all(isinstance(text, str) for text in texts):
-            return texts
-    raise RowProblem(
-        f"'answers' is {kind(answers)}, expected a string, a list of strings or {{'text': [...]}}",
-        "write the answers as strings; an empty list says that there is none",
-    )
 
 
 TEMPLATE = Layout("template", (), (), (), _parse_anything)
@@ -262,7 +262,7 @@ LAYOUTS = {
             ("tokens",),
             ("tags",),
             (),
-            _parse_tokens_tags,
+            parse_tokens_tags,
             template="{{ tokens | join(' ') }}\nTags:",
             target=" {{ tags | join(' ') }}",
         ),
@@ -271,7 +271,7 @@ LAYOUTS = {
             ("question",),
             ("answers",),
             ("context",),
-            _parse_question_answer,
+            parse_question_answer,
             template="{% if context %}Context: {{ context }}\n{% endif %}Question: {{ question }}\nAnswer:",
             target=" {{ answer }}",
         ),

@@ -7,15 +7,15 @@ from typing import Any
 
 from petune.data.encoding import Encoded
 from petune.data.examples import Example, ExampleSet
-from petune.data.lengths import encode_within
 from petune.errors import ConfigError, DataError, nearest
-from petune.evaluation.loss import TokenLoss, token_loss
+from petune.evaluation.likelihood import CausalLikelihood, Likelihood
+from petune.evaluation.loss import TokenLoss
 from petune.evaluation.metrics import Metric, Need, compute, resolve_metric
 from petune.evaluation.options import EvaluationOptions
 from petune.evaluation.predict import Prediction, are_choices, chosen, predict_texts
 from petune.evaluation.prompts import listed
-from petune.evaluation.runner import Runner, context_length
-from petune.evaluation.scoring import distinct_labels, score_choices
+from petune.evaluation.runner import Runner
+from petune.evaluation.scoring import distinct_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ def evaluate(
     options: EvaluationOptions | None = None,
     *,
     rows: Sequence[Encoded] | None = None,
+    likelihood: Likelihood | None = None,
 ) -> Evaluation:
     """Measure a model on rows, and leave it as it was.
 
@@ -62,32 +63,34 @@ def evaluate(
         examples: rows with targets (plain text will do for loss and perplexity).
         options: which metrics, which labels, how large a batch.
         rows: the rows as token ids, for the loss; encoded here where missing.
+        likelihood: how targets are scored; by default as a causal language model scores them.
 
     Raises:
         ConfigError: a metric is unknown, two have one name, or the labels cannot be compared.
         DataError: the rows lack what a metric needs, or do not fit the model.
     """
     started = time.perf_counter()
-    options = options or EvaluationOptions()
+    options, likelihood = options or EvaluationOptions(), likelihood or CausalLikelihood()
     if not examples and not rows:
         raise DataError(f"{examples.source}: no rows to measure; give a file with at least one row")
-    metrics = _metrics(options.metrics or default_metrics(examples), are_choices(examples) or bool(options.labels))
+    own: Need = "choices" if are_choices(examples) or options.labels else "text"
+    metrics = resolve_metrics(options.metrics or default_metrics(examples), own)
     needs = {metric.needs for metric in metrics}
     labels = (options.labels or distinct_labels(examples)) if "choices" in needs else ()
     _check_data(examples, metrics, labels)
 
     loss: TokenLoss | None = None
     if "tokens" in needs:
-        rows = rows if rows is not None else _encode(runner, examples)
-        loss = token_loss(runner, rows, batch_tokens=options.batch_tokens)
+        rows = rows if rows is not None else likelihood.encode(runner, examples)
+        loss = likelihood.loss(runner, rows, batch_tokens=options.batch_tokens)
     predictions: dict[Need, list[Prediction]] = {}
     if "choices" in needs:
-        choices = score_choices(runner, examples, labels, batch_tokens=options.batch_tokens)
+        choices = likelihood.choices(runner, examples, labels, batch_tokens=options.batch_tokens)
         predictions["choices"] = [chosen(e, labels, c) for e, c in zip(examples, choices, strict=True)]
     if "text" in needs:
         predictions["text"] = list(predict_texts(runner, examples, options.generation))
     return Evaluation(
-        metrics=_values(metrics, loss, predictions),
+        metrics=values_of(metrics, loss, predictions),
         predictions=tuple(next(iter(predictions.values()), ())),
         labels=labels,
         num_rows=len(examples) if rows is None else len(rows),
@@ -101,13 +104,16 @@ def default_metrics(examples: Sequence[Example]) -> tuple[str, ...]:
     return ("loss", "accuracy", "f1") if are_choices(examples) else ("loss", "perplexity")
 
 
-def _metrics(names: Sequence[str], compares_labels: bool) -> list[Metric]:
-    """Return the metrics of these names, each with the one thing that it needs of these rows."""
+def resolve_metrics(names: Sequence[str], own: Need) -> list[Metric]:
+    """Return the metrics of these names; a user's own metric compares what ``own`` says.
+
+    Raises:
+        ConfigError: a metric is unknown, or two have one name.
+    """
     metrics = [resolve_metric(name) for name in names]
     for metric in metrics:
         if sum(other.name == metric.name for other in metrics) > 1:
             raise ConfigError(f"two metrics are called '{metric.name}'; ask for each once, or rename your own")
-    own: Need = "choices" if compares_labels else "text"
     return [replace(metric, needs=own) if metric.needs == "predictions" else metric for metric in metrics]
 
 
@@ -136,9 +142,14 @@ def _check_data(examples: ExampleSet, metrics: Sequence[Metric], labels: Sequenc
         )
 
 
-def _values(
+def values_of(
     metrics: Sequence[Metric], loss: TokenLoss | None, predictions: Mapping[Need, Sequence[Prediction]]
 ) -> dict[str, float]:
+    """Return the values of ``metrics`` by name, from the loss and from the predictions that each needs.
+
+    Raises:
+        ConfigError: two metrics return a value of the same name.
+    """
     values: dict[str, float] = {}
     for metric in metrics:
         if metric.needs == "tokens":
@@ -146,20 +157,9 @@ def _values(
             found = compute(metric, loss.mean)
         else:
             rows = predictions[metric.needs]
-            found = compute(metric, [row.prediction for row in rows], [str(row.reference) for row in rows])
+            found = compute(metric, [row.prediction for row in rows], [row.reference or "" for row in rows])
         twice = next((name for name in found if name in values), None)
         if twice is not None:
             raise ConfigError(f"'{metric.name}' returned '{twice}', which another metric is called; rename it")
         values.update(found)
     return values
-
-
-def _encode(runner: Runner, examples: ExampleSet) -> list[Encoded]:
-    limit = context_length(runner.model)
-    return encode_within(
-        examples,
-        runner.tokenizer,
-        model_limit=limit,
-        virtual_tokens=runner.virtual_tokens,
-        insertions=runner.insertions,
-    ).rows

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, StoppingCriteriaList
 
 from petune.data.batching import collate
 from petune.data.encoding import IGNORED, Encoded
+from petune.errors import ConfigError
 from petune.evaluation.options import GenerationOptions
 from petune.evaluation.penalty import repetition_penalty
 from petune.evaluation.prompts import encode_prompts
@@ -62,10 +63,12 @@ def generate(
     options = options or GenerationOptions()
     special = [add_special_tokens] * len(prompts) if isinstance(add_special_tokens, bool) else add_special_tokens
     names = names if names is not None else [f"prompt {i + 1}" for i in range(len(prompts))]
+    refuse_heads(runner)
     encoded = encode_prompts(runner, prompts, special, names)
     results: dict[int, Generation] = {}
+    apart = runner.model.config.is_encoder_decoder
     with evaluating(runner), seeded(options.seed, runner.device):
-        for rows, allowance in _batches(encoded, options, longest_input(runner)):
+        for rows, allowance in _batches(encoded, options, longest_input(runner), apart=apart):
             generations = _generate_batch(runner, [encoded[i] for i in rows], allowance, options)
             results.update(zip(rows, generations, strict=True))
     number, _ = versions(runner)
@@ -76,6 +79,24 @@ def _majority(answers: Sequence[Generation]) -> Generation:
     """Return the first of the answers whose text most of them have."""
     votes = Counter(answer.text for answer in answers)
     return max(answers, key=lambda answer: votes[answer.text])
+
+
+def refuse_heads(runner: Runner) -> None:
+    """Check that a model can write text.
+
+    Raises:
+        ConfigError: it has a head for something else.
+    """
+    if not runner.model.can_generate():
+        raise ConfigError(
+            f"a {type(runner.model).__name__} writes no text; use petune predict, or load the base for language"
+            " modelling"
+        )
+
+
+def room_for(options: GenerationOptions, context: int | None, prompt: int, *, apart: bool) -> int:
+    """Return how many tokens may follow a prompt of so many; ``apart``: the decoder does not read the prompt itself."""
+    return options.max_new_tokens if context is None else min(options.max_new_tokens, context - (not apart) * prompt)
 
 
 def generation_config(runner: Runner, options: GenerationOptions, max_new_tokens: int) -> GenerationConfig:
@@ -110,17 +131,14 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _batches(
-    encoded: Sequence[Sequence[int]], options: GenerationOptions, context: int | None
+    encoded: Sequence[Sequence[int]], options: GenerationOptions, context: int | None, *, apart: bool
 ) -> Iterator[tuple[list[int], int]]:
     """Yield the rows of each batch, longest first, and how many tokens each row may add.
 
     Rows that the context leaves fewer than ``max_new_tokens`` share a batch only with rows left as many, and
     under a repetition penalty (which would count padding as text) only rows of one length do.
     """
-    room = [
-        options.max_new_tokens if context is None else min(options.max_new_tokens, context - len(ids))
-        for ids in encoded
-    ]
+    room = [room_for(options, context, len(ids), apart=apart) for ids in encoded]
     budget = options.batch_tokens // options.num_beams
     batch: list[int] = []
     for row in sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), i)):
@@ -141,7 +159,8 @@ def _generate_batch(
 ) -> list[Generation]:
     rows = [Encoded(ids, [IGNORED] * len(ids), "") for ids in prompts]
     batch = collate(rows, pad_token_id=runner.tokenizer.pad_token_id, side="left", device=runner.device)
-    width = batch["input_ids"].shape[1]
+    # The decoder of an encoder-decoder starts from a token of its own.
+    width = 1 if runner.model.config.is_encoder_decoder else batch["input_ids"].shape[1]
     criteria = [StopText(runner.tokenizer, options.stop, width)] if options.stop else []
     with Routing.of(runner.model).answers_from([width] * len(rows)):
         sequences = runner.model.generate(

@@ -11,7 +11,6 @@ Shapes: B rows of a batch, T tokens of its longest row, K scored positions of a 
     vocabulary.
 """
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,15 +18,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
+from petune.backbone.arguments import without_cache
 from petune.data.batching import collate, split_step
 from petune.data.encoding import IGNORED, Encoded
 from petune.errors import BaseModelError
 from petune.evaluation.runner import Runner, evaluating
 from petune.sites.routing import Routing
 
-_MAX_LOGITS = 2**26
+MAX_LOGITS = 2**26
 """Most logits (B x K x V) of one forward pass; 256 MiB in fp32."""
 
 
@@ -76,7 +75,7 @@ def read_log_probabilities(runner: Runner, queries: Sequence[Query], read: Read,
 
 def _batches(queries: Sequence[Query], vocabulary: int, batch_tokens: int) -> list[list[int]]:
     """Group queries of like cost; a cost counts tokens, or logits where these are what fills the memory."""
-    costs = [max(q.positions[-1] + 1, -(-len(q.positions) * vocabulary * batch_tokens // _MAX_LOGITS)) for q in queries]
+    costs = [max(q.positions[-1] + 1, -(-len(q.positions) * vocabulary * batch_tokens // MAX_LOGITS)) for q in queries]
     return split_step(range(len(queries)), costs, max_rows=None, max_tokens=batch_tokens)
 
 
@@ -95,7 +94,7 @@ def _logits(runner: Runner, head: nn.Module, queries: Sequence[Query]) -> Tensor
     answers = Routing.of(runner.model).answers_from([q.positions[0] + 1 for q in queries])
     with answers, _head_at(head, positions, num_tokens=max(lengths)):
         output = runner.model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **_no_cache(runner.model)
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **without_cache(runner.model)
         )
     logits: Tensor = output.logits
     return logits
@@ -118,8 +117,3 @@ def _head_at(head: nn.Module, positions: Tensor, num_tokens: int) -> Iterator[No
         yield
     finally:
         handle.remove()
-
-
-def _no_cache(model: PreTrainedModel) -> dict[str, bool]:
-    """Return the argument that spares keys and values, where the model takes it."""
-    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}

@@ -1,26 +1,33 @@
 """The metrics, in one table.
 
-A metric needs one of three things of the data:
+A metric needs one of these things of the data:
 
 - ``tokens``: the loss per label token; its function takes the mean loss in nats.
 - ``choices``: the label that the model finds likeliest, against the row's own label.
 - ``text``: the text that the model writes, against the row's target.
+- ``tags``: the tag that a head gives to each word, against the row's tags.
+- ``spans``: the piece of the context that a head marks, against the answers that are right.
 
-Functions over ``choices`` and ``text`` take the predictions and the references, two lists of one length.
+Functions over all but ``tokens`` take the predictions and the references, two lists of one length.
 """
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from petune.errors import ConfigError, nearest
+from petune.evaluation.entities import entity_f1, entity_precision, entity_recall, tag_accuracy
+from petune.evaluation.spans import span_exact_match, span_f1
 from petune.evaluation.user_metric import load_user_metric
+from petune.evaluation.words import mostly_cjk, words
 
-Need = Literal["tokens", "choices", "text", "predictions"]
+Need = Literal["tokens", "choices", "text", "tags", "spans", "predictions"]
 """What a metric is computed from; ``predictions``: choices where labels are compared, else text."""
+
+Answer = str | tuple[str, ...]
+"""A label or a text; or several: a tag for each word, or the answers that are right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +93,6 @@ def rouge_l(predictions: Sequence[str], references: Sequence[str]) -> float:
     return float(sum(scores) / len(scores))
 
 
-_CJK = (
-    "\u2e80-\u2fdf\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han
-    "\u3040-\u30ff\u31f0-\u31ff"  # kana
-    "\u3100-\u312f\u31a0-\u31bf"  # bopomofo
-)
-"""Characters of scripts written without spaces between words, as ranges of a character class."""
-_CJK_CHARACTER = re.compile(f"[{_CJK}]")
-_TOKEN = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
-
-
 class _RougeTokenizer:
     """Splits lower-cased words of any script, and CJK text by character.
 
@@ -103,13 +100,7 @@ class _RougeTokenizer:
     """
 
     def tokenize(self, text: str) -> list[str]:
-        return _TOKEN.findall(text.lower())
-
-
-def mostly_cjk(texts: Sequence[str]) -> bool:
-    """Say whether more than half of the letters of ``texts`` are CJK characters."""
-    cjk = sum(len(_CJK_CHARACTER.findall(text)) for text in texts)
-    return 2 * cjk > sum(character.isalpha() for text in texts for character in text)
+        return words(text)
 
 
 METRICS: dict[str, Metric] = {
@@ -123,6 +114,12 @@ METRICS: dict[str, Metric] = {
         Metric("exact_match", "text", "share of generated texts equal to the target, 0 to 1", exact_match),
         Metric("bleu", "text", "corpus BLEU of generated texts, 0 to 100", bleu),
         Metric("rouge_l", "text", "mean ROUGE-L F-measure of generated texts, 0 to 1", rouge_l),
+        Metric("tag_accuracy", "tags", "share of words with the right tag, 0 to 1", tag_accuracy),
+        Metric("entity_precision", "tags", "share of the entities found that are right, 0 to 1", entity_precision),
+        Metric("entity_recall", "tags", "share of the entities there are that were found, 0 to 1", entity_recall),
+        Metric("entity_f1", "tags", "harmonic mean of the two, over all entities (micro), 0 to 1", entity_f1),
+        Metric("span_exact_match", "spans", "share of answers equal to a right one, 0 to 1", span_exact_match),
+        Metric("span_f1", "spans", "mean F1 of the words shared with the right answer, 0 to 1", span_f1),
     )
 }
 """Every metric of petune, by name."""
@@ -155,7 +152,7 @@ def _user_metric(path: Path, function: str) -> Metric:
     return Metric(name, "predictions", f"from {path}", load_user_metric(path, function, name))
 
 
-def compute(metric: Metric, *arguments: float | Sequence[str]) -> dict[str, float]:
+def compute(metric: Metric, *arguments: float | Sequence[Answer]) -> dict[str, float]:
     """Return the values of ``metric`` by name; ``arguments``: the mean loss, or predictions and references.
 
     Raises:

@@ -1,14 +1,16 @@
 """What a model answers to rows: a label where labels are compared, text otherwise."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from petune.data.examples import Example
 from petune.evaluation.generate import generate
+from petune.evaluation.likelihood import CausalLikelihood, Likelihood
+from petune.evaluation.metrics import Answer
 from petune.evaluation.options import EvaluationOptions, GenerationOptions
 from petune.evaluation.runner import Runner
-from petune.evaluation.scoring import Choice, check_labels, distinct_labels, score_choices
+from petune.evaluation.scoring import Choice, check_labels, distinct_labels
 
 _LABEL_WINDOW = 512
 _TEXT_WINDOW = 128
@@ -23,19 +25,22 @@ class Prediction:
     """Where the row comes from, such as ``reviews.jsonl:12``."""
     fields: Mapping[str, Any]
     """The row as read."""
-    prediction: str
-    """The likeliest label, or the generated text without white space around it."""
-    reference: str | None
+    prediction: Answer
+    """The likeliest label, the generated text without white space around it, or a tag for each token."""
+    reference: Answer | None
     """The row's own target, where it has one."""
     probabilities: Mapping[str, float] | None
-    """Each label's share among the labels; None for generated text."""
+    """Each label's share among the labels; None where no labels were compared."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What else is known of the answer, such as where in the text it stands."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row's fields with ``prediction`` and, for labels, ``probabilities`` added."""
-        added: dict[str, Any] = {"prediction": self.prediction}
+        several = isinstance(self.prediction, tuple)
+        added: dict[str, Any] = {"prediction": list(self.prediction) if several else self.prediction}
         if self.probabilities is not None:
             added["probabilities"] = dict(self.probabilities)
-        return {**self.fields, **added}
+        return {**self.fields, **added, **self.details}
 
 
 def predict(
@@ -44,6 +49,7 @@ def predict(
     options: EvaluationOptions | None = None,
     *,
     generation: GenerationOptions | None = None,
+    likelihood: Likelihood | None = None,
 ) -> Iterator[Prediction]:
     """Yield the answer to each row, in order, a few hundred rows at a time.
 
@@ -55,6 +61,7 @@ def predict(
         examples: rows, with or without targets.
         options: labels and batch size.
         generation: how text is generated; by default greedily, as ``options`` says.
+        likelihood: how labels are scored; by default as a causal language model scores them.
 
     Raises:
         ConfigError: the labels cannot be compared.
@@ -64,7 +71,7 @@ def predict(
     labels = labels_to_compare(examples, options)
     if labels:
         check_labels(labels)
-        return _predict_labels(runner, examples, labels, options.batch_tokens)
+        return _predict_labels(runner, examples, labels, options.batch_tokens, likelihood or CausalLikelihood())
     return predict_texts(runner, examples, generation or options.generation)
 
 
@@ -103,9 +110,9 @@ def predict_texts(runner: Runner, examples: Sequence[Example], options: Generati
 
 
 def _predict_labels(
-    runner: Runner, examples: Sequence[Example], labels: Sequence[str], batch_tokens: int
+    runner: Runner, examples: Sequence[Example], labels: Sequence[str], batch_tokens: int, likelihood: Likelihood
 ) -> Iterator[Prediction]:
     for start in range(0, len(examples), _LABEL_WINDOW):
         window = examples[start : start + _LABEL_WINDOW]
-        choices = score_choices(runner, window, labels, batch_tokens=batch_tokens)
+        choices = likelihood.choices(runner, window, labels, batch_tokens=batch_tokens)
         yield from (chosen(e, labels, c) for e, c in zip(window, choices, strict=True))

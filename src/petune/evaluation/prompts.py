@@ -22,7 +22,8 @@ def encode_prompts(
 ) -> list[list[int]]:
     """Return the token ids of each prompt, without an EOS that the tokenizer would end a whole text with.
 
-    Where an adapter wants rows in several versions, those of a prompt come one behind the other.
+    An encoder is given that EOS: it reads a prompt as the whole text it was trained to read. Where an adapter wants
+    rows in several versions, those of a prompt come one behind the other.
 
     Args:
         runner: the model and its tokenizer.
@@ -38,10 +39,9 @@ def encode_prompts(
     if empty:
         raise DataError(f"no text to go on from in {listed(empty)}; give a prompt of at least one character")
     limit = longest_input(runner)
+    most = limit if limit is None or runner.model.config.is_encoder_decoder else limit - 1
     long = [
-        f"{name} ({len(ids):,})"
-        for name, ids in zip(names, encoded, strict=True)
-        if limit is not None and len(ids) >= limit
+        f"{n} ({len(ids):,})" for n, ids in zip(names, encoded, strict=True) if most is not None and len(ids) > most
     ]
     if long:
         raise DataError(
@@ -88,9 +88,10 @@ def _encode(runner: Runner, prompts: Sequence[str], add_special_tokens: Sequence
         for prompt, special in zip(prompts, add_special_tokens, strict=True)
     ]
     found = []
+    whole = runner.model.config.is_encoder_decoder
     for tokens in tokenise([with_virtual_tokens(e, runner.insertions) for e in examples], runner.tokenizer):
         end = len(tokens.ids)
-        while end and tokens.added[end - 1] and tokens.ids[end - 1] == runner.tokenizer.eos_token_id:
+        while end and not whole and tokens.added[end - 1] and tokens.ids[end - 1] == runner.tokenizer.eos_token_id:
             end -= 1
         found.append(tokens.ids[:end])
     return found

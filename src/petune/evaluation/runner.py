@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from petune.backbone.positions import position_limit
 from petune.sites.placement import Combine, Insertion
 
 
@@ -16,7 +17,7 @@ class Runner(Protocol):
 
     @property
     def model(self) -> PreTrainedModel:
-        """The causal language model, on :attr:`device`."""
+        """The model, on :attr:`device`."""
         ...
 
     @property
@@ -60,8 +61,7 @@ def evaluating(runner: Runner) -> Iterator[None]:
 
 def context_length(model: PreTrainedModel) -> int | None:
     """Return the longest sequence the model was made for, in tokens; None where it has no limit."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
+    return position_limit(model)
 
 
 def longest_input(runner: Runner) -> int | None:

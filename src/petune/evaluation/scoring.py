@@ -119,10 +119,10 @@ def score_choices(
         reads, read_log_probabilities(runner, queries, read, batch_tokens=batch_tokens), strict=True
     ):
         scores[row].extend(values.tolist())
-    return [_choice(labels, scores[i : i + number], combine) for i in range(0, len(rows), number)]
+    return [combined_choice(labels, scores[i : i + number], combine) for i in range(0, len(rows), number)]
 
 
-def _choice(labels: Sequence[str], scores: Sequence[Sequence[float]], combine: Combine) -> Choice:
+def combined_choice(labels: Sequence[str], scores: Sequence[Sequence[float]], combine: Combine) -> Choice:
     """Return the choice that the log-probabilities of one row's versions make."""
     values = torch.tensor(scores, dtype=torch.float64)
     if len(scores) == 1:

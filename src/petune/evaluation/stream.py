@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteriaList
 from transformers.generation import BaseStreamer
 
 from petune.errors import ConfigError
-from petune.evaluation.generate import generation_config, seeded, stop_token_ids
+from petune.evaluation.generate import generation_config, refuse_heads, room_for, seeded, stop_token_ids
 from petune.evaluation.options import GenerationOptions
 from petune.evaluation.penalty import repetition_penalty
 from petune.evaluation.prompts import Messages, chat_prompt, encode_prompts
@@ -42,6 +42,7 @@ def stream(
         DataError: the prompt is empty or longer than the model's context.
     """
     options = options or GenerationOptions()
+    refuse_heads(runner)
     if versions(runner)[0] > 1:
         raise ConfigError("the adapter's prompts vote on an answer, which is known at the end only; use generate")
     if options.num_beams != 1:
@@ -139,12 +140,12 @@ def _generate(
     cancelled: threading.Event,
 ) -> None:
     """Generate in a thread of its own; whatever ends it reaches the reader through ``tokens``."""
+    apart = runner.model.config.is_encoder_decoder  # its decoder starts from a token of its own
     criteria = [
         Cancelled(cancelled),
-        *([StopText(runner.tokenizer, options.stop, len(ids))] if options.stop else []),
+        *([StopText(runner.tokenizer, options.stop, 1 if apart else len(ids))] if options.stop else []),
     ]
-    context = longest_input(runner)
-    room = options.max_new_tokens if context is None else min(options.max_new_tokens, context - len(ids))
+    room = room_for(options, longest_input(runner), len(ids), apart=apart)
     outcome: BaseException | None = None
     try:
         answers = Routing.of(runner.model).answers_from([len(ids)])

@@ -1,6 +1,7 @@
 """What every method's settings share; free of torch, so that recipes are checked before anything heavy loads."""
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from petune.errors import nearest
 
@@ -10,10 +11,20 @@ class MethodConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
 
+    modules_to_save: tuple[str, ...] = ()
+    """Modules learned whole besides, as copies: a task head, lm_head, embed_tokens (paths, or the ends of paths)."""
+
+
+def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of ``model``: its own first, then those it inherits."""
+    bases = [base for base in model.__bases__ if issubclass(base, BaseModel)]
+    inherited = {name: field for base in bases for name, field in fields_of(base).items()}
+    return {name: field for name, field in model.model_fields.items() if name not in inherited} | inherited
+
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """Return pydantic's findings in one line, with the nearest name for each unknown key."""
-    names = list(model.model_fields)
+    names = list(fields_of(model))
     findings = []
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"])

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petune.backbone.structure import Attention
+from petune.backbone.attentions import Attention
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Parts, Target
 from petune.methods.starts import drawn_linear, fit_last_layer, start_ids

@@ -23,7 +23,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from petune.backbone.structure import Attention, Structure
+from petune.backbone.attentions import Attention
+from petune.backbone.structure import Structure
 from petune.errors import TargetError
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Paper, Target

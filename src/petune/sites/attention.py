@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from petune.backbone.arguments import without_cache
+from petune.backbone.loading import quiet
 from petune.errors import BaseModelError
 from petune.kernels.attention import attend
 from petune.sites.answers import predicts_answer
@@ -106,7 +108,7 @@ class AttentionSite:
         (self.slots if name in self.slots else self.gated.slots).pop(name)
 
     def extend(
-        self, key: Tensor, value: Tensor, mask: Tensor | None, queries: int
+        self, key: Tensor, value: Tensor, mask: Tensor | None, queries: int, *, is_causal: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return keys and values [B, K, P + S, D] and the mask [B, 1, T, P + S] with this site's own in front."""
         parts = self._parts(key)
@@ -114,7 +116,8 @@ class AttentionSite:
             return key, value, mask
         rows, keys = key.shape[0], key.shape[2]
         if mask is None:
-            mask = key.new_ones(queries, keys, dtype=torch.bool).tril(keys - queries)[None, None]
+            mask = key.new_ones(queries, keys, dtype=torch.bool)[None, None]
+            mask = mask.tril(keys - queries) if is_causal else mask
         mask = mask.expand(rows, -1, queries, keys)
         own_key, own_value, visible = side_by_side(parts, key)
         shown = visible[:, None, None, :].expand(-1, mask.shape[1], queries, -1)
@@ -133,7 +136,7 @@ class AttentionSite:
         """Return what the slots give, group by group."""
         route = self._routing.route
         parts = []
-        for group in route.groups:
+        for group in route.groups if route.extends_attention else ():
             slots = [self.slots[name] for name in group.stack if name in self.slots]
             if slots:
                 own = [slot(group.stack) for slot in slots]
@@ -163,7 +166,10 @@ def _attention(
         return attend(module, query, key, value, attention_mask, **options), None
     if site.seen is not None:
         site.seen.append((key, value))
-    key, value, attention_mask = site.extend(key, value, attention_mask, query.shape[2])
+    is_causal, keys = getattr(module, "is_causal", True), key.shape[2]
+    key, value, attention_mask = site.extend(key, value, attention_mask, query.shape[2], is_causal=is_causal)
+    if options.get("position_bias") is not None:  # T5 adds it to the scores; virtual keys lie at no distance
+        options["position_bias"] = nn.functional.pad(options["position_bias"], (key.shape[2] - keys, 0))
     output = attend(module, query, key, value, attention_mask, **options)
     return site.gated.add(module, query, output, options.get("scaling")), None
 
@@ -245,9 +251,12 @@ class AttentionSites:
     def read(self, paths: tuple[str, ...], inputs: Tensor) -> dict[str, KeysValues]:
         """Return the keys and values [K, P, D] that the model makes of token ids [P] or embeddings [P, d], by path."""
         kind = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
+        tokens = {kind: inputs[None].to(self._model.device)}
+        if self._model.config.is_encoder_decoder:  # read on both sides
+            tokens[f"decoder_{kind}"] = tokens[kind]
         # Recomputed activations would meet another route in the backward pass; those of a few virtual tokens are small.
         with self.watch(paths) as seen, _nothing_recomputed(self._model):
-            self._model.base_model(**{kind: inputs[None].to(self._model.device)}, use_cache=False)
+            self._model.base_model(**tokens, **without_cache(self._model.base_model))
         return {path: (calls[0][0][0], calls[0][1][0]) for path, calls in seen.items()}
 
     def _site(self, path: str) -> AttentionSite:
@@ -272,14 +281,30 @@ class AttentionSites:
             BaseModelError: the model does not ask for its attention by name.
         """
         former = self._model.config._attn_implementation
-        self._model.set_attn_implementation(IMPLEMENTATION)
-        if self._model.config._attn_implementation != IMPLEMENTATION:
-            kind = type(self._model).__name__
-            raise BaseModelError(
-                f"{kind} does not use transformers' attention interface, so nothing can be added to its keys and"
-                " values; methods that change outputs or weights work (petune methods lists the sites of each)"
-            )
+        _take_over(self._model)
         self._former = former
+
+
+def _take_over(model: PreTrainedModel) -> None:
+    with quiet():
+        model.set_attn_implementation(IMPLEMENTATION)
+    if model.config._attn_implementation != IMPLEMENTATION:
+        raise BaseModelError(
+            f"{type(model).__name__} does not use transformers' attention interface, so nothing can be added to its"
+            " keys and values; methods that change outputs or weights work (petune methods lists the sites of each)"
+        )
+
+
+def require_attention(model: PreTrainedModel) -> None:
+    """Check that keys and values can be added to the attentions of ``model``; works on the meta device.
+
+    Raises:
+        BaseModelError: they cannot.
+    """
+    former = model.config._attn_implementation
+    if former != IMPLEMENTATION:
+        _take_over(model)
+        model.set_attn_implementation(former)
 
 
 def read_keys_values(model: PreTrainedModel, paths: tuple[str, ...], inputs: Tensor) -> dict[str, KeysValues]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from petune.backbone.arguments import without_cache
 from petune.kernels.loss_head import label_cross_entropy
 
 IGNORED = -100
@@ -27,28 +28,34 @@ class LabelLoss:
     two holds is measured on the first batch, not looked up.
 
     Args:
-        model: a causal language model.
+        model: a language model.
         head_is_changed: says whether an adapter is plugged into a module.
+        next_token: position t predicts label t + 1, as in a causal model; false where it predicts label t, as in a
+            decoder whose inputs are shifted already.
     """
 
-    def __init__(self, model: PreTrainedModel, head_is_changed: Callable[[nn.Module], bool]) -> None:
+    def __init__(
+        self, model: PreTrainedModel, head_is_changed: Callable[[nn.Module], bool], *, next_token: bool = True
+    ) -> None:
         head = model.get_output_embeddings()
-        assert head is not None, "a causal language model has an output head"
+        assert head is not None, "a language model has an output head"
         self._model = model
         self._head: nn.Module = head
         self._head_is_changed = head_is_changed
         self._logits_are_head_output: bool | None = None
+        self._shift = int(next_token)
 
     def __call__(self, inputs: Mapping[str, Tensor], labels: Tensor, forward: Forward | None = None) -> Tensor:
         """Return the summed negative log-likelihood (fp32 scalar) of ``labels`` [B, T]; -100 is not counted.
 
         Args:
             inputs: what the model takes: ``input_ids`` and ``attention_mask`` [B, T], perhaps more.
-            labels: the tokens to predict, aligned with ``input_ids``.
+            labels: the tokens to predict, aligned with the tokens that the head's model reads.
             forward: what to call in the model's place (a wrapper around it).
         """
-        keep = labels[:, 1:] != IGNORED
-        targets = labels[:, 1:][keep]
+        labels = labels[:, self._shift :]
+        keep = labels != IGNORED
+        targets = labels[keep]
         run = forward or self._model
         if self._fused():
             hidden, logits, raw = self._run(run, inputs, keep, only_first=True)
@@ -76,7 +83,7 @@ class LabelLoss:
         seen: list[Tensor] = []
 
         def select(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            hidden = arguments[0][:, :-1][keep]
+            hidden = arguments[0][:, : keep.shape[1]][keep]
             seen.append(hidden)
             return (hidden[:1] if only_first else hidden, *arguments[1:])
 
@@ -85,7 +92,7 @@ class LabelLoss:
 
         hooks = (self._head.register_forward_pre_hook(select), self._head.register_forward_hook(record))
         try:
-            logits: Tensor = run(**inputs, use_cache=False).logits
+            logits: Tensor = run(**inputs, **without_cache(self._model)).logits
         finally:
             for hook in hooks:
                 hook.remove()

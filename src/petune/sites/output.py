@@ -7,12 +7,14 @@ Shapes: x [N, ..., d_in] and y [N, ..., d_out] are the sub-module's input and ou
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers.pytorch_utils import Conv1D
 
 from petune.sites.routing import Routing
 
@@ -41,6 +43,29 @@ class OutputSlot(nn.Module, ABC):
     def merged_bias(self, bias: Tensor) -> Tensor:
         """Return the host's bias [d_out] that goes with :meth:`merged_weight`."""
         return bias
+
+    def merged_parameters(self, host: nn.Module) -> Mapping[str, Tensor] | None:
+        """Return the parameters of ``host``, by name and in its own layout, that equal it with this slot.
+
+        Sums are made in fp32 at least. Parameters that stay are left out; None says that there are no such parameters.
+        """
+        transposed = isinstance(host, Conv1D)  # stored as [d_in, d_out]
+        weight = _wide(host.get_parameter("weight"))
+        weight = weight.t() if transposed else weight
+        merged = self.merged_weight(weight)
+        if merged is None:
+            return None
+        changed = {} if merged is weight else {"weight": merged.t() if transposed else merged}
+        if host._parameters.get("bias") is not None:
+            bias = _wide(host.get_parameter("bias"))
+            merged = self.merged_bias(bias)
+            changed |= {} if merged is bias else {"bias": merged}
+        return changed
+
+
+def _wide(parameter: Tensor) -> Tensor:
+    """Return a parameter in fp32, or in its own precision where that is wider."""
+    return parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))
 
 
 @final
@@ -103,6 +128,9 @@ class OutputSite:
     def _after(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         x = inputs[0] if self._unchanged is None else self._unchanged
         self._unchanged = None
+        rows = self._routing.route.num_rows
+        if len(output) == 1 < rows:  # position embeddings are computed once for all rows
+            x, output = (t.expand(rows, *t.shape[1:]) for t in (x, output))
         for names, index in self._groups(output):
             y = _take(output, index)
             for name, own_x in zip(names, self._seen(names, _take(x, index)), strict=False):

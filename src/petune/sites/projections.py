@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from petune.backbone.structure import Attention, Structure
+from petune.backbone.attentions import Attention
+from petune.backbone.structure import Structure
 from petune.backbone.sublayers import key_value_linears
 from petune.errors import BaseModelError
 from petune.sites.attention import AttentionSites, KeysValues

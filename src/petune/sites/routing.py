@@ -45,10 +45,13 @@ class Route:
     groups: tuple[Group, ...]
     num_rows: int = 0
 
+    extends_attention: bool = True
+    """Whether slots at the attentions act; they do not while the base reads virtual tokens on its own."""
+
     @staticmethod
-    def everywhere(stack: Stack) -> "Route":
+    def everywhere(stack: Stack, *, extends_attention: bool = True) -> "Route":
         """Every row of any batch goes through ``stack``."""
-        return Route((Group(stack, None),))
+        return Route((Group(stack, None),), extends_attention=extends_attention)
 
     @staticmethod
     def of(rows: Sequence[Stack]) -> "Route":

@@ -74,8 +74,10 @@ class Sites:
         self._plugged[name] = slots
         attention = {path: slot for path, slot in slots.items() if isinstance(slot, AttentionSlot)}
         if attention or any(isinstance(slot, EmbeddingSlot) for slot in slots.values()):
+            below_head = f"{self._model.base_model_prefix}."
+            changes_base = any(isinstance(s, OutputSlot) and p.startswith(below_head) for p, s in slots.items())
             # Without attention slots, this only keeps the adapter out of what sources read of the base.
-            self._virtual_tokens.plug(name, attention, source if attention else None)
+            self._virtual_tokens.plug(name, attention, source if attention else None, changes_base=changes_base)
 
     def unplug(self, name: str) -> None:
         """Remove the slots of adapter ``name``; unused sites disappear."""

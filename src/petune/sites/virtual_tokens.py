@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from petune.backbone.arguments import takes
+from petune.backbone.positions import default_positions, position_limit
 from petune.errors import DataError
 from petune.sites.attention import AttentionSites, AttentionSlot, KeysValues, Source, SourcedSlot
 from petune.sites.routing import Route, Routing, Stack
@@ -34,6 +36,9 @@ class _Kept:
 class VirtualTokens:
     """What has to happen before each forward pass for the attention slots that are plugged in.
 
+    Real tokens move behind the virtual ones where the model takes position ids. Where it does not (relative positions,
+    as in T5; BART, which counts by itself) they keep the positions they have without.
+
     Args:
         model: the base.
         routing: which adapters each row goes through.
@@ -46,14 +51,24 @@ class VirtualTokens:
         self._attention = attention
         self._slots: dict[str, dict[str, AttentionSlot]] = {}
         self._sources: dict[str, Source] = {}
+        self._changing: set[str] = set()
         self._kept: dict[str, _Kept] = {}
         self._handle: RemovableHandle | None = None
 
-    def plug(self, name: str, slots: Mapping[str, AttentionSlot], source: Source | None) -> None:
-        """Prepare passes for adapter ``name``, which has ``slots`` at the attentions."""
+    def plug(self, name: str, slots: Mapping[str, AttentionSlot], source: Source | None, *, changes_base: bool) -> None:
+        """Prepare passes for adapter ``name``, which has ``slots`` at the attentions.
+
+        Args:
+            name: the adapter.
+            slots: its slots by path.
+            source: what computes their values.
+            changes_base: whether the adapter also changes what the base makes of the source.
+        """
         self._slots[name] = dict(slots)
         if source is not None:
             self._sources[name] = source
+        if changes_base:
+            self._changing.add(name)
         if self._handle is None:
             self._handle = self._model.register_forward_pre_hook(self._before_forward, with_kwargs=True)
 
@@ -61,6 +76,7 @@ class VirtualTokens:
         """Stop preparing passes for adapter ``name``."""
         self._slots.pop(name, None)
         self._sources.pop(name, None)
+        self._changing.discard(name)
         self.forget()
         if not self._slots and self._handle is not None:
             self._handle.remove()
@@ -78,7 +94,7 @@ class VirtualTokens:
         for name in {name for group in route.groups for name in group.stack if name in self._sources}:
             self._prepare(name, [group.stack for group in route.groups if name in group.stack])
         shifts = [self._shift(group.stack) for group in route.groups]
-        if not any(shifts):
+        if not any(shifts) or not takes(self._model, "position_ids"):
             return None
         return args, {**kwargs, "position_ids": self._positions(route, shifts, args, kwargs)}
 
@@ -97,7 +113,7 @@ class VirtualTokens:
     def _values(self, name: str, stack: Stack) -> Mapping[str, KeysValues]:
         """Return what the source of ``name`` gives; without autograd it is kept until a parameter changes."""
         source = self._sources[name]
-        keep = not torch.is_grad_enabled() and not source.training and stack == (name,)
+        keep = not torch.is_grad_enabled() and not source.training and stack == (name,) and name not in self._changing
         if keep and name in self._kept and self._kept[name].is_of(source):
             return self._kept[name].values
         values: Mapping[str, KeysValues] = source(lambda embeddings: self._read(name, stack, embeddings))
@@ -107,8 +123,7 @@ class VirtualTokens:
 
     def _read(self, name: str, stack: Stack, embeddings: Tensor) -> Mapping[str, KeysValues]:
         """Return the keys and values that the base makes of ``embeddings`` [P, d] at the adapter's attentions."""
-        others = tuple(n for n in stack if n not in self._slots)
-        with self._routing.use(Route.everywhere(others)):
+        with self._routing.use(Route.everywhere(stack, extends_attention=False)):
             return self._attention.read(tuple(self._slots[name]), embeddings.to(self._model.dtype))
 
     def _positions(self, route: Route, shifts: list[int], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
@@ -117,23 +132,22 @@ class VirtualTokens:
         Raises:
             DataError: tokens and virtual tokens together are more than the model has positions.
         """
-        inputs = kwargs.get("input_ids", args[0] if args else None)
-        if inputs is None:
-            inputs = kwargs["inputs_embeds"]
-        rows, tokens = inputs.shape[:2]
-        cache = kwargs.get("past_key_values")
+        call = {"input_ids": args[0], **kwargs} if args else kwargs
+        positions = call.get("position_ids")
+        if positions is None:
+            positions = default_positions(self._model, call)
+        ids = call.get("input_ids")
+        rows, tokens = (call["inputs_embeds"] if ids is None else ids).shape[:2]
+        cache = call.get("past_key_values")
         past = 0 if cache is None else cache.get_seq_length()
-        limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        limit = position_limit(self._model)
         if limit is not None and past + tokens + max(shifts) > limit:
             raise DataError(
                 f"{past + tokens} tokens and {max(shifts)} virtual tokens are more than the model's {limit} positions;"
                 " use shorter rows (--max-length) or fewer virtual tokens"
             )
-        shift = torch.zeros(rows, 1, dtype=torch.int64, device=inputs.device)
+        shift = torch.zeros(rows, 1, dtype=torch.int64, device=positions.device)
         for group, moved in zip(route.groups, shifts, strict=True):
-            index = group.index(route.num_rows, rows, inputs.device)
+            index = group.index(route.num_rows, rows, shift.device)
             shift[slice(None) if index is None else index] = moved
-        positions = kwargs.get("position_ids")
-        if positions is None:
-            positions = torch.arange(past, past + tokens, device=inputs.device)[None]
         return torch.as_tensor(positions + shift)

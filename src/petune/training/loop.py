@@ -11,10 +11,10 @@ from torch import nn
 
 from petune.adapted_model import AdaptedModel
 from petune.data.batching import answer_starts, collate, split_step
-from petune.data.encoding import IGNORED, Encoded
+from petune.data.encoding import Encoded
 from petune.errors import ConfigError, DivergedError, Interrupted
 from petune.evaluation.metrics import HIGHER_IS_WORSE
-from petune.sites.head import LabelLoss
+from petune.tasks.task import Task
 from petune.training import checkpoints
 from petune.training.adapter_run import AdapterRun
 from petune.training.events import Evaluated, Listeners, Plan, Step
@@ -38,6 +38,7 @@ class Loop:
         output: folder of the checkpoints.
         listeners: who follows.
         evaluate: how to measure; None where there are no validation rows.
+        task: what the base is trained for.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Loop:
         output: Path,
         listeners: Listeners,
         evaluate: Evaluate | None,
+        task: Task,
     ) -> None:
         self._model = model
         self._runs = runs
@@ -58,7 +60,8 @@ class Loop:
         self._listeners = listeners
         self._evaluate = evaluate
         self._forward = accelerator.prepare_model(model)
-        self._label_loss = LabelLoss(model.model, model.plugged_into)
+        self._task = task
+        self._objective = task.objective(model.model, model.plugged_into)
 
     def run(self) -> None:
         """Train every adapter to its end.
@@ -112,7 +115,7 @@ class Loop:
         began = time.perf_counter()
         _, indices = run.schedule.rows(run.progress.step)
         rows = [run.rows[i] for i in indices]
-        labels = sum(_num_labels(row) for row in rows)
+        labels = sum(self._task.num_labels(row) for row in rows)
         batches = split_step(
             indices,
             run.schedule.lengths,
@@ -145,7 +148,7 @@ class Loop:
         batch = collate(rows, pad_token_id=pad, device=self._model.device)
         targets = batch.pop("labels")
         with self._model.route([run.adapter.name] * len(rows)), self._model.answers_from(answer_starts(rows)):
-            loss = self._label_loss(batch, targets, self._forward) / labels
+            loss = self._objective(batch, targets, self._forward) / labels
             value = loss.item()
             if not math.isfinite(value):
                 raise DivergedError(self._report(run, f"the loss is {value}", rows))
@@ -217,7 +220,3 @@ class Loop:
             f" saved {folders[0]}. Go on with: petune train --resume --output-dir {self._output}",
             signal_number,
         )
-
-
-def _num_labels(row: Encoded) -> int:
-    return sum(label != IGNORED for label in row.labels[1:])

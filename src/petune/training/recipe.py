@@ -14,9 +14,10 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from petune import methods
+from petune.backbone.task_names import TaskName
 from petune.data.options import DataOptions
 from petune.errors import ConfigError, nearest
-from petune.methods.config import MethodConfig, explain
+from petune.methods.config import MethodConfig, explain, fields_of
 from petune.training.options import TrainingOptions
 
 FILE_NAME = "recipe.yaml"
@@ -44,6 +45,9 @@ class RunOptions(DataOptions, TrainingOptions):
 
     model: str = "demo"
     """Base model: a hub id, a local folder, a .gguf file, or `demo` (SmolLM2-135M-Instruct, fetched once)."""
+
+    task: TaskName | None = None
+    """What the base is trained for (default: what its weights were saved for, else what its rows are for)."""
 
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
@@ -98,7 +102,7 @@ class Recipe:
             if key not in accepted:
                 raise ConfigError(
                     f"unknown key '{key}' for method {run.method}.{nearest(key, [*known, *sorted(accepted)])}"
-                    f" Its own keys are {', '.join(method.config_class.model_fields)};"
+                    f" Its own keys are {', '.join(fields_of(method.config_class))};"
                     " the others are listed by petune train --help"
                 )
         return cls(run, method.configure(options))

@@ -10,14 +10,15 @@ from petune.backbone.base import Base
 from petune.checkpoint.durable import write_text
 from petune.data.encoding import EncodedSet, kept_whole
 from petune.data.examples import ExampleSet
-from petune.data.lengths import encode_within
-from petune.data.loading import CheckedData, CheckedRows, render_examples
+from petune.data.loading import CheckedRows, render_examples
 from petune.data.options import FORMAT_FIELDS, DataOptions, LayoutName
 from petune.data.report import DataReport
 from petune.evaluation.predict import are_choices
 from petune.evaluation.runner import context_length
 from petune.evaluation.scoring import distinct_labels
 from petune.sites.placement import Insertion
+from petune.tasks.rows import TaskRows
+from petune.tasks.task import Task
 from petune.training import output
 from petune.training.recipe import FILE_NAME as RECIPE_FILE
 from petune.training.recipe import Recipe
@@ -26,8 +27,9 @@ from petune.training.recipe import Recipe
 @final
 @dataclass(frozen=True, slots=True)
 class RunRows:
-    """Encoded training rows; encoded and rendered validation rows, where there are any."""
+    """Encoded training rows; encoded and rendered validation rows, where there are any; and what they are for."""
 
+    task: Task
     examples: ExampleSet
     rows: EncodedSet
     eval_rows: EncodedSet | None
@@ -41,18 +43,12 @@ class RunRows:
 
 
 def encode_rows(
-    checked: CheckedData,
-    options: DataOptions,
-    base: Base,
-    *,
-    virtual_tokens: int = 0,
-    insertions: Sequence[Insertion] = (),
+    read: TaskRows, base: Base, *, virtual_tokens: int = 0, insertions: Sequence[Insertion] = ()
 ) -> RunRows:
     """Render and encode the rows of a run.
 
     Args:
-        checked: what the options' files hold.
-        options: templates, what is learned, how long a row may be.
+        read: what the options' files hold, and what it is for.
         base: the model that will see them.
         virtual_tokens: positions that the adapter takes in front of each row.
         insertions: virtual tokens that it has written into each row.
@@ -60,12 +56,14 @@ def encode_rows(
     Raises:
         DataError: rows are too long, or nothing is left to learn.
     """
+    options = read.options
 
     def encoded(rows: CheckedRows) -> tuple[ExampleSet, EncodedSet]:
         examples = render_examples(rows, options, base.tokenizer)
-        return examples, encode_within(
+        return examples, read.task.encode_within(
             examples,
             base.tokenizer,
+            labels=base.labels,
             max_length=options.max_length,
             overlong=options.overlong,
             model_limit=context_length(base.model),
@@ -73,20 +71,20 @@ def encode_rows(
             insertions=insertions,
         )
 
-    assert checked.train is not None
-    examples, rows = encoded(checked.train)
-    if checked.eval is None:
-        return RunRows(examples, rows, None, None)
-    eval_examples, eval_rows = encoded(checked.eval)
-    return RunRows(examples, rows, eval_rows, kept_whole(eval_examples, eval_rows))
+    assert read.data.train is not None
+    examples, rows = encoded(read.data.train)
+    if read.data.eval is None:
+        return RunRows(read.task, examples, rows, None, None)
+    eval_examples, eval_rows = encoded(read.data.eval)
+    return RunRows(read.task, examples, rows, eval_rows, kept_whole(eval_examples, eval_rows))
 
 
-def data_format(options: DataOptions, examples: ExampleSet) -> dict[str, Any]:
-    """Return how the rows became text, for the adapter to remember, and the label words of classification rows."""
+def data_format(options: DataOptions, examples: ExampleSet, base: Base) -> dict[str, Any]:
+    """Return how the rows became text, for the adapter to remember, and the words to compare where no head names any."""
     form: dict[str, Any] = {name: getattr(options, name) for name in FORMAT_FIELDS}
     if examples.layout in get_args(LayoutName):  # what auto found
         form["layout"] = examples.layout
-    if are_choices(examples):
+    if not base.labels and are_choices(examples):
         form["labels"] = list(distinct_labels(examples))
     return form
 

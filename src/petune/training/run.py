@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,25 @@ from accelerate.utils import (
 
 from petune import methods
 from petune.adapted_model import AdaptedModel
-from petune.adapter import Adapter, create_adapter
-from petune.backbone.base import Base, load_base
-from petune.data.loading import check_files
+from petune.adapter import Adapter, build_adapter, create_adapter
+from petune.backbone.base import Base, load_base, load_base_config, meta_model
+from petune.backbone.structure import Structure
+from petune.backbone.task_names import TaskName
 from petune.data.options import DataOptions
 from petune.data.report import DataReport
 from petune.errors import CheckpointError, ConfigError, MissingExtraError
-from petune.evaluation.evaluate import evaluate
 from petune.evaluation.metrics import resolve_metric
 from petune.evaluation.options import EvaluationOptions
 from petune.sites.embeddings import vocabulary_size
 from petune.sites.placement import Insertion
+from petune.tasks.rows import TaskRows, read_rows_for
 from petune.training import checkpoints, output, records, selection
 from petune.training.adapter_run import AdapterRun
 from petune.training.events import Listener, Listeners
 from petune.training.loop import Evaluate, Loop
 from petune.training.memory import peak_memory
 from petune.training.recipe import FILE_NAME as RECIPE_FILE
-from petune.training.recipe import Recipe
+from petune.training.recipe import Recipe, RunOptions
 from petune.training.recomputation import gradient_checkpointing
 from petune.training.result import TrainingResult, run_summary, save_run
 from petune.training.rows import RunRows, data_format, encode_rows, record_start
@@ -81,17 +83,28 @@ def train(
         raise ConfigError("no training data: give --data with a file or a hub data set id")
     _require_trackers(options.report_to)
     method = methods.get(options.method)
-    for metric in (*options.metrics, *filter(None, [method.selection_metric(recipe.method)])):
+    written = [options.model_copy(update=dict(form)) for form in method.candidates(recipe.method)]
+    metrics = (*options.metrics, *filter(None, [method.selection_metric(recipe.method)]))
+    for metric in metrics:
         resolve_metric(metric)
-    forms = method.candidates(recipe.method)
-    written = [options.model_copy(update=dict(form)) for form in forms]
-    checked = [check_files(candidate, seed=options.seed) for candidate in written]
+    task = options.task if base is None else _task_of(base, options)
+    drafts = [read_rows_for(candidate, task=task, seed=options.seed) for candidate in written]
     output.refuse_base_folder(folder, options.model if base is None else base.name)
     output.prepare(folder, resume=resume, overwrite=overwrite)
     checkpoint = _checkpoint_to_resume(folder, recipe) if resume else None
+    configuration = partial(
+        load_base_config, options.model, revision=options.revision, trust_remote_code=trust_remote_code
+    )
+    checked = [draft.settled(configuration) for draft in drafts]
+    rows = checked[0]
+    rows.task.check_metrics(metrics)
     if base is None:
+        _refuse_impossible(recipe, rows, trust_remote_code=trust_remote_code)
         base = load_base(
             options.model,
+            task=rows.task.name,
+            labels=rows.labels,
+            seed=options.seed,
             dtype=options.dtype,
             device=options.device,
             revision=options.revision,
@@ -100,12 +113,12 @@ def train(
     adapter = _fresh_adapter(recipe, base)
     placement = adapter.placement
     insertions = () if placement is None else (Insertion(placement, vocabulary_size(base.model)),)
-    data = encode_rows(checked[0], written[0], base, virtual_tokens=adapter.virtual_tokens, insertions=insertions)
+    data = encode_rows(rows, base, virtual_tokens=adapter.virtual_tokens, insertions=insertions)
     if on_data is not None:
         on_data(data.rows.report, data.eval_report)
     if not method.trains:
-        return selection.choose(recipe, base, adapter, written, checked, overwrite=overwrite)
-    model = _attached(adapter, base, options, data)
+        return selection.choose(recipe, base, adapter, checked, overwrite=overwrite)
+    model = _attached(adapter, base, rows.options, data)
     began = time.perf_counter()
     with telling_how_to_go_on(folder), _detached_on_error(model):
         run = AdapterRun(model.adapter("default"), data.rows.rows, options, base)
@@ -156,13 +169,34 @@ def _checkpoint_to_resume(folder: Path, recipe: Recipe) -> checkpoints.Checkpoin
     return checkpoint
 
 
+def _task_of(base: Base, options: RunOptions) -> TaskName:
+    if options.task not in (None, base.task):
+        raise ConfigError(
+            f'the task is {options.task}, but the base was loaded for {base.task}; load it with task="{options.task}"'
+        )
+    return base.task
+
+
+def _refuse_impossible(recipe: Recipe, rows: TaskRows, *, trust_remote_code: bool) -> None:
+    """Build the adapter for the base's shapes alone, so that what cannot be is told before the weights load."""
+    options = recipe.run
+    skeleton = meta_model(
+        options.model,
+        task=rows.task.name,
+        labels=rows.labels,
+        revision=options.revision,
+        trust_remote_code=trust_remote_code,
+    )
+    build_adapter(options.method, recipe.method.model_dump(), skeleton, Structure(skeleton))
+
+
 def _fresh_adapter(recipe: Recipe, base: Base) -> Adapter:
     torch.manual_seed(recipe.run.seed)
     return create_adapter(base, recipe.run.method, seed=recipe.run.seed, **recipe.method.model_dump())
 
 
 def _attached(adapter: Adapter, base: Base, options: DataOptions, data: RunRows) -> AdaptedModel:
-    adapter.data_format = data_format(options, data.examples)
+    adapter.data_format = data_format(options, data.examples, base)
     adapter.set_trainable(True)
     return AdaptedModel(base, [adapter])
 
@@ -193,7 +227,8 @@ def _optimise(
     recompute = gradient_checkpointing(model.model) if options.gradient_checkpointing else nullcontext()
     try:
         with recompute:
-            Loop(model, [run], options, accelerator, folder, everyone, _evaluation(model, data, recipe)).run()
+            measure = _evaluation(model, data, recipe)
+            Loop(model, [run], options, accelerator, folder, everyone, measure, data.task).run()
     finally:
         records.write_trainer_state(run, folder)
         if run.progress.history:
@@ -213,7 +248,7 @@ def _evaluation(model: AdaptedModel, data: RunRows, recipe: Recipe) -> Evaluate 
     wanted = EvaluationOptions(metrics=tuple(dict.fromkeys(names)), batch_tokens=options.max_tokens_per_batch)
 
     def measure(run: AdapterRun) -> dict[str, float]:
-        return dict(evaluate(model, examples, wanted, rows=rows).metrics)
+        return dict(data.task.evaluate(model, examples, wanted, rows=rows).metrics)
 
     return measure
 

@@ -12,14 +12,13 @@ from petune.backbone.base import Base
 from petune.checkpoint.durable import write_text
 from petune.data.encoding import Encoded, kept_whole
 from petune.data.examples import ExampleSet
-from petune.data.loading import CheckedData
-from petune.data.options import DataOptions
-from petune.evaluation.evaluate import evaluate
 from petune.evaluation.metrics import HIGHER_IS_WORSE
 from petune.evaluation.options import EvaluationOptions
 from petune.evaluation.predict import are_choices
 from petune.evaluation.runner import Runner
 from petune.evaluation.scoring import distinct_labels
+from petune.tasks.rows import TaskRows
+from petune.tasks.task import Task
 from petune.training import output, records
 from petune.training.memory import peak_memory
 from petune.training.options import TrainingOptions
@@ -32,11 +31,17 @@ LABEL_LOSS = "label_loss"
 
 
 def measure(
-    runner: Runner, examples: ExampleSet, rows: Sequence[Encoded], metric: str | None, options: TrainingOptions
+    task: Task,
+    runner: Runner,
+    examples: ExampleSet,
+    rows: Sequence[Encoded],
+    metric: str | None,
+    options: TrainingOptions,
 ) -> dict[str, float]:
     """Return what is measured of one candidate, the metric that decides first.
 
     Args:
+        task: what the rows are for.
         runner: the bare base.
         examples: the rows, written as the candidate says.
         rows: the same as token ids.
@@ -51,8 +56,10 @@ def measure(
     wanted = EvaluationOptions(
         metrics=(first, *(m for m in options.metrics if m != first)), batch_tokens=options.max_tokens_per_batch
     )
-    found = evaluate(runner, examples, wanted, rows=rows)
-    shares = [p.probabilities[p.reference] for p in found.predictions if p.probabilities and p.reference is not None]
+    found = task.evaluate(runner, examples, wanted, rows=rows)
+    shares = [
+        p.probabilities[p.reference] for p in found.predictions if p.probabilities and isinstance(p.reference, str)
+    ]
     if not shares:
         return dict(found.metrics)
     return {**found.metrics, LABEL_LOSS: -sum(math.log(max(share, 1e-300)) for share in shares) / len(shares)}
@@ -73,8 +80,7 @@ def choose(
     recipe: Recipe,
     base: Base,
     adapter: Adapter,
-    written: Sequence[DataOptions],
-    checked: Sequence[CheckedData],
+    written: Sequence[TaskRows],
     *,
     overwrite: bool = False,
 ) -> TrainingResult:
@@ -86,8 +92,7 @@ def choose(
         recipe: the run.
         base: what answers the rows.
         adapter: what remembers the choice; it has no tensors.
-        written: the options of reading of each candidate.
-        checked: the rows, read with the options of each.
+        written: the rows, read as each candidate says.
         overwrite: clear the run that the folder holds, once there is a new one.
 
     Raises:
@@ -97,16 +102,18 @@ def choose(
     options, folder = recipe.run, Path(recipe.run.output_dir)
     model = AdaptedModel(base)
     measured = []
-    for candidate, found in zip(written, checked, strict=True):
-        data = encode_rows(found, candidate, base)
+    for candidate in written:
+        data = encode_rows(candidate, base)
         rows, examples = data.eval_rows or data.rows, data.eval_examples or kept_whole(data.examples, data.rows)
-        measured.append(measure(model, examples, rows.rows, adapter.method.selection_metric(recipe.method), options))
+        measured.append(
+            measure(data.task, model, examples, rows.rows, adapter.method.selection_metric(recipe.method), options)
+        )
     chosen = best(measured)
-    data = encode_rows(checked[chosen], written[chosen], base)
+    data = encode_rows(written[chosen], base)
     if overwrite:
         output.clear(folder)
     record_start(recipe, folder, data)
-    adapter.data_format = data_format(written[chosen], data.examples)
+    adapter.data_format = data_format(written[chosen].options, data.examples, base)
     model.attach(adapter)
     forms = adapter.method.candidates(recipe.method)
     result = TrainingResult(

@@ -1,0 +1,85 @@
+"""How likely an encoder-decoder finds targets: the prompt is read by the encoder, the target scored in the decoder.
+
+Shapes: B rows, T target tokens, V vocabulary.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import final
+
+import torch
+from torch import Tensor
+
+from petune.data.batching import collate, split_step
+from petune.data.encoding import IGNORED, Encoded
+from petune.data.examples import Example, ExampleSet
+from petune.data.fitting import versions_of
+from petune.data.lengths import resolve_max_length
+from petune.data.pairs import encode_pairs, pairs
+from petune.errors import DataError
+from petune.evaluation.head import MAX_LOGITS
+from petune.evaluation.loss import TokenLoss
+from petune.evaluation.runner import Runner, context_length, evaluating, longest_input, versions
+from petune.evaluation.scoring import Choice, check_labels, combined_choice
+
+
+@final
+class Seq2SeqLikelihood:
+    """Prompts in the encoder, targets in the decoder."""
+
+    def encode(self, runner: Runner, examples: ExampleSet) -> list[Encoded]:
+        """Return prompts as ids and targets as labels."""
+        longest = resolve_max_length(
+            None, runner.tokenizer, model_limit=context_length(runner.model), virtual_tokens=runner.virtual_tokens
+        )
+        return encode_pairs(examples, runner.tokenizer, max_length=longest, insertions=runner.insertions).rows
+
+    def loss(self, runner: Runner, rows: Sequence[Encoded], *, batch_tokens: int) -> TokenLoss:
+        """Return the loss of the targets.
+
+        Raises:
+            DataError: there is none.
+        """
+        tokens = sum(len(row.labels) for row in rows)
+        if not tokens:
+            raise DataError(f"none of the {len(rows):,} rows has a target to compute a loss on; give rows with targets")
+        return TokenLoss(-math.fsum(log_likelihoods(runner, rows, batch_tokens=batch_tokens)), tokens)
+
+    def choices(
+        self, runner: Runner, examples: Sequence[Example], labels: Sequence[str], *, batch_tokens: int
+    ) -> list[Choice]:
+        """Score every label, and the end after it, as the target of every row."""
+        check_labels(labels)
+        asked = [replace(e, target=label) for e in examples for label in labels]
+        rows = pairs(asked, runner.tokenizer, runner.insertions)
+        limit = longest_input(runner)
+        long = next((row.origin for row in rows if limit is not None and len(row.input_ids) > limit), None)
+        if long is not None:
+            raise DataError(f"the prompt of {long} is longer than the model's {limit:,} positions; shorten it")
+        number, combine = versions(runner)
+        written = [version for row in rows for version in versions_of(row, runner.insertions)]
+        scores = torch.tensor(log_likelihoods(runner, written, batch_tokens=batch_tokens), dtype=torch.float64)
+        by_version = scores.view(len(examples), len(labels), number).transpose(1, 2).tolist()
+        return [combined_choice(labels, own, combine) for own in by_version]
+
+
+def log_likelihoods(runner: Runner, rows: Sequence[Encoded], *, batch_tokens: int) -> list[float]:
+    """Return the log-probability (nats) of each row's labels given its prompt, with the log-softmax in fp32."""
+    vocabulary = runner.model.config.vocab_size
+    costs = [
+        max(len(row.input_ids) + len(row.labels), -(-len(row.labels) * vocabulary * batch_tokens // MAX_LOGITS))
+        for row in rows
+    ]
+    results: dict[int, float] = {}
+    with evaluating(runner):
+        for batch in split_step(range(len(rows)), costs, max_rows=None, max_tokens=batch_tokens):
+            own = [rows[i] for i in batch]
+            inputs = collate(own, pad_token_id=runner.tokenizer.pad_token_id, device=runner.device)
+            labels = inputs.pop("labels")
+            decoder = runner.model.prepare_decoder_input_ids_from_labels(labels=labels)
+            logits: Tensor = runner.model(**inputs, decoder_input_ids=decoder).logits
+            shares = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
+            kept = shares.gather(-1, labels.clamp(min=0)[..., None])[..., 0].masked_fill(labels == IGNORED, 0)
+            results.update(zip(batch, kept.sum(1).tolist(), strict=True))
+    return [results[i] for i in range(len(rows))]

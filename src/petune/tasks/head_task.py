@@ -1,0 +1,207 @@
+"""What the tasks with a head of their own share: one forward pass gives the loss and the answer of each row."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from petune.data.batching import collate, split_step
+from petune.data.encoding import Encoded
+from petune.data.examples import Example, ExampleSet
+from petune.data.lengths import resolve_max_length
+from petune.errors import ConfigError, DataError
+from petune.evaluation.evaluate import Evaluation, resolve_metrics, values_of
+from petune.evaluation.loss import TokenLoss
+from petune.evaluation.metrics import METRICS, Metric, Need
+from petune.evaluation.options import EvaluationOptions, GenerationOptions
+from petune.evaluation.predict import Prediction
+from petune.evaluation.prompts import listed
+from petune.evaluation.runner import Runner, context_length, evaluating
+from petune.sites.head import Forward
+from petune.tasks.task import Objective, Task
+
+
+class HeadTask(Task, ABC):
+    """A task whose head says the answer.
+
+    Class attributes a task sets besides a :class:`Task`'s:
+        compares: what its metrics compare.
+        default_metrics: the metrics where none are asked for.
+    """
+
+    compares: ClassVar[Need]
+    default_metrics: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def loss(self, output: Any, labels: Tensor) -> Tensor:
+        """Return the summed loss of a batch (nats, fp32 scalar), from the model's output."""
+
+    @abstractmethod
+    def inputs(self, runner: Runner, examples: Sequence[Example], max_length: int) -> list[list[Encoded]]:
+        """Return rows to answer as token ids, labels left open; a long row may become several.
+
+        Raises:
+            DataError: a row does not fit the model.
+        """
+
+    @abstractmethod
+    def read(self, output: Any, index: int, row: Encoded) -> Any:
+        """Return what is kept of the model's output for one row of a batch."""
+
+    @abstractmethod
+    def answer(self, runner: Runner, example: Example, found: Sequence[Any]) -> Prediction:
+        """Return the answer to a row, from what was kept of each row it became."""
+
+    def objective(self, model: PreTrainedModel, head_is_changed: Callable[[nn.Module], bool]) -> Objective:
+        """Return the loss of the head's outputs."""
+        return _HeadObjective(self, model)
+
+    def evaluate(
+        self,
+        runner: Runner,
+        examples: ExampleSet,
+        options: EvaluationOptions,
+        *,
+        rows: Sequence[Encoded] | None = None,
+    ) -> Evaluation:
+        """Measure a model on rows with targets.
+
+        Raises:
+            ConfigError: a metric that this task cannot give, or other labels than the head's.
+            DataError: a row has no target, or does not fit the model.
+        """
+        started = time.perf_counter()
+        metrics = self._metrics(options.metrics or self.default_metrics)
+        if not examples:
+            raise DataError(f"{examples.source}: no rows to measure; give a file with at least one row")
+        missing = [example.origin for example in examples if example.target is None]
+        if missing:
+            raise DataError(f"{len(missing):,} of {len(examples):,} rows have no target: {listed(missing)}; add them")
+        labels = self.head_labels(runner, options)
+        loss: TokenLoss | None = None
+        if any(metric.needs == "tokens" for metric in metrics):
+            if rows is None:
+                rows = self.encode_within(
+                    examples,
+                    runner.tokenizer,
+                    labels=labels,
+                    model_limit=context_length(runner.model),
+                    virtual_tokens=runner.virtual_tokens,
+                    insertions=runner.insertions,
+                ).rows
+            loss = self._total_loss(runner, rows, options.batch_tokens)
+        predictions: list[Prediction] = []
+        if any(metric.needs == self.compares for metric in metrics):
+            predictions = list(self.predict(runner, examples, options))
+        return Evaluation(
+            metrics=values_of(metrics, loss, {self.compares: predictions}),
+            predictions=tuple(predictions),
+            labels=tuple(labels),
+            num_rows=len(examples),
+            num_label_tokens=loss.tokens if loss is not None else 0,
+            seconds=time.perf_counter() - started,
+        )
+
+    def predict(
+        self,
+        runner: Runner,
+        examples: ExampleSet,
+        options: EvaluationOptions,
+        *,
+        generation: GenerationOptions | None = None,
+    ) -> Iterator[Prediction]:
+        """Yield the answer to each row, in order.
+
+        Raises:
+            ConfigError: other labels than the head's.
+            DataError: a row does not fit the model.
+        """
+        self.head_labels(runner, options)
+        windows = self.inputs(runner, examples, _longest(runner))
+        rows = [row for several in windows for row in several]
+        kept: list[Any] = [None] * len(rows)
+        for batch, _, output in _passes(runner, rows, options.batch_tokens):
+            for index, number in enumerate(batch):
+                kept[number] = self.read(output, index, rows[number])
+        done = 0
+        for example, several in zip(examples, windows, strict=True):
+            yield self.answer(runner, example, kept[done : done + len(several)])
+            done += len(several)
+
+    def check_metrics(self, names: Sequence[str]) -> None:
+        """Check that metrics of these names can be measured.
+
+        Raises:
+            ConfigError: one is unknown, or compares what this task does not give.
+        """
+        self._metrics(names)
+
+    def _metrics(self, names: Sequence[str]) -> list[Metric]:
+        metrics = resolve_metrics(names, self.compares)
+        own = [name for name, metric in METRICS.items() if metric.needs == self.compares]
+        for metric in metrics:
+            if metric.needs != self.compares and metric.name != "loss":
+                raise ConfigError(
+                    f"metric '{metric.name}' is not of the task {self.name}; choose from loss, {', '.join(own)}"
+                )
+        return metrics
+
+    def head_labels(self, runner: Runner, options: EvaluationOptions) -> tuple[str, ...]:
+        """Return the names of the head's outputs.
+
+        Raises:
+            ConfigError: the options name other ones.
+        """
+        labels = tuple(str(runner.model.config.id2label[i]) for i in range(runner.model.config.num_labels))
+        if options.labels and set(options.labels) != set(labels):
+            raise ConfigError(
+                f"labels are {', '.join(options.labels)}, but the head of this model tells {', '.join(labels)} apart;"
+                " leave --labels out"
+            )
+        return labels
+
+    def _total_loss(self, runner: Runner, rows: Sequence[Encoded], batch_tokens: int) -> TokenLoss:
+        total = sum(float(self.loss(output, targets)) for _, targets, output in _passes(runner, rows, batch_tokens))
+        return TokenLoss(total, sum(self.num_labels(row) for row in rows))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _HeadObjective:
+    task: HeadTask
+    model: PreTrainedModel
+
+    def __call__(self, inputs: Mapping[str, Tensor], labels: Tensor, forward: Forward | None = None) -> Tensor:
+        return self.task.loss((forward or self.model)(**inputs), labels)
+
+
+def _passes(runner: Runner, rows: Sequence[Encoded], batch_tokens: int) -> Iterator[tuple[list[int], Tensor, Any]]:
+    """Yield, of each forward pass, the indices of its rows, their labels, and the model's output."""
+    pad = runner.tokenizer.pad_token_id
+    lengths = [len(row.input_ids) for row in rows]
+    for batch in split_step(range(len(rows)), lengths, max_rows=None, max_tokens=batch_tokens):
+        inputs = collate([rows[i] for i in batch], pad_token_id=pad, device=runner.device)
+        labels = inputs.pop("labels")
+        with evaluating(runner):
+            output = runner.model(**inputs)
+        yield batch, labels, output
+
+
+def _longest(runner: Runner) -> int:
+    return resolve_max_length(
+        None,
+        runner.tokenizer,
+        model_limit=context_length(runner.model),
+        virtual_tokens=runner.virtual_tokens,
+    )
+
+
+def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the summed cross-entropy of ``labels`` [N] under ``logits`` [N, C]; -100 is not counted."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return nn.functional.cross_entropy(logits.to(wide), labels, reduction="sum")

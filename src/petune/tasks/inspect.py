@@ -1,0 +1,30 @@
+"""What ``petune data inspect`` tells: the data report of the training rows, without training."""
+
+from transformers import PreTrainedTokenizerBase
+
+from petune.data.loading import render_examples
+from petune.data.report import DataReport
+from petune.tasks.rows import TaskRows
+
+
+def report_on(rows: TaskRows, tokenizer: PreTrainedTokenizerBase, *, model_limit: int | None = None) -> DataReport:
+    """Render and encode the training rows as a run would, and report on them.
+
+    Args:
+        rows: read and checked.
+        tokenizer: the base model's.
+        model_limit: positions of the model, where known.
+
+    Raises:
+        DataError: as a training run would.
+    """
+    assert rows.data.train is not None
+    examples = render_examples(rows.data.train, rows.options, tokenizer)
+    return rows.task.encode_within(
+        examples,
+        tokenizer,
+        labels=rows.labels,
+        max_length=rows.options.max_length,
+        overlong=rows.options.overlong,
+        model_limit=model_limit,
+    ).report

@@ -1,0 +1,121 @@
+"""Targets written for prompts by encoder-decoders."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from petune import api
+from petune.adapted_model import AdaptedModel
+from petune.adapter import Adapter, create_adapter
+from petune.backbone.base import Base
+from petune.data.encoding import IGNORED
+from petune.data.examples import Example, ExampleSet
+from petune.errors import DataError
+from petune.evaluation.options import EvaluationOptions
+from petune.evaluation.seq2seq import log_likelihoods
+from petune.tasks.registry import TASKS
+from petune.training.run import train
+
+Make = Callable[..., str]
+TASK = TASKS["seq2seq_lm"]
+
+
+def examples(*pairs: tuple[str, str | None]) -> ExampleSet:
+    rows = [Example(f"x:{i}", (), p, t, None, {}, add_special_tokens=True) for i, (p, t) in enumerate(pairs)]
+    return ExampleSet(rows, source="x.jsonl", layout="prompt-completion")
+
+
+@pytest.mark.parametrize("architecture", ["t5", "bart"])
+@pytest.mark.parametrize("method", ["lora", "prefix_tuning", "prompt_tuning", "full"])
+def test_trained_saved_loaded_and_asked(
+    method: str, architecture: str, rows: Make, base_folder: Make, tmp_path: Path
+) -> None:
+    data = rows("reviews")
+    recipe = {"model": base_folder(architecture), "data": data, "dtype": "float32", "method": method, "max_steps": 4}
+    result = train({**recipe, "eval_data": data, "learning_rate": 1e-2, "output_dir": str(tmp_path / "out")})
+    live = api.generate(result.model, ["bad film 0\nLabel:"], max_new_tokens=5)
+    model = api.load(tmp_path / "out", dtype="float32")
+    assert model.base.task == "seq2seq_lm"
+    assert api.generate(model, ["bad film 0\nLabel:"], max_new_tokens=5) == live
+    measured = api.evaluate(model, data, metrics=("loss", "accuracy", "exact_match"), max_new_tokens=5)
+    assert measured.metrics["loss"] == pytest.approx(result.eval_metrics["loss"], abs=1e-4)
+    answers = api.predict(model, data)
+    assert {a.prediction for a in answers} <= {"neg", "pos"}
+    assert measured.metrics["accuracy"] == pytest.approx(sum(a.prediction == a.reference for a in answers) / 24)
+
+
+@pytest.mark.parametrize("architecture", ["t5", "bart"])
+def test_the_loss_is_the_models_own(architecture: str, tiny_base: Callable[..., Base]) -> None:
+    base = tiny_base(architecture)
+    data = examples(("hello there", "hi"), ("a", "a much longer target"))
+    rows = TASK.encode(data, base.tokenizer, labels=(), max_length=99).rows
+    objective = TASK.objective(base.model, lambda module: False)
+    summed = 0.0
+    for row in rows:
+        labels = torch.tensor([row.labels])
+        inputs = {"input_ids": torch.tensor([row.input_ids])}
+        mean = base.model(**inputs, labels=labels).loss
+        torch.testing.assert_close(objective(inputs, labels), mean * len(row.labels), rtol=1e-5, atol=1e-5)
+        summed += float(mean) * len(row.labels)
+    batch = log_likelihoods(AdaptedModel(base), rows, batch_tokens=8192)
+    assert -sum(batch) == pytest.approx(summed, rel=1e-4)
+    loss = TASK.evaluate(AdaptedModel(base), data, EvaluationOptions()).metrics["loss"]
+    assert loss == pytest.approx(summed / sum(len(row.labels) for row in rows), rel=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["t5", "bart"])
+@pytest.mark.parametrize("method", ["lora", "prefix_tuning"])
+def test_generation_with_and_without_a_cache_is_the_same(
+    method: str,
+    architecture: str,
+    tiny_base: Callable[..., Base],
+    randomise: Callable[..., Adapter],
+    token_ids: Callable[..., torch.Tensor],
+) -> None:
+    base = tiny_base(architecture)
+    model = AdaptedModel(base, [randomise(create_adapter(base, method))])
+    ids = token_ids(3, 7)
+    settings = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
+    for beams in (1, 3):
+        with model.route(["default", None, "default"]):
+            cached, plain = (
+                model.model.generate(input_ids=ids, num_beams=beams, use_cache=cache, **settings)
+                for cache in (True, False)
+            )
+        assert torch.equal(cached, plain)
+        model.activate()
+        bare = model.model.generate(input_ids=ids, num_beams=beams, **settings)
+        model.activate("default")
+        assert torch.equal(cached[1], bare[1])
+
+
+@torch.no_grad()
+def test_every_attention_of_an_encoder_decoder_has_a_prefix_of_its_own_sizes(tiny_base: Callable[..., Base]) -> None:
+    for architecture, heads in (("t5", (4, 4)), ("bart", (4, 2))):
+        base = tiny_base(architecture)
+        tensors = create_adapter(base, "prefix_tuning", num_virtual_tokens=3).tensors()
+        kinds = [attention.kind for attention in base.structure.attentions]
+        assert kinds == ["encoder"] * 2 + ["decoder", "cross"] * 2
+        for attention in base.structure.attentions:
+            width = 12 if architecture == "t5" else 32 // heads[attention.kind != "encoder"]
+            expected = (heads[attention.kind != "encoder"], 3, width)
+            assert tuple(tensors[f"{attention.path}.keys"].shape) == expected
+
+
+def test_rows_that_cannot_be_used(tiny_base: Callable[..., Base]) -> None:
+    tokenizer = tiny_base("t5").tokenizer
+    with pytest.raises(DataError, match="none of 1 rows has a target"):
+        TASK.encode(examples(("a", " ")), tokenizer, labels=(), max_length=9)
+    with pytest.raises(DataError, match="1 of 1 rows are longer than 9 tokens"):
+        TASK.encode(examples(("a" * 20, "b")), tokenizer, labels=(), max_length=9)
+    with pytest.raises(DataError, match="1 targets are longer than 9 tokens, the first at x:0"):
+        TASK.encode(examples(("a", "b" * 20)), tokenizer, labels=(), max_length=9)
+    cut = TASK.encode(examples(("a" * 20, "b" * 20)), tokenizer, labels=(), max_length=9, overlong="truncate").rows
+    assert [(len(row.input_ids), len(row.labels)) for row in cut] == [(9, 9)]
+    assert cut[0].input_ids[-1] == tokenizer.eos_token_id
+    kept = TASK.encode(examples(("a", "b"), ("a", "")), tokenizer, labels=(), max_length=9)
+    assert (len(kept.rows), sum(kept.report.dropped.values())) == (1, 1)
+    assert IGNORED not in kept.rows[0].labels
