@@ -48,7 +48,8 @@ def print_result(result: "TrainingResult") -> None:
         tried = "1 candidate" if len(result.candidates) == 1 else f"{len(result.candidates)} candidates"
         say(f"{tried} {cost}; the best one (*) is kept")
     else:
-        say(f"{result.steps} steps {cost}, training loss {result.train_loss:.4f}")
+        loss = "" if result.train_loss is None else f", training loss {result.train_loss:.4f}"
+        say(f"{result.steps} steps {cost}{loss}")
         if result.eval_metrics:
             say(f"on the validation rows, after step {result.kept_step}, which is kept:")
             print_metrics(result.eval_metrics)
