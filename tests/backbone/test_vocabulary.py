@@ -72,10 +72,10 @@ def test_what_cannot_be_added_is_refused(tiny_base: Callable[..., Base], tmp_pat
 
 def test_a_model_with_other_tables_is_refused(tiny_base: Callable[..., Base]) -> None:
     base = tiny_base()
-    base.model.register_buffer("final_bias", torch.zeros(1, 288))
-    with pytest.raises(BaseModelError, match="also has an entry for each token in 'final_bias'"):
+    base.model.token_scale = nn.Parameter(torch.zeros(1, 288))
+    with pytest.raises(BaseModelError, match="also has an entry for each token in 'token_scale'"):
         base.add_tokens(tuple(f"<{i}>" for i in range(30)))
-    del base.model.final_bias
+    del base.model.token_scale
     base.model.lm_head = nn.Linear(32, 5)  # type: ignore[assignment]
     with pytest.raises(BaseModelError, match="has no plain embeddings and head of one size"):
         base.add_tokens(("abc",))

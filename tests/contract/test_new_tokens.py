@@ -23,6 +23,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Could not find a config file:UserWarning"),
 ]
 NEW = tuple(f"<{i}>" for i in range(35))  # more than the rows to spare
+ARCHITECTURES = (
+    "llama", "gpt2", "gpt_neox", "bloom", "gemma2", "cohere", "opt", "falcon", "qwen3", "phi", "bert", "deberta-v2",
+    "roberta", "albert", "electra", "distilbert", "modernbert", "t5", "bart",
+)  # fmt: skip
 IDS = torch.tensor([[30, 259, 40, 292], [292, 50, 259, 260]])
 
 
@@ -148,3 +152,27 @@ def test_rows_of_other_adapters_keep_the_base_s(
     for i, name in ((1, "default"), (2, "other")):
         model.activate(name)
         torch.testing.assert_close(model(input_ids=ids[i : i + 1]).logits[0], mixed[i], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_kind_of_base_grows(architecture: str, tmp_path: Path, tiny_base: Callable[..., Base]) -> None:
+    base = tiny_base(architecture)
+    adapter = create_adapter(base, "lora", new_tokens=NEW)
+    adapter.set_trainable(True)
+    first, last = base.tokenizer.convert_tokens_to_ids([NEW[0], NEW[-1]])
+    inputs = {"input_ids": torch.tensor([[5, first, 7, last]])}
+    if base.model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = inputs["input_ids"]
+    bare = base.model(**inputs).logits
+    assert bare.shape[-1] == last + 1 > 288
+    model = AdaptedModel(base, [adapter])
+    logits = model(**inputs).logits
+    torch.testing.assert_close(logits, bare, rtol=0, atol=0)
+    logits.logsumexp(-1).sum().backward()
+    learned = [slot.rows for slot in adapter.token_rows.values() if slot.rows is not None]
+    assert learned
+    assert all(rows.grad is not None and rows.grad[0].any() and rows.grad[-1].any() for rows in learned)
+    live = model(**inputs).logits
+    folder = save_adapter(model, tmp_path)
+    again = tiny_base(architecture)
+    assert torch.equal(AdaptedModel(again, [load_adapter(folder, again)])(**inputs).logits, live)

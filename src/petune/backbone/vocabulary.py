@@ -92,16 +92,16 @@ def _tables(model: PreTrainedModel) -> list[nn.Module]:
 
 def _refuse_other_tables(model: PreTrainedModel, tables: Iterable[nn.Module], rows: int) -> None:
     own = {id(parameter) for table in tables for parameter in table.parameters(recurse=False)}
-    everything = (*model.named_parameters(), *model.named_buffers())
-    other = next((name for name, tensor in everything if id(tensor) not in own and rows in tensor.shape), None)
+    other = next((name for name, p in model.named_parameters() if id(p) not in own and rows in p.shape), None)
     if other is not None:
         raise BaseModelError(
             f"{type(model).__name__} also has an entry for each token in '{other}', so no tokens can be added to it"
         )
 
 
-def _grow(model: PreTrainedModel, tables: Iterable[nn.Module], rows: int) -> None:
+def _grow(model: PreTrainedModel, tables: Sequence[nn.Module], rows: int) -> None:
     """Make the tables ``rows`` long in place; modules that share a weight go on sharing it."""
+    former = next(iter(tables)).get_parameter("weight").shape[0]
     grown: dict[int, nn.Parameter] = {}
     for table in tables:
         for parameter in table.parameters(recurse=False):
@@ -116,4 +116,7 @@ def _grow(model: PreTrainedModel, tables: Iterable[nn.Module], rows: int) -> Non
                     module.num_embeddings = rows
                 elif isinstance(module, nn.Linear):
                     module.out_features = rows
+        for name, buffer in module._buffers.items():  # BART adds a constant to each token's logit
+            if buffer is not None and buffer.is_floating_point() and buffer.shape[-1:] == (former,):
+                module._buffers[name] = torch.cat([buffer, buffer.new_zeros(*buffer.shape[:-1], rows - former)], -1)
     model.config.get_text_config().vocab_size = rows
