@@ -13,7 +13,8 @@ from petune.backbone.structure import Structure
 from petune.errors import AdapterFormatError, BaseModelError, ConfigError, nearest
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Parts, Target
-from petune.sites.attention import AttentionSlot, Source, require_attention
+from petune.sites.attention import AttentionSlot, Source
+from petune.sites.attention_switch import require_attention
 from petune.sites.gated import GatedSlot
 from petune.sites.placement import Placement
 from petune.sites.replacement import Replacement, replacements

@@ -7,6 +7,7 @@ import yaml
 
 from petune import methods
 from petune.cli import main as command_line
+from petune.methods.config import fields_of
 
 TRAIN = ("train", "--model", "tiny", "--data", "rows.jsonl", "--output-dir", "out")
 
@@ -73,7 +74,7 @@ def test_help_lists_the_settings_of_the_method(petune: Callable[..., str]) -> No
         _, _, settings = petune("train", *arguments, "--help").partition(f"Settings of method {name} (learning rate ")
         assert settings.startswith(f"{method.learning_rate:g} unless given):\n")
         lines = [line.split()[0] for line in settings.splitlines() if line.startswith("  ") and "=" in line.split()[0]]
-        assert [line.partition("=")[0] for line in lines] == list(method.config_class.model_fields)
+        assert [line.partition("=")[0] for line in lines] == list(fields_of(method.config_class))
     assert command_line.run(["train", "--method", "lorra", "--help"]) == 2
 
 
