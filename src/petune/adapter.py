@@ -15,7 +15,8 @@ from petune.errors import AdapterFormatError, BaseModelError, ConfigError, neare
 from petune.methods.beside import with_besides
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Parts, Target
-from petune.sites.attention import AttentionSlot, Source, require_attention
+from petune.sites.attention import AttentionSlot, Source
+from petune.sites.attention_switch import require_attention
 from petune.sites.gated import GatedSlot
 from petune.sites.placement import Placement
 from petune.sites.replacement import Replacement

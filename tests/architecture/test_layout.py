@@ -47,6 +47,7 @@ TESTED_ELSEWHERE = {
     "methods/method.py": "methods/test_registry.py",
     "methods/soft_prompt.py": "methods/test_prompt_tuning.py",
     "sites/host.py": "sites/test_output.py",
+    "sites/attention_switch.py": "sites/test_attention.py",
     "sites/side_by_side.py": "sites/test_attention.py",
     "sites/sites.py": "test_adapter.py",
     "sites/virtual_tokens.py": "sites/test_attention.py",

@@ -56,7 +56,7 @@ def test_rows_are_written_as_they_are_answered(
 
     with monkeypatch.context() as patch:
         patch.setattr("petune.evaluation.predict._LABEL_WINDOW", 2)
-        patch.setattr("petune.evaluation.predict.score_choices", fail_at_the_third_window)
+        patch.setattr("petune.evaluation.likelihood.score_choices", fail_at_the_third_window)
         assert command_line.run(command) == 130
     said = capsys.readouterr().err
     assert "answers.jsonl is not complete: the first 4 rows are in answers.jsonl.part\n" in said

@@ -163,7 +163,7 @@ def _end_with_eos(ids: list[int], learned: list[bool], last_learned: bool, eos_t
 
 
 def overlong_error(rows: Sequence[Encoded], total: int, max_length: int, room: int | None) -> DataError:
-    """Return the error that so many of ``total`` are longer than ``max_length`` tokens, which may be ``room`` at most."""
+    """Return the error that so many of ``total`` are longer than ``max_length``, which may be ``room`` at most."""
     longest = max(rows, key=lambda row: len(row.input_ids))
     size = len(longest.input_ids)
     longer = "shorten them" if room is not None and size > room else f"choose --max-length {size} to keep them whole"

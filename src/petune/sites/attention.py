@@ -19,15 +19,13 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from petune.backbone.arguments import without_cache
-from petune.backbone.loading import quiet
 from petune.errors import BaseModelError
 from petune.kernels.attention import attend
 from petune.sites.answers import predicts_answer
+from petune.sites.attention_switch import IMPLEMENTATION, AttentionSwitch
 from petune.sites.gated import GatedAttention, GatedSlot
 from petune.sites.routing import Route, Routing, Stack
 from petune.sites.side_by_side import Part, flags_of, side_by_side
-
-IMPLEMENTATION = "petune"
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values [K, P, D], as the attention function sees them: after any rotary embedding."""
@@ -158,6 +156,7 @@ def _attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
+    virtual_bias: Callable[[int], Tensor] | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Do what PyTorch's attention does, with the module's own site in between."""
@@ -168,8 +167,10 @@ def _attention(
         site.seen.append((key, value))
     is_causal, keys = getattr(module, "is_causal", True), key.shape[2]
     key, value, attention_mask = site.extend(key, value, attention_mask, query.shape[2], is_causal=is_causal)
-    if options.get("position_bias") is not None:  # T5 adds it to the scores; virtual keys lie at no distance
-        options["position_bias"] = nn.functional.pad(options["position_bias"], (key.shape[2] - keys, 0))
+    bias, added = options.get("position_bias"), key.shape[2] - keys
+    if bias is not None and added:  # it is added to the scores; in T5 virtual keys lie at no distance
+        front = torch.zeros(added).to(bias) if virtual_bias is None else virtual_bias(added)
+        options["position_bias"] = torch.cat([front.expand(*bias.shape[:-1], added), bias], -1)
     output = attend(module, query, key, value, attention_mask, **options)
     return site.gated.add(module, query, output, options.get("scaling")), None
 
@@ -209,7 +210,7 @@ class AttentionSites:
         self._model = model
         self._routing = routing
         self._sites: dict[str, AttentionSite] = {}
-        self._former: str | None = None
+        self._switch = AttentionSwitch(model, _attention)
         self._held = False
 
     @contextmanager
@@ -217,9 +218,9 @@ class AttentionSites:
         """Send the model's attention through ours inside the block, where it can be, for its faster training."""
         self._held = True
         try:
-            if self._former is None:
+            if not self._switch.is_on:
                 with suppress(BaseModelError):
-                    self._switch_on()
+                    self._switch.on()
             yield
         finally:
             self._held = False
@@ -260,8 +261,8 @@ class AttentionSites:
         return {path: (calls[0][0][0], calls[0][1][0]) for path, calls in seen.items()}
 
     def _site(self, path: str) -> AttentionSite:
-        if self._former is None:
-            self._switch_on()
+        if not self._switch.is_on:
+            self._switch.on()
         if path not in self._sites:
             self._sites[path] = _SITES.setdefault(self._model.get_submodule(path), AttentionSite(self._routing))
         return self._sites[path]
@@ -270,41 +271,8 @@ class AttentionSites:
         for path in [p for p, site in self._sites.items() if not site.in_use]:
             del self._sites[path]
             _SITES.pop(self._model.get_submodule(path), None)  # gone already where the model itself is going
-        if not self._sites and not self._held and self._former is not None:
-            self._model.set_attn_implementation(self._former)
-            self._former = None
-
-    def _switch_on(self) -> None:
-        """Make ours the model's attention.
-
-        Raises:
-            BaseModelError: the model does not ask for its attention by name.
-        """
-        former = self._model.config._attn_implementation
-        _take_over(self._model)
-        self._former = former
-
-
-def _take_over(model: PreTrainedModel) -> None:
-    with quiet():
-        model.set_attn_implementation(IMPLEMENTATION)
-    if model.config._attn_implementation != IMPLEMENTATION:
-        raise BaseModelError(
-            f"{type(model).__name__} does not use transformers' attention interface, so nothing can be added to its"
-            " keys and values; methods that change outputs or weights work (petune methods lists the sites of each)"
-        )
-
-
-def require_attention(model: PreTrainedModel) -> None:
-    """Check that keys and values can be added to the attentions of ``model``; works on the meta device.
-
-    Raises:
-        BaseModelError: they cannot.
-    """
-    former = model.config._attn_implementation
-    if former != IMPLEMENTATION:
-        _take_over(model)
-        model.set_attn_implementation(former)
+        if not self._sites and not self._held and self._switch.is_on:
+            self._switch.off()
 
 
 def read_keys_values(model: PreTrainedModel, paths: tuple[str, ...], inputs: Tensor) -> dict[str, KeysValues]:

@@ -80,7 +80,7 @@ def encode_rows(
 
 
 def data_format(options: DataOptions, examples: ExampleSet, base: Base) -> dict[str, Any]:
-    """Return how the rows became text, for the adapter to remember, and the words to compare where no head names any."""
+    """Return how the rows became text, for the adapter to remember, and the words to compare if no head names any."""
     form: dict[str, Any] = {name: getattr(options, name) for name in FORMAT_FIELDS}
     if examples.layout in get_args(LayoutName):  # what auto found
         form["layout"] = examples.layout

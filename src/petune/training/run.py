@@ -99,17 +99,7 @@ def train(
     rows = checked[0]
     rows.task.check_metrics(metrics)
     if base is None:
-        _refuse_impossible(recipe, rows, trust_remote_code=trust_remote_code)
-        base = load_base(
-            options.model,
-            task=rows.task.name,
-            labels=rows.labels,
-            seed=options.seed,
-            dtype=options.dtype,
-            device=options.device,
-            revision=options.revision,
-            trust_remote_code=trust_remote_code,
-        )
+        base = _load(recipe, rows, trust_remote_code=trust_remote_code)
     adapter = _fresh_adapter(recipe, base)
     placement = adapter.placement
     insertions = () if placement is None else (Insertion(placement, vocabulary_size(base.model)),)
@@ -177,17 +167,21 @@ def _task_of(base: Base, options: RunOptions) -> TaskName:
     return base.task
 
 
-def _refuse_impossible(recipe: Recipe, rows: TaskRows, *, trust_remote_code: bool) -> None:
-    """Build the adapter for the base's shapes alone, so that what cannot be is told before the weights load."""
+def _load(recipe: Recipe, rows: TaskRows, *, trust_remote_code: bool) -> Base:
+    """Return the base for the rows' task.
+
+    The adapter is built for the base's shapes first, so that what cannot be is told before the weights load.
+    """
     options = recipe.run
-    skeleton = meta_model(
-        options.model,
-        task=rows.task.name,
-        labels=rows.labels,
-        revision=options.revision,
-        trust_remote_code=trust_remote_code,
-    )
+    where: dict[str, Any] = {
+        "task": rows.task.name,
+        "labels": rows.labels,
+        "revision": options.revision,
+        "trust_remote_code": trust_remote_code,
+    }
+    skeleton = meta_model(options.model, **where)
     build_adapter(options.method, recipe.method.model_dump(), skeleton, Structure(skeleton))
+    return load_base(options.model, seed=options.seed, dtype=options.dtype, device=options.device, **where)
 
 
 def _fresh_adapter(recipe: Recipe, base: Base) -> Adapter:

@@ -1,0 +1,85 @@
+"""The switch that sends a model's attention through our function, and gives the model its own back."""
+
+from collections.abc import Callable, Iterator
+from typing import final
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from petune.backbone.loading import quiet
+from petune.errors import BaseModelError
+from petune.sites.bloom import OWN_FORWARD
+
+IMPLEMENTATION = "petune"
+"""The name by which transformers finds our function."""
+
+
+@final
+class AttentionSwitch:
+    """The attention of one model.
+
+    Most models hand each attention to a function found by name; then the name is changed. A few compute it themselves:
+    those that have a row in ``OWN_FORWARD`` get another forward pass in their attention modules meanwhile.
+
+    Args:
+        model: the base.
+        attention: our function.
+    """
+
+    def __init__(self, model: PreTrainedModel, attention: Callable[..., tuple[Tensor, None]]) -> None:
+        self._model = model
+        self._attention = attention
+        self._former: str | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the model's attention goes through ours."""
+        return self._former is not None
+
+    def on(self) -> None:
+        """Send the attention through ours.
+
+        Raises:
+            BaseModelError: it cannot be reached.
+        """
+        former = self._model.config._attn_implementation
+        own = list(_computing_themselves(self._model))
+        if not own:
+            _take_over(self._model)
+        for module in own:
+            module.forward = OWN_FORWARD[type(module)](module, self._attention)
+        self._former = former
+
+    def off(self) -> None:
+        """Give the model its own attention back."""
+        assert self._former is not None
+        for module in _computing_themselves(self._model):
+            del module.forward
+        self._model.set_attn_implementation(self._former)
+        self._former = None
+
+
+def require_attention(model: PreTrainedModel) -> None:
+    """Check that keys and values can be added to the attentions of ``model``; works on the meta device.
+
+    Raises:
+        BaseModelError: they cannot.
+    """
+    former = model.config._attn_implementation
+    if former != IMPLEMENTATION and not any(True for _ in _computing_themselves(model)):
+        _take_over(model)
+        model.set_attn_implementation(former)
+
+
+def _computing_themselves(model: nn.Module) -> Iterator[nn.Module]:
+    return (module for module in model.modules() if type(module) in OWN_FORWARD)
+
+
+def _take_over(model: PreTrainedModel) -> None:
+    with quiet():
+        model.set_attn_implementation(IMPLEMENTATION)
+    if model.config._attn_implementation != IMPLEMENTATION:
+        raise BaseModelError(
+            f"{type(model).__name__} does not use transformers' attention interface, so nothing can be added to its"
+            " keys and values; methods that change outputs or weights work (petune methods lists the sites of each)"
+        )
