@@ -60,7 +60,7 @@ def test_ia3_wants_its_modules_named(tiny_model: Callable[..., PreTrainedModel])
         get_peft_model(tiny_model(), IA3Config())
 
 
-@pytest.mark.parametrize("start", [False, "gaussian", "eva", "orthogonal", "loftq"])
+@pytest.mark.parametrize("start", ["eva", "orthogonal", "loftq", "pissa"])
 def test_a_start_that_petune_lacks_is_refused(tiny_model: Callable[..., PreTrainedModel], start: object) -> None:
     with pytest.raises(ConfigError, match="init_lora_weights"):
         get_peft_model(tiny_model(), LoraConfig(init_lora_weights=start))
@@ -124,3 +124,28 @@ def test_sampled_and_random_starts_follow_torch_s_seed(tiny_model: Callable[...,
             tensors.append(model.base_model.adapter("default").tensors()["source.prompt_embeddings"])
         assert torch.equal(tensors[0], tensors[1])
         assert not torch.equal(tensors[0], tensors[2])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"use_dora": True},
+        {"rank_pattern": {"q_proj": 3}, "alpha_pattern": {"v_proj": 5}},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"modules_to_save": ["lm_head"], "trainable_token_indices": [5, 9]},
+        {"init_lora_weights": False},
+        {"init_lora_weights": "gaussian"},
+    ],
+    ids=str,
+)
+def test_variants_of_lora_have_the_parameters_of_peft(
+    tiny_model: Callable[..., PreTrainedModel], fields: dict[str, object]
+) -> None:
+    ours = get_peft_model(tiny_model(), LoraConfig(task_type="CAUSAL_LM", **fields))
+    theirs = peft.get_peft_model(tiny_model(), peft.LoraConfig(task_type="CAUSAL_LM", **fields))
+    assert ours.get_nb_trainable_parameters()[0] == theirs.get_nb_trainable_parameters()[0]
+    changes = [
+        bool(model(torch.tensor([[5, 9]])).logits.sub(tiny_model()(torch.tensor([[5, 9]])).logits).any())
+        for model in (ours.eval(), theirs.eval())
+    ]
+    assert changes == [fields.get("init_lora_weights") is False] * 2

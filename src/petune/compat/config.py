@@ -4,6 +4,7 @@ Which fields and values can be followed is told by the tables of :mod:`petune.ch
 fields from folders; what matters for a fresh adapter alone, its start, is told by the class of each method.
 """
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -59,7 +60,7 @@ class PeftConfig:
         if fields.pop("peft_type", self.peft_type) != self.peft_type:
             raise ConfigError(f"{type(self).__name__} is of type {self.peft_type.value}; leave peft_type out")
         common = {"task_type": None, "inference_mode": False, "base_model_name_or_path": None, "revision": None}
-        for name, value in {**common, **self.defaults, **fields}.items():
+        for name, value in {**common, **copy.deepcopy(dict(self.defaults)), **fields}.items():
             setattr(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:

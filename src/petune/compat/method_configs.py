@@ -27,15 +27,20 @@ class LoraConfig(PeftConfig):
         "target_modules": None,
         "exclude_modules": None,
         "layers_to_transform": None,
+        "layers_pattern": None,
+        "rank_pattern": {},
+        "alpha_pattern": {},
         "use_rslora": False,
+        "use_dora": False,
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,
         "modules_to_save": None,
+        "trainable_token_indices": None,
     }
     spellings: ClassVar[Mapping[str, str]] = {"lora_r": "r"}
     starts: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
-        "init_lora_weights": lambda value: value is True,
+        "init_lora_weights": lambda value: value in (True, False, "gaussian"),
         "eva_config": lambda value: value is None,
     }
 
@@ -43,7 +48,7 @@ class LoraConfig(PeftConfig):
         """Return petune's settings; the default targets are those PEFT has for the architecture."""
         if vars(self)["target_modules"] is None:
             self.target_modules = list(default_targets(structure, model.config.model_type))
-        return super().options(model, structure)
+        return {**super().options(model, structure), "init_lora_weights": vars(self)["init_lora_weights"]}
 
 
 @final
