@@ -81,6 +81,11 @@ class AdaptedModel(nn.Module):
         return self._active
 
     @property
+    def merged(self) -> Stack:
+        """The adapters that are merged into the base, in order."""
+        return tuple(self._merged)
+
+    @property
     def virtual_tokens(self) -> int:
         """How many of the model's positions the active adapters take in front of the input."""
         return sum(self.adapters[name].virtual_tokens for name in self._active)
@@ -194,13 +199,14 @@ class AdaptedModel(nn.Module):
                 holds something else.
         """
         stacks = [self._active] * len(batch.get("input_ids", ())) if rows is None else _stacks(rows)
-        pad = self.tokenizer.pad_token_id
-        assert isinstance(pad, int)
+        pad, beginning = self._model.config.get_text_config().pad_token_id, None
+        if self.base.has_tokenizer:
+            pad, beginning = self.tokenizer.pad_token_id, beginning_token_id(self.tokenizer)
         return insert_into_batch(
             batch,
             [self._insertions(stack) for stack in stacks],
-            bos_token_id=beginning_token_id(self.tokenizer),
-            pad_token_id=pad,
+            bos_token_id=beginning,
+            pad_token_id=pad if isinstance(pad, int) else 0,  # masked, so any token would do
         )
 
     def _insertions(self, stack: Stack) -> tuple[Insertion, ...]:
@@ -309,6 +315,22 @@ class AdaptedModel(nn.Module):
         self._set_parameters(merged.originals)
         if merged.was_active:
             self.activate(*self._active, name)
+
+    @torch.no_grad()
+    def keep_merged(self) -> list[Adapter]:
+        """Make every merge final: the base keeps the sums; return the merged adapters, detached."""
+        names = list(self._merged)
+        learned = {
+            path: slot.master.detach().clone()
+            for name in names
+            for path, slot in self.adapters[name].slots.items()
+            if isinstance(slot, WeightSlot)
+        }
+        self._merged.clear()  # what was set aside would come back on detaching
+        adapters = [self.detach(name) for name in names]
+        for path, value in learned.items():
+            self._model.get_parameter(path).copy_(value)
+        return adapters
 
     def parameter_summary(self) -> str:
         """Return the line everybody knows: trainable parameters, all parameters, and the share in percent."""

@@ -70,7 +70,9 @@ class Adapter(nn.Module):
     def without_replacements(self) -> "Adapter":
         """Return the part that the method itself describes; slots are shared, not copied."""
         slots = {path: slot for path, slot in self.slots.items() if not isinstance(slot, Replacement)}
-        return Adapter(self.method, self.config, slots, self.name, self.source)
+        adapter = Adapter(self.method, self.config, slots, self.name, self.source)
+        adapter.trained_config = self.trained_config
+        return adapter
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the learned tensors (fp32 masters, not copies), by ``path.tensor``."""
@@ -142,10 +144,12 @@ class Adapter(nn.Module):
 
     def baked(self) -> "Adapter":
         """Return the adapter without what only training needs; itself where there is nothing of the kind."""
-        parts = self.method.bake(Parts(self.config, self.slots, self.source))
+        own = {path: slot for path, slot in self.slots.items() if not isinstance(slot, Replacement)}
+        parts = self.method.bake(Parts(self.config, own, self.source))
         if parts is None:
             return self
-        adapter = Adapter(self.method, parts.config, parts.slots, self.name, parts.source, self.placement)
+        slots = {**parts.slots, **self.replacements}
+        adapter = Adapter(self.method, parts.config, slots, self.name, parts.source, self.placement)
         adapter.trained_config = self.trained_config
         adapter.data_format = self.data_format
         adapter.set_trainable(False)
@@ -165,10 +169,12 @@ def build_adapter(
     tokenizer: PreTrainedTokenizerBase | None = None,
     name: str = "default",
     seed: int = 42,
+    shapes_only: bool = False,
 ) -> Adapter:
-    """Return a fresh adapter of ``method`` for ``model`` (weights may be on the meta device).
+    """Return a fresh adapter of ``method`` for ``model``.
 
-    Without a tokenizer its values mean nothing yet: only its shapes are right.
+    With ``shapes_only``, and for a model on the meta device, its tensors have their shapes and any values, to be loaded
+    over or counted.
 
     Raises:
         ConfigError: an unknown method or setting.
@@ -177,7 +183,8 @@ def build_adapter(
     """
     chosen = methods.get(method)
     config = chosen.configure(options)
-    target = Target(model, structure, tokenizer, torch.Generator().manual_seed(seed))
+    shapes_only = shapes_only or model.device.type == "meta"
+    target = Target(model, structure, tokenizer, torch.Generator().manual_seed(seed), shapes_only)
     slots, source = chosen.build(config, target), chosen.source(config, target)
     if any(isinstance(slot, AttentionSlot | GatedSlot) for slot in slots.values()):
         require_attention(model)
@@ -223,4 +230,5 @@ def create_adapter(
         ConfigError: an unknown method or setting.
         TargetError: the settings name places that the base does not have.
     """
-    return build_adapter(method, options, base.model, base.structure, tokenizer=base.tokenizer, name=name, seed=seed)
+    tokenizer = base.tokenizer if base.has_tokenizer else None
+    return build_adapter(method, options, base.model, base.structure, tokenizer=tokenizer, name=name, seed=seed)

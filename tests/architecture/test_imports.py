@@ -26,6 +26,7 @@ LAYERS = (
     "tasks",
     "training",
     "api",
+    "compat",
     "cli",
 )
 SHARED_BY_METHODS = {

@@ -27,6 +27,8 @@ TESTED_ELSEWHERE = {
     "checkpoint/peft_lora.py": "contract/test_hf_peft.py",
     "checkpoint/peft_names.py": "contract/test_hf_peft.py",
     "checkpoint/peft_virtual_tokens.py": "methods/test_prefix_tuning.py",
+    "compat/enumerations.py": "compat/test_method_configs.py",
+    "compat/wrapped_model.py": "compat/test_model.py",
     "data/class_names.py": "data/test_hub.py",
     "data/contents.py": "data/test_loading.py",
     "data/fitting.py": "tasks/test_sequence_classification.py",

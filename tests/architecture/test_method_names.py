@@ -18,6 +18,9 @@ TABLES = {
     "checkpoint/peft_ia3.py",
     "checkpoint/peft_lora.py",
     "checkpoint/peft_virtual_tokens.py",
+    "compat/enumerations.py",
+    "compat/method_configs.py",
+    "compat/peft.py",
 }
 SOURCES = [
     path

@@ -40,8 +40,8 @@ def test_nothing_heavy_is_loaded(statement: str) -> None:
 
 def test_a_second_demo_loads_nothing_heavy(tmp_path: Path) -> None:
     results = {
-        "before": {"accuracy": 0.5}, "after": {"accuracy": 0.9}, "answers": [], "data_report": "", "steps": 1,
-        "training_seconds": 1.0, "peak_memory_bytes": 1, "total_seconds": 1.0,
+        "rows": 2000, "test_rows": 500, "before": {"accuracy": 0.5}, "after": {"accuracy": 0.9}, "answers": [],
+        "data_report": "", "steps": 1, "training_seconds": 1.0, "peak_memory_bytes": 1, "total_seconds": 1.0,
     }  # fmt: skip
     (tmp_path / "demo_results.json").write_text(json.dumps(results), encoding="utf-8")
     arguments = ["demo", "--output-dir", str(tmp_path)]

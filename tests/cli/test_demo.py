@@ -51,6 +51,15 @@ def test_a_second_run_shows_the_first_and_changes_nothing(petune: Callable[..., 
     assert times == {path: path.stat().st_mtime_ns for path in Path("outputs").rglob("*")}
 
 
+def test_other_numbers_of_reviews_are_another_demo(
+    petune: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    petune(*RUN)
+    assert command_line.run(["demo", "--rows", "32", "--test-rows", "4"]) == 2
+    said = capsys.readouterr().err
+    assert "outputs/demo holds a demo of 16 training and 4 held-out reviews, not of 32 and 4; give --overwrite" in said
+
+
 def test_a_demo_that_was_stopped_goes_on(petune: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
     petune(*RUN)
     folder = Path("outputs/demo")

@@ -72,9 +72,9 @@ def test_the_best_pair_is_kept_and_used(
 
     print_result(result)
     printed = capsys.readouterr().out
-    assert printed.count("label_loss ") == 6 + 1
+    assert printed.count("label_loss ") == 6
     assert f"* accuracy {oracle[best][0]:.4f}" in printed
-    assert "6 candidates in " in printed
+    assert "\n6 candidates in " in printed
 
     model = api.load(tmp_path / "run", base=tiny_base())
     assert model.adapter("default").num_parameters() == 0

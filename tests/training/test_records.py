@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from petune.backbone.base import Base
+from petune.cli.reporting import print_result
 from petune.errors import Interrupted
 from petune.training.events import Evaluated, Plan, Silent, Step
 from petune.training.run import train
@@ -33,6 +34,29 @@ def test_metrics_are_means_since_the_last_line(
     }  # fmt: skip
     assert [e["epoch"] for e in each.history][:4] == [0.25, 0.5, 0.75, 1.0]
     assert [e["learning_rate"] for e in each.history] == pytest.approx([1e-2 * (7 - i) / 7 for i in range(7)])
+
+
+def test_a_run_that_stops_between_two_lines_leaves_one_more(
+    tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any], signal_at: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    options = keys(max_steps=6, eval_data=str(tmp_path / "eval.jsonl"), eval_steps=1)
+    early = {"early_stopping_patience": 1, "learning_rate": 1e-30, "logging_steps": 5}
+    result = train({**options, **early}, base=tiny_base())
+    assert result.steps == 2
+    assert result.train_loss is not None
+    assert [e["step"] for e in entries(tmp_path / "run") if "loss" in e] == [2]
+    print_result(result)
+    assert f"training loss {result.train_loss:.4f}\n" in capsys.readouterr().out
+
+    whole = {**keys(logging_steps=5), "output_dir": str(tmp_path / "whole")}
+    stopped = {**whole, "output_dir": str(tmp_path / "stopped")}
+    expected = train(whole, base=tiny_base()).history
+    with pytest.raises(Interrupted):
+        train(stopped, base=tiny_base(), listeners=[signal_at(3)])
+    assert [e["step"] for e in entries(tmp_path / "stopped")] == [3]
+    found = train(stopped, base=tiny_base(), resume=True).history
+    assert [(e["step"], e["loss"]) for e in found] == [(e["step"], e["loss"]) for e in expected]
 
 
 def test_an_interrupted_run_leaves_its_records(

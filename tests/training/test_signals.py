@@ -90,7 +90,7 @@ def test_an_interrupt_while_the_adapter_is_saved_says_how_to_go_on(
     options = keys(max_steps=2)
     output = options["output_dir"]
     with monkeypatch.context() as patch:
-        patch.setattr(run, "save_adapter", interrupted)
+        patch.setattr(run, "save_run", interrupted)
         with pytest.raises(
             Interrupted, match=rf"checkpoint-2\. Go on with: petune train --resume --output-dir {output}"
         ):

@@ -17,6 +17,7 @@ from petune.backbone.refusals import explained
 from petune.backbone.sources import resolve
 from petune.backbone.structure import Structure
 from petune.backbone.task_names import TaskName
+from petune.errors import BaseModelError
 
 
 @final
@@ -28,7 +29,7 @@ class Base:
 
     Args:
         model: the pretrained model.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; None where nobody will ask for text.
         name: what adapters record as their base: a hub id, an absolute path, or ``demo``.
         revision: the hub commit it was loaded from.
         weight_files: the files its weights came from; none means they cannot be verified.
@@ -45,7 +46,7 @@ class Base:
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None,
         *,
         name: str,
         revision: str | None = None,
@@ -55,11 +56,12 @@ class Base:
         self.task = task_of(model)
         self.labels = class_labels(model.config, self.task)
         self.structure = Structure(model, random)
-        set_pad_token(tokenizer, name)
-        if self.structure.head and model.config.pad_token_id is None:
-            model.config.pad_token_id = tokenizer.pad_token_id  # by which decoders find a row's last token
+        if tokenizer is not None:
+            set_pad_token(tokenizer, name)
+            if self.structure.head and model.config.pad_token_id is None:
+                model.config.pad_token_id = tokenizer.pad_token_id  # by which decoders find a row's last token
         self.model = model.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self.name = name
         self.revision = revision
         self._weight_files = tuple(weight_files)
@@ -68,7 +70,7 @@ class Base:
     def from_model(
         cls,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         name: str = "",
         revision: str | None = None,
@@ -77,7 +79,7 @@ class Base:
 
         Args:
             model: the pretrained model; it is frozen in place.
-            tokenizer: its tokenizer.
+            tokenizer: its tokenizer; without one, whatever reads or writes text is an error.
             name: what to record as the base; by default what the model itself says it was loaded from.
             revision: the hub commit it was loaded from.
 
@@ -86,10 +88,29 @@ class Base:
         """
         return cls(model, tokenizer, name=name or str(model.config.name_or_path), revision=revision)
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there is a tokenizer: a model that was in memory may have come without."""
+        return self._tokenizer is not None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, a padding token always set.
+
+        Raises:
+            BaseModelError: the model was wrapped without one.
+        """
+        if self._tokenizer is None:
+            raise BaseModelError(
+                f"{self.name or 'the base model'} was wrapped without a tokenizer, and this needs one to read or write"
+                " text; wrap the model with it: Base.from_model(model, tokenizer)"
+            )
+        return self._tokenizer
+
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """Which model this is exactly; the first use reads the weight files once."""
-        return fingerprint(self.model, self.tokenizer, self._weight_files, head=self.structure.head)
+        return fingerprint(self.model, self._tokenizer, self._weight_files, head=self.structure.head)
 
     @property
     def dtype(self) -> torch.dtype:

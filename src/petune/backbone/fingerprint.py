@@ -14,7 +14,7 @@ from petune.backbone.digests import weights_digest
 from petune.errors import ArtifactError
 
 UNVERIFIED = "unverified"
-"""The weights of a model that was handed over in memory: there is no file to hash."""
+"""What cannot be told: the weights of a model that was handed over in memory, or its tokenizer if it came without."""
 
 _NOT_STRUCTURAL = {
     "architectures",
@@ -40,7 +40,7 @@ class Fingerprint:
     Attributes:
         architecture: SHA-256 of the configuration's structural settings.
         weights: ``sha256:<hex>`` over the weight files, or ``unverified``.
-        tokenizer: SHA-256 of the vocabulary and the added tokens.
+        tokenizer: SHA-256 of the vocabulary and the added tokens, or ``unverified``.
         model_type: the architecture's name in transformers.
         num_layers: transformer layers the model runs.
         hidden_size: width of the residual stream.
@@ -78,12 +78,12 @@ class Fingerprint:
 
 def fingerprint(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     weight_files: Iterable[Path],
     *,
     head: Iterable[str] = (),
 ) -> Fingerprint:
-    """Take the fingerprint of a loaded model; no weight files means its weights are unverified.
+    """Take the fingerprint of a loaded model; without weight files or a tokenizer, these are unverified.
 
     Args:
         model: the model.
@@ -96,7 +96,7 @@ def fingerprint(
     return Fingerprint(
         architecture=_digest(structural(model.config)),
         weights=weights_digest(files) if files else UNVERIFIED,
-        tokenizer=tokenizer_digest(tokenizer),
+        tokenizer=UNVERIFIED if tokenizer is None else tokenizer_digest(tokenizer),
         model_type=str(model.config.model_type),
         num_layers=int(text.num_hidden_layers),
         hidden_size=int(text.hidden_size),
@@ -106,7 +106,7 @@ def fingerprint(
 
 
 def compare(expected: Fingerprint, actual: Fingerprint) -> list[str]:
-    """What differs, in plain words; empty where nothing does. Unverified weights count as equal to any."""
+    """What differs, in plain words; empty where nothing does. What is unverified counts as equal to any."""
     differences = [
         f"{label}: {getattr(expected, name):,} expected, {getattr(actual, name):,} found"
         for name, label in (

@@ -103,7 +103,7 @@ def load_adapter(
             manifest.FILE_NAME,
         )
     try:
-        adapter = build_adapter(method, options, base.model, base.structure, name=name)
+        adapter = build_adapter(method, options, base.model, base.structure, name=name, shapes_only=True)
     except ConfigError as error:
         raise AdapterFormatError(f"{folder} does not fit this base: {error}") from error
     adapter.load_tensors(_read_tensors(folder, adapter, base, content))
@@ -255,7 +255,7 @@ def _save_model(model: AdaptedModel, adapter: Adapter, folder: Path) -> tuple[li
 
 
 def _save_tokenizer(base: Base, folder: Path) -> list[str]:
-    return write_files(folder, base.tokenizer.save_pretrained)
+    return write_files(folder, base.tokenizer.save_pretrained) if base.has_tokenizer else []
 
 
 def _only(model: AdaptedModel) -> str:

@@ -43,7 +43,8 @@ def save_merged(model: AdaptedModel, folder: Path, *, overwrite: bool = False) -
                     stale.unlink()
         with quiet():
             write_files(folder, model.model.save_pretrained)
-        write_files(folder, model.tokenizer.save_pretrained)
+        if model.base.has_tokenizer:
+            write_files(folder, model.tokenizer.save_pretrained)
     finally:
         for name in reversed(merged):
             model.unmerge(name)

@@ -19,18 +19,8 @@ from petune.checkpoint.peft_virtual_tokens import PrefixTuningLayout, PromptTuni
 from petune.errors import AdapterFormatError
 
 __all__ = [
-    "CONFIG_FILE",
-    "LAYOUTS",
-    "MODEL_LAYOUT",
-    "WEIGHTS_FILE",
-    "from_tensors",
-    "layout_of",
-    "method_of",
-    "numbered_labels",
-    "task_of",
-    "to_json",
-    "to_options",
-    "to_tensors",
+    "CONFIG_FILE", "LAYOUTS", "MODEL_LAYOUT", "WEIGHTS_FILE", "from_tensors", "layout_of", "method_of",
+    "numbered_labels", "task_of", "task_type_of", "to_json", "to_options", "to_tensors",
 ]  # fmt: skip
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -69,7 +59,7 @@ def to_json(layout: Layout, adapter: Adapter, base: Base) -> str:
     """Return the text of ``adapter_config.json``."""
     content = {
         "peft_type": layout.peft_type,
-        "task_type": _TASK_TYPES.get(base.task),
+        "task_type": task_type_of(base.task),
         "base_model_name_or_path": base.name,
         "revision": base.revision,
         "inference_mode": True,
@@ -130,6 +120,11 @@ def from_tensors(
 def task_of(config: Mapping[str, Any]) -> TaskName | None:
     """Return the task that PEFT's ``config`` names; None where it names none of ours."""
     return next((task for task, name in _TASK_TYPES.items() if name == config.get("task_type")), None)
+
+
+def task_type_of(task: TaskName) -> str | None:
+    """Return what PEFT calls ``task``; None where it has no name for it."""
+    return _TASK_TYPES.get(task)
 
 
 def numbered_labels(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from petune.adapter import Adapter
 from petune.backbone.attentions import Attention
 from petune.backbone.structure import Structure
-from petune.checkpoint.peft_layout import CONFIG_FILE, DESCRIPTIVE, PREFIX, WEIGHTS_FILE, Layout
+from petune.checkpoint.peft_layout import CONFIG_FILE, PREFIX, WEIGHTS_FILE, Layout
 from petune.errors import AdapterFormatError
 
 _MODULE = "self_attn"
@@ -24,7 +24,7 @@ class AdaptionPromptLayout(Layout):
     """``<attention>.adaption_prompt`` [1, P, d] and ``<attention>.adaption_gate`` [1], of the topmost layers."""
 
     peft_type = "ADAPTION_PROMPT"
-    _OURS = ("adapter_len", "adapter_layers", "target_modules")
+    followed = ("adapter_len", "adapter_layers", "target_modules")
 
     def fits(self, adapter: Adapter, structure: Structure) -> bool:
         """Say whether the gate and the attentions are of the one kind that PEFT has."""
@@ -41,9 +41,7 @@ class AdaptionPromptLayout(Layout):
 
     def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
         """Return our settings: one gate a layer, without tanh."""
-        for field in config:
-            if field not in DESCRIPTIVE and field not in self._OURS:
-                raise AdapterFormatError(f"{CONFIG_FILE}: field '{field}' is not known to this petune")
+        self.require_known(config)
         if (reason := _why_not(structure)) is not None:
             raise AdapterFormatError(f"{CONFIG_FILE}: adaption prompts of PEFT cannot be read for this base: {reason}")
         if config.get("target_modules") not in (None, _MODULE):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from petune.adapter import Adapter
 from petune.backbone.structure import Structure
-from petune.checkpoint.peft_layout import CONFIG_FILE, DESCRIPTIVE, PREFIX, WEIGHTS_FILE, Layout, Rule, neutral
+from petune.checkpoint.peft_layout import CONFIG_FILE, PREFIX, WEIGHTS_FILE, Layout, Rule
 from petune.checkpoint.peft_names import leaf, shortest_names, that_match
 from petune.errors import AdapterFormatError
 from petune.sites.output import OutputSlot
@@ -20,12 +20,11 @@ class IA3Layout(Layout):
     """IA3: ``base_model.model.<module>.ia3_l``, [d_out, 1], or [1, d_in] for feed-forward modules."""
 
     peft_type = "IA3"
-    _NEUTRAL: Mapping[str, Rule] = {
+    neutral: Mapping[str, Rule] = {
         "fan_in_fan_out": lambda value: isinstance(value, bool),
         "init_ia3_weights": lambda value: isinstance(value, bool),
-        "modules_to_save": neutral,
     }
-    _OURS = ("target_modules", "exclude_modules", "feedforward_modules")
+    followed = ("target_modules", "exclude_modules", "feedforward_modules")
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
         """Return PEFT's IA3 fields; the chosen linears are listed as PEFT will match them."""
@@ -39,23 +38,16 @@ class IA3Layout(Layout):
             "feedforward_modules": feedforward,
             "exclude_modules": None,
             "fan_in_fan_out": any(linear.transposed for linear in structure.linears if linear.path in adapter.slots),
-            "modules_to_save": None,
             "init_ia3_weights": True,
         }
 
     def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
         """Return our IA3 settings."""
-        for field, value in config.items():
-            if field in DESCRIPTIVE or field in self._OURS:
-                continue
-            if field not in self._NEUTRAL:
-                raise AdapterFormatError(f"{CONFIG_FILE}: field '{field}' is not known to this petune")
-            if not self._NEUTRAL[field](value):
-                raise AdapterFormatError(f"{CONFIG_FILE}: {field}={value!r} is not supported by petune's IA3")
+        self.require_known(config)
         for field in ("target_modules", "feedforward_modules"):
             if config.get(field) is None:
                 raise AdapterFormatError(f"{CONFIG_FILE}: '{field}' is missing")
-        options = {field: config[field] for field in self._OURS if config.get(field) is not None}
+        options = {field: config[field] for field in self.followed if config.get(field) is not None}
         for field, value in options.items():
             if isinstance(value, list):
                 names = that_match(value, structure)

@@ -12,11 +12,14 @@ from torch import Tensor
 
 from petune.adapter import Adapter
 from petune.backbone.structure import Structure
+from petune.errors import AdapterFormatError, nearest
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 PROMPT_PREFIX = "base_model."
+MODULES_TO_SAVE = "modules_to_save"
+"""A field of every type: modules of the base that are learned whole."""
 
 # Fields that say where an adapter came from or is to be used; they change no output. `auto_mapping` and
 # `megatron_core` name code to import: they are never followed.
@@ -44,9 +47,36 @@ class Layout(ABC):
     prefix: str = PREFIX
     """What stands before the path of a module that is saved whole."""
 
+    followed: tuple[str, ...] = ()
+    """PEFT's fields that say what the method is to do."""
+
+    neutral: Mapping[str, Rule] = {}
+    """PEFT's other fields, and which of their values leave a trained adapter as it is."""
+
     def fits(self, adapter: Adapter, structure: Structure) -> bool:
         """Say whether PEFT can express ``adapter``; if not, it is written under our own names."""
         return True
+
+    def refusal(self, config: Mapping[str, Any]) -> str | None:
+        """Return why petune cannot do what PEFT's ``config`` asks for; None where it can."""
+        for field, value in config.items():
+            if field in DESCRIPTIVE or field in self.followed or field == MODULES_TO_SAVE:
+                continue
+            if field not in self.neutral:
+                known = (*self.followed, *self.neutral, *DESCRIPTIVE, MODULES_TO_SAVE)
+                return f"'{field}' is not known to this petune.{nearest(field, known)}"
+            if not self.neutral[field](value):
+                return f"{field}={value!r} is not supported by petune's {self.peft_type}"
+        return None
+
+    def require_known(self, config: Mapping[str, Any]) -> None:
+        """Make sure that a folder's ``config`` asks for nothing that petune lacks.
+
+        Raises:
+            AdapterFormatError: it does.
+        """
+        if refusal := self.refusal(config):
+            raise AdapterFormatError(f"{CONFIG_FILE}: {refusal}")
 
     @abstractmethod
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
@@ -73,6 +103,6 @@ class Layout(ABC):
         """
 
 
-def neutral(value: Any) -> bool:
+def switched_off(value: Any) -> bool:
     """Say whether a field is switched off."""
     return not value

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from petune.adapter import Adapter
 from petune.backbone.structure import Structure
-from petune.checkpoint.peft_layout import CONFIG_FILE, DESCRIPTIVE, PREFIX, WEIGHTS_FILE, Layout, Rule, neutral
+from petune.checkpoint.peft_layout import CONFIG_FILE, PREFIX, WEIGHTS_FILE, Layout, Rule, switched_off
 from petune.checkpoint.peft_names import shortest_names, that_match
 from petune.errors import AdapterFormatError
 
@@ -20,7 +20,7 @@ class LoRALayout(Layout):
     peft_type = "LORA"
 
     # Fields without a counterpart: the value with which PEFT computes plain LoRA.
-    _NEUTRAL: Mapping[str, Rule] = {
+    neutral: Mapping[str, Rule] = {
         "bias": lambda value: value == "none",
         # How A and B started does not matter once they are trained, except for the starts that changed the base.
         "init_lora_weights": lambda value: not isinstance(value, str) or value in ("gaussian", "eva", "orthogonal"),
@@ -35,10 +35,10 @@ class LoRALayout(Layout):
                 "velora_config", "alora_invocation_tokens", "use_qalora", "monteclora_config", "layer_replication",
                 "lora_bias", "target_parameters", "use_bdlora", "arrow_config", "kasa_config",
             ),
-            neutral,
+            switched_off,
         ),
     }  # fmt: skip
-    _OURS = (
+    followed = (
         "r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "exclude_modules", "layers_to_transform",
     )  # fmt: skip
 
@@ -65,14 +65,8 @@ class LoRALayout(Layout):
 
     def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
         """Return our LoRA settings."""
-        for field, value in config.items():
-            if field in DESCRIPTIVE or field in self._OURS:
-                continue
-            if field not in self._NEUTRAL:
-                raise AdapterFormatError(f"{CONFIG_FILE}: field '{field}' is not known to this petune")
-            if not self._NEUTRAL[field](value):
-                raise AdapterFormatError(f"{CONFIG_FILE}: {field}={value!r} is not supported by petune's LoRA")
-        options = {field: config[field] for field in self._OURS if config.get(field) is not None}
+        self.require_known(config)
+        options = {field: config[field] for field in self.followed if config.get(field) is not None}
         if "target_modules" not in options:
             raise AdapterFormatError(f"{CONFIG_FILE}: 'target_modules' is missing")
         if isinstance(options.get("layers_to_transform"), int):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from petune.adapter import Adapter
 from petune.backbone.structure import Structure
-from petune.checkpoint.peft_layout import CONFIG_FILE, DESCRIPTIVE, PROMPT_PREFIX, WEIGHTS_FILE, Layout, Rule
+from petune.checkpoint.peft_layout import CONFIG_FILE, PROMPT_PREFIX, WEIGHTS_FILE, Layout, Rule
 from petune.errors import AdapterFormatError
 
 
@@ -18,9 +18,7 @@ class VirtualTokensLayout(Layout, ABC):
     """Methods whose file holds one tensor, ``prompt_embeddings``, and whose config tells its shape."""
 
     prefix = PROMPT_PREFIX
-    _KNOWN = frozenset({"num_attention_heads", "num_layers", "num_transformer_submodules", "token_dim"})
-    _START: Mapping[str, Rule] = {}
-    """Fields of the start, which no longer matters, and fields with one neutral value."""
+    followed = ("num_attention_heads", "num_layers", "num_transformer_submodules", "num_virtual_tokens", "token_dim")
 
     def fits(self, adapter: Adapter, structure: Structure) -> bool:
         """PEFT leaves encoders out of encoder-decoders, and has tokens for each run of a repeated block."""
@@ -28,13 +26,7 @@ class VirtualTokensLayout(Layout, ABC):
 
     def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
         """Return the number of virtual tokens; how they started is not kept."""
-        for field, value in config.items():
-            if field in DESCRIPTIVE or field in self._KNOWN or field == "num_virtual_tokens":
-                continue
-            if field not in self._START:
-                raise AdapterFormatError(f"{CONFIG_FILE}: field '{field}' is not known to this petune")
-            if not self._START[field](value):
-                raise AdapterFormatError(f"{CONFIG_FILE}: {field}={value!r} is not supported by petune")
+        self.require_known(config)
         if config.get("num_transformer_submodules") not in (None, 1):
             raise AdapterFormatError(f"{CONFIG_FILE}: num_transformer_submodules must be 1 for a decoder")
         return {"num_virtual_tokens": config.get("num_virtual_tokens")}
@@ -88,12 +80,9 @@ class PromptTuningLayout(SoftPromptLayout):
     """Prompt tuning."""
 
     peft_type = "PROMPT_TUNING"
-    _START: Mapping[str, Rule] = {
-        **dict.fromkeys(
-            ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"),
-            lambda _: True,
-        ),
-    }
+    neutral: Mapping[str, Rule] = dict.fromkeys(
+        ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"), lambda _: True
+    )
     _FIXED: Mapping[str, Any] = {"prompt_tuning_init": "RANDOM"}
 
 
@@ -102,12 +91,10 @@ class PTuningLayout(SoftPromptLayout):
     """P-tuning: PEFT too writes what the encoder computed, never the encoder."""
 
     peft_type = "P_TUNING"
-    _START: Mapping[str, Rule] = {
-        **dict.fromkeys(
-            ("encoder_reparameterization_type", "encoder_hidden_size", "encoder_num_layers", "encoder_dropout"),
-            lambda _: True,
-        ),
-    }
+    neutral: Mapping[str, Rule] = dict.fromkeys(
+        ("encoder_reparameterization_type", "encoder_hidden_size", "encoder_num_layers", "encoder_dropout"),
+        lambda _: True,
+    )
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
         """Return PEFT's fields of P-tuning, with the encoder the embeddings were trained with."""
@@ -136,9 +123,9 @@ class PrefixTuningLayout(VirtualTokensLayout):
 
     peft_type = "PREFIX_TUNING"
     # A folder saved with a projection holds the keys and values it computed, as one saved without does.
-    _START: Mapping[str, Rule] = {
-        **dict.fromkeys(("encoder_hidden_size", "init_weights", "prefix_projection"), lambda _: True),
-    }
+    neutral: Mapping[str, Rule] = dict.fromkeys(
+        ("encoder_hidden_size", "init_weights", "prefix_projection"), lambda _: True
+    )
 
     def fits(self, adapter: Adapter, structure: Structure) -> bool:
         """Say whether it is a plain prefix: PEFT would show an infix to every token, and knows no gate."""

@@ -9,6 +9,7 @@ import typer
 
 from petune.cli.command import new_app
 from petune.cli.reporting import print_data_reports, print_metrics, say
+from petune.errors import OutputFolderError
 
 if TYPE_CHECKING:
     from petune.adapted_model import AdaptedModel
@@ -32,8 +33,14 @@ def demo(
     folder = Path(output_dir)
     done = folder / RESULTS_FILE
     if done.exists() and not overwrite:
+        results = json.loads(done.read_text(encoding="utf-8"))
+        if (results["rows"], results["test_rows"]) != (rows, test_rows):
+            raise OutputFolderError(
+                f"{folder} holds a demo of {results['rows']:,} training and {results['test_rows']:,} held-out reviews,"
+                f" not of {rows:,} and {test_rows:,}; give --overwrite to train again, or another --output-dir"
+            )
         say(f"The demo ran before; its results from {done} (petune demo --overwrite trains again):\n")
-        _show(json.loads(done.read_text(encoding="utf-8")), folder)
+        _show(results, folder)
         return
     from petune.checkpoint.durable import write_text
 
@@ -83,6 +90,8 @@ def _run(folder: Path, rows: int, test_rows: int, *, overwrite: bool) -> dict[st
     say("\n4. After training: the same reviews again.")
     after = api.evaluate(result.model, reviews.test)
     return {
+        "rows": rows,
+        "test_rows": test_rows,
         "before": dict(before.metrics),
         "after": dict(after.metrics),
         "answers": [

@@ -38,7 +38,9 @@ def methods(
         counts = ("not here" if method.refused else "", "")
         if method.trainable is not None and method.total is not None:
             counts = (f"{method.trainable:,}", f"{method.trainable / method.total:.2%}")
-        rows.append((method.name, ", ".join(method.sites), f"{method.learning_rate:g}", *counts))
+        rows.append(
+            (method.name, ", ".join(method.sites), f"{method.learning_rate:g}" if method.learning_rate else "", *counts)
+        )
     _print_table([row if model else row[:3] for row in rows])
     for method in found:
         _print_settings(method)

@@ -25,7 +25,12 @@ _LEFT_OUT = ("eval_data", "validation_split", "max_length", "overlong", "train_o
 @app.command(help="Answer every row of a file (JSONL in, JSONL out).")
 @flags_of(LoadOptions, DataOptions, EvaluationOptions, GenerationOptions, leave_out=_LEFT_OUT)
 def predict(
-    output: Annotated[str, typer.Option("--output", help="JSONL file to write; - for stdout.", metavar="FILE")] = "-",
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", help="JSONL file to write, called FILE.part until it is whole; - for stdout.", metavar="FILE"
+        ),
+    ] = "-",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
     **given: Any,
 ) -> None:

@@ -45,12 +45,14 @@ def print_result(result: "TrainingResult") -> None:
     cost = f"in {result.seconds:.0f} s, peak memory {result.peak_memory / 2**20:,.0f} MiB"
     if result.candidates:
         print_candidates(result.candidates)
-        say(f"{len(result.candidates)} candidates {cost}; the best one (*) is kept:")
+        tried = "1 candidate" if len(result.candidates) == 1 else f"{len(result.candidates)} candidates"
+        say(f"{tried} {cost}; the best one (*) is kept")
     else:
-        say(f"{result.steps} steps {cost}, training loss {result.train_loss:.4f}")
-    if result.eval_metrics:
-        say(f"on the validation rows, after step {result.kept_step}, which is kept:")
-        print_metrics(result.eval_metrics)
+        loss = "" if result.train_loss is None else f", training loss {result.train_loss:.4f}"
+        say(f"{result.steps} steps {cost}{loss}")
+        if result.eval_metrics:
+            say(f"on the validation rows, after step {result.kept_step}, which is kept:")
+            print_metrics(result.eval_metrics)
     say(f"adapter: {result.output_dir}")
     if result.model.model.can_generate():
         say(f'use it:  petune generate --adapter {result.output_dir} --prompt "..."')

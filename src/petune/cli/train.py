@@ -35,8 +35,8 @@ class _Train(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         super().format_options(ctx, formatter)
         method = methods.get(_method_named(ctx.meta[_ARGUMENTS]))
-        heading = f"Settings of method {method.name} (learning rate {method.learning_rate:g} unless given)"
-        with formatter.section(heading):
+        rate = f"learning rate {method.learning_rate:g} unless given" if method.trains else "nothing is trained"
+        with formatter.section(f"Settings of method {method.name} ({rate})"):
             formatter.write_dl(setting_rows(method.config_class))
 
 

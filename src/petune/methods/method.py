@@ -33,15 +33,13 @@ class Target:
     structure: Structure
 
     tokenizer: PreTrainedTokenizerBase | None
-    """None where only shapes are asked for."""
+    """None where the base came without one: a start from text is then an error."""
 
     generator: torch.Generator
     """The source of every random start."""
 
-    @property
-    def shapes_only(self) -> bool:
-        """Whether values are of no interest: they will be loaded over, or parameters are only counted."""
-        return self.tokenizer is None
+    shapes_only: bool = False
+    """Whether values do not matter: saved ones will be loaded over them, or parameters are only counted."""
 
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from petune.errors import ConfigError
 from petune.methods.method import Target
@@ -28,13 +29,12 @@ def start_ids(target: Target, length: int, text: str | None, *, setting: str) ->
         setting: name of the setting that gives the text, for errors.
 
     Raises:
-        ConfigError: the text has no token, or more than ``length``.
+        ConfigError: the text has no token, or more than ``length``, or there is no tokenizer to read it.
     """
     if text is None:
         common = min(COMMON_TOKENS, target.model.get_input_embeddings().weight.shape[0])
         return torch.randperm(common, generator=target.generator).repeat(-(-length // common))[:length]
-    assert target.tokenizer is not None, "no values are asked for, so no start is made"
-    ids = target.tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = _tokenizer(target, setting)(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise ConfigError(f"{setting} is empty; give a text of at least one token")
     if len(ids) > length:
@@ -60,14 +60,14 @@ def label_embeddings(target: Target, length: int, labels: tuple[str, ...], *, se
     """
     table = embedding_table(target)
     start = table[start_ids(target, length, None, setting=setting).to(table.device)].float()
-    assert target.tokenizer is not None, "no values are asked for, so no start is made"
+    tokenizer = _tokenizer(target, setting)
     if len(labels) > length:
         raise ConfigError(
             f"{setting} names {len(labels)} labels, num_virtual_tokens is {length}: each label starts one of them."
             f" Name fewer, or set num_virtual_tokens={len(labels)}"
         )
     for i, label in enumerate(labels):
-        ids = target.tokenizer(label, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(label, add_special_tokens=False)["input_ids"]
         if not ids:
             raise ConfigError(f"{setting} has a label without a token: {label!r}; leave it out")
         start[i] = table[torch.tensor(ids, device=table.device)].float().mean(0)
@@ -131,3 +131,12 @@ def fit_last_layer(layer: nn.Linear, inputs: Tensor, wanted: Tensor) -> None:
     """
     missing = wanted.double().to(inputs.device) - layer(inputs).double()
     layer.weight += (torch.linalg.pinv(inputs.double()) @ missing).T.to(layer.weight)
+
+
+def _tokenizer(target: Target, setting: str) -> PreTrainedTokenizerBase:
+    if target.tokenizer is None:
+        raise ConfigError(
+            f"{setting} needs the base's tokenizer, and the base came without one; wrap the model with it:"
+            " Base.from_model(model, tokenizer)"
+        )
+    return target.tokenizer

@@ -32,6 +32,7 @@ class Recorder(Silent):
         self._run = run
         self._path = output / METRICS_FILE
         self._accelerator = accelerator
+        self._last: Step | None = None
 
     def started(self, plan: Plan) -> None:
         """Write what the history holds already."""
@@ -39,10 +40,18 @@ class Recorder(Silent):
 
     def stepped(self, step: Step) -> None:
         """Take the step's loss into the running mean; write an entry when one is due."""
+        self._run.progress.losses_since_log.append(step.loss)
+        self._last = step
+        if step.step % self._run.options.logging_steps == 0 or step.step == self._run.total_steps:
+            self._write_step(step)
+
+    def ended(self) -> None:
+        """Write an entry for the steps since the last one: a run may stop between two."""
+        if self._last is not None and self._run.progress.losses_since_log:
+            self._write_step(self._last)
+
+    def _write_step(self, step: Step) -> None:
         progress = self._run.progress
-        progress.losses_since_log.append(step.loss)
-        if step.step % self._run.options.logging_steps and step.step != self._run.total_steps:
-            return
         mean = sum(progress.losses_since_log) / len(progress.losses_since_log)
         progress.losses_since_log.clear()
         self._write(

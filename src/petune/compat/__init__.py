@@ -1,0 +1,1 @@
+"""Other libraries' interfaces, so that scripts written for them run on petune."""

@@ -1,0 +1,38 @@
+"""Where an adapter's files are: folders and repositories."""
+
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+
+from petune.compat.folders import adapter_folder
+from petune.errors import BaseModelError, ConfigError
+
+
+def test_a_folder_is_itself(tmp_path: Path) -> None:
+    (tmp_path / "german").mkdir()
+    assert adapter_folder(tmp_path) == tmp_path
+    assert adapter_folder(str(tmp_path), subfolder="german") == tmp_path / "german"
+
+
+def test_a_repository_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def snapshot_download(name: str, **options: Any) -> str:
+        asked.update(options, name=name)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert adapter_folder("user/adapter", subfolder="german", revision="v1", token="t") == tmp_path / "german"
+    assert (asked["name"], asked["revision"], asked["token"]) == ("user/adapter", "v1", "t")
+    assert asked["allow_patterns"] == [
+        "german/adapter_config.json", "german/adapter_model.safetensors", "german/petune.json",
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_had_is_said() -> None:
+    with pytest.raises(BaseModelError, match="user/adapter is not in the cache"):
+        adapter_folder("user/adapter")
+    with pytest.raises(ConfigError, match=r"'revison' is not supported.*Did you mean 'revision'"):
+        adapter_folder("user/adapter", revison="v1")
