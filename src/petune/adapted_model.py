@@ -28,7 +28,7 @@ _UNMERGEABLE = "an adapter of method {} changes activations, not weights, so it 
 class _Merged:
     """What unmerging brings back: the base's parameters by path, and whether rows went through the adapter."""
 
-    originals: dict[str, Tensor]
+    originals: dict[str, nn.Parameter]
     was_active: bool
 
 
@@ -265,40 +265,46 @@ class AdaptedModel(nn.Module):
         adapter = self.adapter(name)
         if name in self._merged:
             raise ConfigError(f"'{name}' is merged already")
-        merged: dict[str, Tensor] = {}
+        merged: dict[str, nn.Parameter] = {}
         for path, slot in adapter.slots.items():
             if isinstance(slot, WeightSlot):
                 continue  # its value stands in for the base's weight already
             if not isinstance(slot, OutputSlot):
                 raise ConfigError(_UNMERGEABLE.format(adapter.method.name))
             merged |= self._merged_parameters(adapter, path, slot)
-        originals = {path: self._model.get_parameter(path).detach() for path in merged}
-        self._set_parameters(merged)
+        originals = {path: self._model.get_parameter(path) for path in merged}
         self._merged[name] = _Merged(originals, name in self._active)
+        self._set_parameters(merged)
         self.activate(*(n for n in self._active if n != name))
 
-    def _merged_parameters(self, adapter: Adapter, path: str, slot: OutputSlot) -> dict[str, Tensor]:
-        """Return what ``slot`` makes of the parameters at ``path``, by their own paths."""
+    def _merged_parameters(self, adapter: Adapter, path: str, slot: OutputSlot) -> dict[str, nn.Parameter]:
+        """Return what ``slot`` makes of the parameters at ``path``, by their own paths and all that share them."""
         values = slot.merged_parameters(self._model.get_submodule(path))
         if values is None:
             raise ConfigError(_UNMERGEABLE.format(adapter.method.name))
-        merged: dict[str, Tensor] = {}
+        tied = {p for p, other in adapter.token_rows.items() if other.tied_to is slot}
+        merged: dict[str, nn.Parameter] = {}
         for name, value in values.items():
             parameter = self._model.get_parameter(f"{path}.{name}")
             shared = [n for n, p in self._model.named_parameters(remove_duplicate=False) if p is parameter]
-            if len(shared) > 1:
+            others = [n for n in shared if n.rpartition(".")[0] not in {path, *tied}]
+            if others:
                 raise ConfigError(
-                    f"'{path}' shares its {name} with {', '.join(n for n in shared if n != f'{path}.{name}')}: merging"
-                    " would change both. Leave it out with exclude_modules, or use the adapter unmerged"
+                    f"'{path}' shares its {name} with {', '.join(others)}: merging would change both. Leave it out with"
+                    " exclude_modules, or use the adapter unmerged"
                 )
-            merged[f"{path}.{name}"] = value.to(parameter.dtype, copy=True).contiguous()
+            rounded = nn.Parameter(value.to(parameter.dtype, copy=True).contiguous(), requires_grad=False)
+            merged |= dict.fromkeys(shared, rounded)
         return merged
 
-    def _set_parameters(self, values: Mapping[str, Tensor]) -> None:
+    def _set_parameters(self, values: Mapping[str, nn.Parameter]) -> None:
         for path, value in values.items():
             owner, _, name = path.rpartition(".")
-            self._model.get_submodule(owner)._parameters[name] = nn.Parameter(value, requires_grad=False)
-        self._sites.base_changed()
+            self._model.get_submodule(owner)._parameters[name] = value
+        bare: dict[str, Tensor] = {}
+        for done in reversed(self._merged.values()):  # the first to be merged into a weight found the base's own
+            bare |= done.originals
+        self._sites.base_changed(bare)
 
     def unmerge(self, name: str) -> None:
         """Give the base its own weights back, bit for bit, and let the adapter act as before merging.
@@ -344,8 +350,3 @@ class AdaptedModel(nn.Module):
 
 def _stacks(rows: Sequence[str | Sequence[str] | None]) -> list[Stack]:
     return [() if row is None else (row,) if isinstance(row, str) else tuple(row) for row in rows]
-
-
-def _wide(parameter: Tensor) -> Tensor:
-    """Return a parameter in fp32, or in its own precision where that is wider."""
-    return parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))

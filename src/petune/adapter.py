@@ -10,15 +10,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from petune import methods
 from petune.backbone.base import Base
 from petune.backbone.structure import Structure
+from petune.backbone.vocabulary import read_tokens
 from petune.errors import AdapterFormatError, BaseModelError, ConfigError, nearest
+from petune.methods.beside import with_besides
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Parts, Target
 from petune.sites.attention import AttentionSlot, Source
 from petune.sites.attention_switch import require_attention
 from petune.sites.gated import GatedSlot
 from petune.sites.placement import Placement
-from petune.sites.replacement import Replacement, replacements
+from petune.sites.replacement import Replacement
 from petune.sites.sites import Slot
+from petune.sites.token_rows import TokenRows, with_tokens
 from petune.sites.weights import WeightSlot
 
 
@@ -67,16 +70,31 @@ class Adapter(nn.Module):
         """The slots that are copies of whole modules, by path."""
         return {path: slot for path, slot in self.slots.items() if isinstance(slot, Replacement)}
 
+    @property
+    def token_rows(self) -> dict[str, TokenRows]:
+        """The slots that are rows of the embeddings or of the head, by path."""
+        return {path: slot for path, slot in self.slots.items() if isinstance(slot, TokenRows)}
+
+    def method_slots(self) -> dict[str, Slot]:
+        """Return the slots that the method itself made, by path."""
+        return {path: slot for path, slot in self.slots.items() if not isinstance(slot, Replacement | TokenRows)}
+
+    def beside(self) -> dict[str, Slot]:
+        """Return the slots that are learned beside the method, by path."""
+        return {**self.replacements, **self.token_rows}
+
     def without_replacements(self) -> "Adapter":
         """Return the part that the method itself describes; slots are shared, not copied."""
-        slots = {path: slot for path, slot in self.slots.items() if not isinstance(slot, Replacement)}
-        adapter = Adapter(self.method, self.config, slots, self.name, self.source)
+        adapter = Adapter(self.method, self.config, self.method_slots(), self.name, self.source, self.placement)
         adapter.trained_config = self.trained_config
         return adapter
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the learned tensors (fp32 masters, not copies), by ``path.tensor``."""
-        return {name: parameter.detach() for name, parameter in self.named_masters()}
+        """Return the learned tensors (fp32 masters, no copies) by ``path.tensor``, and what slots keep fixed."""
+        tensors = {name: parameter.detach() for name, parameter in self.named_masters()}
+        for path, slot in self.slots.items():
+            tensors |= {f"{path}.{name}": tensor for name, tensor in slot.state_dict().items()}
+        return tensors
 
     def named_masters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the learned parameters by ``path.tensor``, those of the source by ``source.tensor``."""
@@ -144,11 +162,10 @@ class Adapter(nn.Module):
 
     def baked(self) -> "Adapter":
         """Return the adapter without what only training needs; itself where there is nothing of the kind."""
-        own = {path: slot for path, slot in self.slots.items() if not isinstance(slot, Replacement)}
-        parts = self.method.bake(Parts(self.config, own, self.source))
+        parts = self.method.bake(Parts(self.config, self.method_slots(), self.source))
         if parts is None:
             return self
-        slots = {**parts.slots, **self.replacements}
+        slots = {**parts.slots, **self.beside()}
         adapter = Adapter(self.method, parts.config, slots, self.name, parts.source, self.placement)
         adapter.trained_config = self.trained_config
         adapter.data_format = self.data_format
@@ -194,10 +211,7 @@ def build_adapter(
             f"{type(model).__name__} gives its decoder its encoder's tokens too, where virtual ones mean nothing;"
             " use a method that adds to attentions, outputs or weights (petune methods lists the sites of each)"
         )
-    whole = _learned_whole(chosen, config, target, slots)
-    # What is learned whole is not adapted besides, as in HF PEFT.
-    left = {path: s for path, s in slots.items() if not any(f"{path}.".startswith(f"{copied}.") for copied in whole)}
-    adapter = Adapter(chosen, config, {**left, **whole}, name, source, placement)
+    adapter = Adapter(chosen, config, with_besides(chosen, config, target, slots), name, source, placement)
     if adapter.needs_answers and structure.head:
         raise ConfigError(
             f"an infix stands before the answer that a decoder writes, and a {type(model).__name__} does not write one"
@@ -206,29 +220,25 @@ def build_adapter(
     return adapter
 
 
-def _learned_whole(
-    method: Method[Any], config: MethodConfig, target: Target, slots: Mapping[str, Slot]
-) -> dict[str, Slot]:
-    """Return the slots of modules that are learned whole: those the user names, and the head of a task."""
-    if method.shares_batch:
-        return {**replacements(target.model, target.structure, (*config.modules_to_save, *target.structure.head))}
-    if config.modules_to_save:
-        raise ConfigError(
-            f"modules_to_save: {method.title} learns the base's own parameters, so copies would hide them; leave it out"
-        )
-    head = tuple(f"{path}." for path in target.structure.head)
-    parameters = target.model.named_parameters()
-    return {path: WeightSlot(p) for path, p in parameters if path.startswith(head) and path not in slots}
-
-
 def create_adapter(
     base: Base, method: str = "lora", *, name: str = "default", seed: int = 42, **options: Any
 ) -> Adapter:
     """Return a fresh adapter of ``method`` for ``base``; ``options`` are the method's settings.
 
+    New tokens are added to the base, and their rows are learned beside the method.
+
     Raises:
         ConfigError: an unknown method or setting.
         TargetError: the settings name places that the base does not have.
+        BaseModelError: the base's vocabulary cannot grow.
     """
+    chosen = methods.get(method)
+    new_tokens = read_tokens(chosen.configure(options).new_tokens)
+    if new_tokens and chosen.trains:
+        ids = base.add_tokens(new_tokens)
+        options = {**options, "new_tokens": new_tokens}
+        if chosen.shares_batch:
+            wanted = options.get("trainable_token_indices", ())
+            options["trainable_token_indices"] = with_tokens(base.model, wanted, ids)
     tokenizer = base.tokenizer if base.has_tokenizer else None
     return build_adapter(method, options, base.model, base.structure, tokenizer=tokenizer, name=name, seed=seed)

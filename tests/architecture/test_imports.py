@@ -32,8 +32,11 @@ LAYERS = (
 SHARED_BY_METHODS = {
     "petune.methods",
     "petune.methods.config",
+    "petune.methods.dora",
     "petune.methods.keys_values",
+    "petune.methods.low_rank_slots",
     "petune.methods.method",
+    "petune.methods.pissa",
     "petune.methods.soft_prompt",
     "petune.methods.starts",
 }

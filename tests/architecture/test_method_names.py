@@ -100,7 +100,7 @@ def test_the_tables_exist() -> None:
     [
         'if method == "lora": pass',
         'if method == "full": pass',
-        "from petune.methods.lora import LoRASlot",
+        "from petune.methods.lora import LoRAConfig",
         "isinstance(slot, FullConfig)",
         "slot.lora_A",
         'print("trained with LoRA")',

@@ -221,3 +221,14 @@ REFUSED: list[tuple[Callable[[Structure], object], str]] = [
 def test_select_refuses(select: Callable[[Structure], object], message: str, model: LlamaForCausalLM) -> None:
     with pytest.raises(TargetError, match=message):
         select(Structure(model))
+
+
+def test_embeddings_are_tables_that_are_looked_up_by_their_input(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    found = {table.path: (table.num_embeddings, table.block) for table in Structure(tiny_model("gpt2")).embeddings}
+    assert found == {"transformer.wte": (288, None), "transformer.wpe": (128, None)}
+    names = [table.path for table in Structure(tiny_model("opt")).embeddings]
+    assert names == ["model.decoder.embed_tokens"]  # positions are called with a mask
+    structure = Structure(tiny_model("llama"))
+    chosen = structure.select_with_embeddings(["embed_tokens", "q_proj"], layers=None)
+    assert [module.path for module in chosen][-1] == "model.embed_tokens"
+    assert all("embed" not in module.path for module in structure.select_with_embeddings("all-linear"))

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from petune.backbone.targets import choose, leaf_name
+from petune.backbone.targets import choose, first_matching, indices_in, leaf_name
 from petune.errors import TargetError
 
 ROLES = {
@@ -81,3 +81,22 @@ def test_a_catastrophic_pattern_is_refused_in_time() -> None:
 
 def test_leaf_name_of_a_numbered_member() -> None:
     assert [leaf_name(path) for path in ("a.b.c", "a.net.0", "c")] == ["c", "net.0", "c"]
+
+
+def test_a_setting_is_looked_up_by_path_or_end() -> None:
+    path = "model.layers.1.self_attn.q_proj"
+    for pattern in ("q_proj", "self_attn.q_proj", r"layers\.1\..*", path, "k_proj|q_proj"):
+        assert first_matching(("up_proj", pattern, ".*"), path, what="ranks") == pattern
+    for pattern in ("proj", "_proj", r"layers\.1", "self_attn"):
+        assert first_matching((pattern,), path, what="ranks") is None
+
+
+def test_a_lookup_takes_bounded_time() -> None:
+    with pytest.raises(TargetError, match=r"ranks: the pattern .* takes too long to match \(over 1 s\)"):
+        first_matching((r"(?:a|a|aa)+(?:a|aa)+[b-y]",), "a" * 60, what="ranks")
+
+
+def test_indices_are_those_of_the_named_list() -> None:
+    paths = ("encoder.layers.2.fc", "decoder.h.3.experts.5.fc", "lm_head")
+    assert indices_in(("layers",), paths, what="lists") == dict(zip(paths, (2, None, None), strict=True))
+    assert indices_in(("layers", "h"), paths, what="lists") == dict(zip(paths, (2, 3, None), strict=True))

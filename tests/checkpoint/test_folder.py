@@ -71,7 +71,7 @@ BAD_TENSORS: dict[str, tuple[Callable[[Tensors], Any], str]] = {
     "integers": (lambda t: t.update({Q: t[Q].to(torch.int32)}), r"is of type torch\.int32, expected floating-point"),
     "dora": (
         lambda t: t.update({Q.replace("lora_A", "lora_magnitude_vector"): torch.ones(32)}),
-        r"lora_magnitude_vector\.weight' is not of plain LoRA",
+        r"lora_magnitude_vector\.weight' is none that petune's LoRA has",
     ),
 }
 

@@ -13,7 +13,7 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.checkpoint.folder import load_adapter, save_adapter
-from petune.checkpoint.peft import LAYOUTS
+from petune.checkpoint.peft import layout_of
 from petune.errors import ConfigError
 from petune.sites.head import LabelLoss
 
@@ -107,7 +107,7 @@ def test_files_bring_them_back_and_peft_reads_them(
     folder = save_adapter(model, tmp_path / "adapter")
     again = tiny_base(architecture)
     assert torch.equal(AdaptedModel(again, [load_adapter(folder, again)])(input_ids=ids).logits, live)
-    if sharing_method not in LAYOUTS:
+    if layout_of(model.adapter("default"), base.structure) is None:
         return
     theirs = peft.PeftModel.from_pretrained(tiny_base(architecture).model, folder).eval()
     logits = theirs(input_ids=ids).logits[:, -ids.shape[1] :]  # PEFT returns those of a soft prompt too
@@ -152,3 +152,12 @@ def test_methods_that_learn_the_base_s_own_weights_refuse_copies(tiny_base: Call
     for name in alone:
         with pytest.raises(ConfigError, match=r"modules_to_save: .* learns the base's own parameters"):
             create_adapter(tiny_base(), name, modules_to_save=("lm_head",))
+
+
+def test_methods_that_train_nothing_refuse_them_too(tiny_base: Callable[..., Base]) -> None:
+    idle = [name for name in methods.names() if not methods.get(name).trains]
+    assert idle
+    for name in idle:
+        for options in ({"modules_to_save": ("lm_head",)}, {"new_tokens": ("<x>",)}, {"trainable_token_indices": (3,)}):
+            with pytest.raises(ConfigError, match=f"{next(iter(options))}: .* trains nothing"):
+                create_adapter(tiny_base(), name, **options)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from petune.kernels.low_rank import add_low_rank
+from petune.kernels.low_rank import add_low_rank, low_rank, updated_row_norms
 
 
 def problem(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
@@ -50,3 +50,19 @@ def test_a_transposed_output_is_taken() -> None:
     strided = y.t().contiguous().t()
     assert not strided.is_contiguous()
     torch.testing.assert_close(add_low_rank(x, strided, a, b, 1.0), add_low_rank(x, y, a, b, 1.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_row_norms_of_an_updated_weight(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    weight, a, b = torch.randn(5, 7).to(dtype), torch.randn(3, 7), torch.randn(5, 3)
+    expected = (weight.double() + 0.6 * b.double() @ a.double()).norm(dim=1)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(updated_row_norms(weight, a, b, 0.6).double(), expected, rtol=tolerance, atol=tolerance)
+    zero = torch.zeros_like(b)
+    assert torch.equal(updated_row_norms(weight, a, zero, 0.6), updated_row_norms(weight, 2 * a, zero, 1.0))
+
+
+def test_low_rank_is_the_product() -> None:
+    x, a, b = torch.randn(2, 4, 7), torch.randn(3, 7), torch.randn(5, 3)
+    torch.testing.assert_close(low_rank(x, a, b, 0.6), 0.6 * x @ a.t() @ b.t())

@@ -22,15 +22,18 @@ class Example(MethodConfig):
         return self
 
 
+SHARED = "modules_to_save, new_tokens, trainable_token_indices"
+
+
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
-        ({"sise": 2}, "unknown key 'sise'. Did you mean 'size'? The keys are size, names, modules_to_save"),
-        ({"zzz": 2}, "unknown key 'zzz'. The keys are size, names, modules_to_save"),
+        ({"sise": 2}, f"unknown key 'sise'. Did you mean 'size'? The keys are size, names, {SHARED}"),
+        ({"zzz": 2}, f"unknown key 'zzz'. The keys are size, names, {SHARED}"),
         ({"size": 0}, "'size' is 0: Input should be greater than or equal to 1"),
         ({"names": ["a", 3]}, "'names.1' is 3: Input should be a valid string"),
         ({"size": "x", "nam": 1}, "'size' is 'x': Input should be a valid integer, unable to parse string as an"
-         " integer; unknown key 'nam'. Did you mean 'names'? The keys are size, names, modules_to_save"),
+         f" integer; unknown key 'nam'. Did you mean 'names'? The keys are size, names, {SHARED}"),
     ],
 )  # fmt: skip
 def test_each_finding_in_one_line(keys: dict[str, object], expected: str) -> None:

@@ -7,18 +7,32 @@ from typing import Any
 import peft
 import pytest
 import torch
+from torch import nn
 
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
+from petune.backbone.structure import Structure
 from petune.errors import ConfigError, TargetError
-from petune.methods.lora import LoRAConfig, LoRASlot
+from petune.methods.lora import LoRA, LoRAConfig
+from petune.methods.low_rank_slots import LoRASlot
+from petune.methods.method import Target
+from petune.training.optimizer import make_optimizer
+from petune.training.options import TrainingOptions
 
 
 def slot(d_in: int = 6, d_out: int = 4, **settings: Any) -> LoRASlot:
-    made = LoRASlot(d_in, d_out, LoRAConfig(**settings), torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        made.lora_B.normal_(generator=torch.Generator().manual_seed(1))
+    config, generator = LoRAConfig(**settings), torch.Generator().manual_seed(0)
+    a, b = (torch.randn(shape, generator=generator) / 3 for shape in ((config.r, d_in), (d_out, config.r)))
+    return LoRASlot(a, b, config.scale(config.r, config.lora_alpha), dropout=config.lora_dropout)
+
+
+def fresh(linear: nn.Linear, **settings: Any) -> LoRASlot:
+    """Return a slot as the method makes it for one linear."""
+    model: Any = nn.Sequential(linear)
+    target = Target(model, Structure(model), None, torch.Generator().manual_seed(0))
+    made = LoRA().build(LoRAConfig(target_modules="0", **settings), target)["0"]
+    assert isinstance(made, LoRASlot)
     return made
 
 
@@ -34,7 +48,7 @@ def test_forward_is_the_formula_of_the_paper(use_rslora: bool) -> None:
 
 
 def test_start_is_that_of_peft() -> None:
-    made = LoRASlot(1000, 4, LoRAConfig(r=64), torch.Generator().manual_seed(0))
+    made = fresh(nn.Linear(1000, 4), r=64)
     assert torch.equal(made.lora_B, torch.zeros(4, 64))
     bound = 1 / math.sqrt(1000)
     assert made.lora_A.abs().max() <= bound
@@ -42,6 +56,15 @@ def test_start_is_that_of_peft() -> None:
     theirs = torch.empty(64, 1000)
     torch.nn.init.kaiming_uniform_(theirs, a=math.sqrt(5), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(made.lora_A.detach(), theirs)
+
+
+def test_other_starts_are_those_of_peft() -> None:
+    gaussian = fresh(nn.Linear(1000, 4), r=64, init_lora_weights="gaussian")
+    assert gaussian.lora_A.std().item() == pytest.approx(1 / 64, rel=0.02)
+    assert not gaussian.lora_B.any()
+    both = fresh(nn.Linear(1000, 500), r=64, init_lora_weights=False)
+    assert both.lora_B.abs().max().item() == pytest.approx(1 / 8, rel=0.01)
+    assert LoRAConfig(init_lora_weights="False").init_lora_weights is False
 
 
 def test_dropout_only_in_training_and_without_bias() -> None:
@@ -104,7 +127,11 @@ def test_trains_step_for_step_like_peft(
         ({"lora_alpha": float("inf")}, "'lora_alpha' is inf"),
         ({"lora_dropout": 1.0}, "'lora_dropout' is 1.0"),
         ({"target_modules": 3}, "'target_modules"),
-        ({"rank": 3}, r"unknown key 'rank'\..* The keys are r, lora_alpha, lora_dropout, use_rslora, target_modules"),
+        ({"init_lora_weights": "olora"}, "'init_lora_weights' is 'olora': choose true, false, gaussian, pissa"),
+        ({"rank_pattern": {"q_proj": 0}}, "'rank_pattern.q_proj' is 0"),
+        ({"layers_pattern": "h"}, "layers_pattern says where layers_to_transform counts"),
+        ({"loraplus_lr_ratio": 0}, "'loraplus_lr_ratio' is 0"),
+        ({"rank": 3}, r"unknown key 'rank'\..* The keys are r, lora_alpha, lora_dropout, use_rslora, use_dora"),
         ({"r": 3, "lora_r": 4}, "lora_r"),
     ],
     ids=str,
@@ -141,3 +168,57 @@ def test_a_linear_shared_by_all_blocks_is_adapted_once(
     assert len(adapter.slots) == len(base.structure.linears) - 1
     assert "lm_head" not in adapter.slots
     assert randomise(adapter).num_parameters() == sum(t.numel() for t in adapter.tensors().values())
+
+
+def test_ranks_and_scales_of_their_own(tiny_base: Callable[..., Base]) -> None:
+    adapter = create_adapter(
+        tiny_base(),
+        target_modules="attention",
+        r=4,
+        lora_alpha=8,
+        rank_pattern={r"layers.1.*q_proj": 2, "q_proj": 6, "o_proj": 1},
+        alpha_pattern={"o_proj": 3},
+    )
+    found = {path.removeprefix("model.layers."): (s.lora_A.shape[0], s.scale) for path, s in adapter.slots.items()}
+    assert found["0.self_attn.q_proj"] == (6, 8 / 6)
+    assert found["1.self_attn.q_proj"] == (2, 4.0)
+    assert found["2.self_attn.o_proj"] == (1, 3.0)
+    assert found["2.self_attn.k_proj"] == (4, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ({"up_proj": 3}, "'up_proj' matches none of the modules that are adapted; their paths look like 'model.layers"),
+        ({"q_proj(": 3}, "'.*' is no regular expression"),
+        ({"(a+)+" * 300: 3}, "a pattern has 15.. characters, at most 1000 are taken"),
+    ],
+    ids=["unused", "malformed", "long"],
+)
+def test_patterns_of_ranks_that_cannot_be_used(
+    tiny_base: Callable[..., Base], pattern: dict[str, int], message: str
+) -> None:
+    with pytest.raises(TargetError, match=f"rank_pattern: .*{message}"):
+        create_adapter(tiny_base(), target_modules="q_proj", rank_pattern=pattern)
+
+
+def test_layers_are_counted_in_the_list_that_is_named(tiny_base: Callable[..., Base]) -> None:
+    def chosen(**options: Any) -> list[str]:
+        return list(create_adapter(tiny_base(), target_modules="q_proj", **options).slots)
+
+    assert chosen(layers_to_transform=(1,), layers_pattern="layers") == ["model.layers.1.self_attn.q_proj"]
+    assert chosen(layers_to_transform=(1,), layers_pattern=("h", "layers")) == chosen(layers_to_transform=(1,))
+    with pytest.raises(TargetError, match="no linear is left of target modules 'q_proj'"):
+        chosen(layers_to_transform=(1,), layers_pattern="h")
+
+
+@pytest.mark.parametrize("ratio", [None, 16.0])
+def test_rates_of_lora_plus(ratio: float | None, tiny_base: Callable[..., Base]) -> None:
+    adapter = create_adapter(tiny_base(), target_modules=("q_proj", "embed_tokens"), loraplus_lr_ratio=ratio)
+    optimizer = make_optimizer(adapter, TrainingOptions(learning_rate=1e-3))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in adapter.named_masters():
+        expected = 1e-3 * (ratio or 1) if name.endswith(".lora_B") else 1e-3
+        assert rates[id(parameter)] == pytest.approx(expected)
+    written = make_optimizer(adapter, TrainingOptions(module_learning_rates={"*.lora_B": 7e-5}))
+    assert {group["lr"] for group in written.param_groups} == {4e-4, 7e-5}

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from petune.sites.host import Host
 from petune.sites.output import OutputSite, OutputSlot
 from petune.sites.routing import Route, Routing
 
@@ -33,7 +34,7 @@ def test_each_row_goes_through_its_own_slots(linear: nn.Linear, shape: tuple[int
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     y = linear(x).detach()
     routing = Routing()
-    site = OutputSite(linear, routing)
+    site = OutputSite(Host(linear), routing)
     site.plug("a", Affine(2.0))
     site.plug("b", Affine(-1.0))
     total = x.sum(-1, keepdim=True)
@@ -51,7 +52,7 @@ def test_each_row_goes_through_its_own_slots(linear: nn.Linear, shape: tuple[int
 
 
 def test_the_last_slot_takes_the_hook_along(linear: nn.Linear) -> None:
-    site = OutputSite(linear, Routing())
+    site = OutputSite(Host(linear), Routing())
     assert not linear._forward_hooks
     site.plug("a", Affine(2.0))
     site.plug("b", Affine(3.0))
@@ -85,7 +86,7 @@ class Scale(OutputSlot):
 def test_a_slot_wraps_what_those_before_it_made(linear: nn.Linear) -> None:
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
     routing = Routing()
-    site = OutputSite(linear, routing)
+    site = OutputSite(Host(linear), routing)
     site.plug("affine", Affine(2.0))
     site.plug("scale", Scale(3.0))
     with routing.use(Route.of([("affine", "scale"), ("scale", "affine"), (), ("scale",)])):
@@ -103,7 +104,7 @@ def test_a_slot_may_see_the_input_of_an_earlier_sub_module(linear: nn.Linear) ->
     x = torch.randn(2, 5, generator=torch.Generator().manual_seed(1))
     first = nn.Linear(5, 3)
     routing = Routing()
-    site = OutputSite(linear, routing)
+    site = OutputSite(Host(linear), routing)
     site.plug("a", Affine(1.0), first)
     with routing.use(Route.of([("a",), ()])):
         mixed = linear(first(x))

@@ -17,6 +17,7 @@ from petune.backbone.refusals import explained
 from petune.backbone.sources import resolve
 from petune.backbone.structure import Structure
 from petune.backbone.task_names import TaskName
+from petune.backbone.vocabulary import extend, read_tokens
 from petune.errors import BaseModelError
 
 
@@ -55,7 +56,8 @@ class Base:
     ) -> None:
         self.task = task_of(model)
         self.labels = class_labels(model.config, self.task)
-        self.structure = Structure(model, random)
+        self._random = tuple(random)
+        self.structure = Structure(model, self._random)
         if tokenizer is not None:
             set_pad_token(tokenizer, name)
             if self.structure.head and model.config.pad_token_id is None:
@@ -65,6 +67,8 @@ class Base:
         self.name = name
         self.revision = revision
         self._weight_files = tuple(weight_files)
+        self.new_tokens: tuple[str, ...] = ()
+        """Tokens that were added to the tokenizer."""
 
     @classmethod
     def from_model(
@@ -111,6 +115,29 @@ class Base:
     def fingerprint(self) -> Fingerprint:
         """Which model this is exactly; the first use reads the weight files once."""
         return fingerprint(self.model, self._tokenizer, self._weight_files, head=self.structure.head)
+
+    def add_tokens(self, tokens: str | Sequence[str]) -> tuple[int, ...]:
+        """Add tokens to the tokenizer and rows for them to the model, and return their ids; old rows stay as they are.
+
+        Tokens that were added before are not added again. What identifies the base stays what it was without them.
+
+        Args:
+            tokens: the tokens, or a text file with one a line.
+
+        Raises:
+            ConfigError: the tokenizer came with one of them, or adapters are plugged into the tables.
+            BaseModelError: the model has tables that cannot grow.
+        """
+        wanted = read_tokens(tokens)
+        missing = [token for token in wanted if token not in self.new_tokens]
+        if missing:
+            _ = self.fingerprint  # taken before anything changes
+            extend(self.model, self.tokenizer, missing)
+            self.new_tokens = (*self.new_tokens, *missing)
+            self.structure = Structure(self.model, self._random)
+        ids = self.tokenizer.convert_tokens_to_ids(list(wanted))
+        assert isinstance(ids, list)
+        return tuple(ids)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -9,7 +9,7 @@ head, or none of these. Every module counts once, however often the model runs i
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Literal, TypeVar, final
 
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from petune.backbone.attentions import find_attentions
+from petune.backbone.embeddings import Embedding, find_embeddings
 from petune.backbone.kind import Kind, kind_of
-from petune.backbone.targets import choose, names_by_role
+from petune.backbone.targets import choose, indices_in, names_by_role
 from petune.errors import TargetError, nearest
 
 Role = Literal["attention", "mlp", "head", "other"]
@@ -50,6 +51,9 @@ class Linear:
     has_bias: bool = False
 
 
+ModuleT = TypeVar("ModuleT", bound=Linear | Embedding)
+
+
 @final
 class Structure:
     """The blocks and linears of a model, found from its module tree; works on the meta device.
@@ -63,6 +67,7 @@ class Structure:
         head: paths of the modules that make up the head of a task; empty for a language model.
         linears: every linear once, in module order.
         repeats_blocks: whether a block is run several times, as in ALBERT.
+        embeddings: every table that is looked up by its input's numbers, once, in module order.
         attentions: every attention module once, in module order; empty for a model that is no ``PreTrainedModel``.
     """
 
@@ -72,6 +77,7 @@ class Structure:
         self.kind: Kind = "decoder" if pretrained is None else kind_of(pretrained.config)
         self.head: tuple[str, ...] = () if pretrained is None else _head_paths(pretrained, random)
         self.linears: tuple[Linear, ...] = tuple(_linears(model, self.blocks, self.head))
+        self.embeddings: tuple[Embedding, ...] = tuple(find_embeddings(model, self.blocks))
         self.repeats_blocks: bool = pretrained is not None and _runs(pretrained) > len(self.blocks)
         self.attentions = () if pretrained is None else find_attentions(pretrained, self.blocks)
 
@@ -132,20 +138,56 @@ class Structure:
             TargetError: a name matches nothing, a pattern cannot be used, a block index is out of range, or
                 nothing is left.
         """
-        roles = {linear.path: linear.role for linear in self.linears}
+        return self._select(self.linears, targets, exclude, layers, ())
+
+    def select_with_embeddings(
+        self,
+        targets: str | Sequence[str],
+        *,
+        exclude: str | Sequence[str] = (),
+        layers: Sequence[int] | None = None,
+        layers_pattern: Sequence[str] = (),
+    ) -> tuple[Linear | Embedding, ...]:
+        """Return the linears and embeddings that ``targets`` means: linears first, each kind in module order.
+
+        Embeddings have no role: only a name or a pattern chooses them.
+
+        Args:
+            targets: as for :meth:`select`.
+            exclude: what to leave out, written the same way.
+            layers: keep only these block indices.
+            layers_pattern: names of lists of blocks; given, an index counts in the list of that name.
+
+        Raises:
+            TargetError: as from :meth:`select`.
+        """
+        return self._select((*self.linears, *self.embeddings), targets, exclude, layers, layers_pattern)
+
+    def _select(
+        self,
+        modules: Sequence[ModuleT],
+        targets: str | Sequence[str],
+        exclude: str | Sequence[str],
+        layers: Sequence[int] | None,
+        layers_pattern: Sequence[str],
+    ) -> tuple[ModuleT, ...]:
+        roles = {module.path: module.role if isinstance(module, Linear) else "embedding" for module in modules}
         chosen = choose(roles, targets, what="target modules")
         dropped = choose(roles, exclude, what="excluded modules") if exclude else frozenset[str]()
+        blocks = {module.path: module.block for module in modules}
+        if layers_pattern:
+            blocks = indices_in(layers_pattern, roles, what="layers_pattern")
         wanted = None if layers is None else frozenset(layers)
         for index in sorted(wanted or ()):
-            if not 0 <= index < self.num_blocks:
+            if not layers_pattern and not 0 <= index < self.num_blocks:
                 raise TargetError(
                     f"layer {index} does not exist: this base model has {self.num_blocks} blocks, "
                     f"numbered 0 to {self.num_blocks - 1}."
                 )
         kept = tuple(
-            linear
-            for linear in self.linears
-            if linear.path in chosen - dropped and (wanted is None or linear.block in wanted)
+            module
+            for module in modules
+            if module.path in chosen - dropped and (wanted is None or blocks[module.path] in wanted)
         )
         if not kept:
             raise TargetError(

@@ -17,7 +17,7 @@ its length and the time it may take are bounded.
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import regex
@@ -54,6 +54,52 @@ def choose(roles: Mapping[str, str], targets: str | Sequence[str], *, what: str)
             return _by_name(roles, targets, what)
         return _by_pattern(roles, targets, what)
     return frozenset().union(*(_by_name(roles, name, what) for name in targets))
+
+
+def matcher(pattern: str, *, what: str) -> Callable[[str], "regex.Match[str] | None"]:
+    """Return a function that matches a whole path with the regular expression ``pattern``, in bounded time.
+
+    Raises:
+        TargetError: the pattern is no regular expression or too long; the function, that it takes too long.
+    """
+    if len(pattern) > LONGEST_PATTERN:
+        raise TargetError(f"{what}: a pattern has {len(pattern)} characters, at most {LONGEST_PATTERN} are taken")
+    try:
+        compiled = regex.compile(pattern)
+    except regex.error as error:
+        raise TargetError(f"{what}: {pattern[:80]!r} is no regular expression ({error})") from error
+    deadline = time.monotonic() + PATTERN_SECONDS
+
+    def match(path: str) -> "regex.Match[str] | None":
+        try:
+            return compiled.fullmatch(path, timeout=max(deadline - time.monotonic(), 0.001))
+        except TimeoutError:
+            raise TargetError(
+                f"{what}: the pattern {pattern[:80]!r} takes too long to match (over {PATTERN_SECONDS:g} s);"
+                " write it without nested repetition"
+            ) from None
+
+    return match
+
+
+def first_matching(patterns: Iterable[str], path: str, *, what: str) -> str | None:
+    """Return the first of ``patterns`` that matches ``path`` or its end from a dot on, as HF PEFT looks settings up.
+
+    Raises:
+        TargetError: a pattern is no regular expression, is too long, or takes too long.
+    """
+    return next((p for p in patterns if matcher(rf"(?:.*\.)?(?:{p})", what=what)(path)), None)
+
+
+def indices_in(lists: Sequence[str], paths: Iterable[str], *, what: str) -> dict[str, int | None]:
+    """Return, for each path, its index in the first of the ``lists`` of blocks that it lies in (``layers``, ``h``).
+
+    Raises:
+        TargetError: a name of a list is no regular expression, or is too long.
+    """
+    matches = [matcher(rf"(?:.*?\.)?(?:{name})\.(?P<index>\d+)\..*", what=what) for name in lists]
+    found = {path: next((m for match in matches if (m := match(path))), None) for path in paths}
+    return {path: None if m is None else int(m["index"]) for path, m in found.items()}
 
 
 def leaf_name(path: str) -> str:

@@ -21,6 +21,7 @@ from petune.backbone.loading import quiet
 from petune.backbone.task_names import NAMED_CLASSES, TaskName
 from petune.checkpoint import card, manifest, peft
 from petune.checkpoint.durable import write_file, write_files, write_text
+from petune.checkpoint.peft_tables import without_base_tables
 from petune.errors import AdapterFormatError, BaseMismatchError, ConfigError
 
 logger = logging.getLogger("petune")
@@ -103,6 +104,8 @@ def load_adapter(
             manifest.FILE_NAME,
         )
     try:
+        if options.get("new_tokens"):
+            _add_tokens(folder, options, base)
         adapter = build_adapter(method, options, base.model, base.structure, name=name, shapes_only=True)
     except ConfigError as error:
         raise AdapterFormatError(f"{folder} does not fit this base: {error}") from error
@@ -113,6 +116,17 @@ def load_adapter(
             adapter.trained_config = adapter.method.configure(content.trained_config)
     adapter.set_trainable(False)
     return adapter
+
+
+def _add_tokens(folder: Path, options: Mapping[str, Any], base: Base) -> None:
+    """Add the adapter's new tokens to the base; their ids must be those that it has rows for."""
+    ids = base.add_tokens(options["new_tokens"])
+    rows = options.get("trainable_token_indices")
+    if isinstance(rows, Mapping) and any(not set(ids) <= set(indices) for indices in rows.values()):
+        raise AdapterFormatError(
+            f"{folder} has rows for tokens {sorted(next(iter(rows.values())))}, but on this base its new tokens are"
+            f" {sorted(ids)}: others were added before; load the base again for this adapter"
+        )
 
 
 def check_base(content: manifest.Manifest, base: Base, folder: Path, *, allow_base_mismatch: bool = False) -> None:
@@ -216,7 +230,10 @@ def _read_tensors(folder: Path, adapter: Adapter, base: Base, content: manifest.
         _check_digest(content, tensors, folder)
     in_peft_layout = content is None or peft.CONFIG_FILE in content.files
     layout = peft.LAYOUTS.get(method) if in_peft_layout else None
-    return tensors if layout is None else peft.from_tensors(layout, tensors, adapter, base.structure)
+    if layout is None:
+        return tensors
+    tensors = without_base_tables(tensors, layout.prefix, adapter.replacements, base.model)
+    return peft.from_tensors(layout, tensors, adapter, base.structure)
 
 
 def _check_digest(content: manifest.Manifest, tensors: Mapping[str, Tensor], folder: Path) -> None:

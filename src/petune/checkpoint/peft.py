@@ -23,6 +23,9 @@ __all__ = [
     "numbered_labels", "task_of", "task_type_of", "to_json", "to_options", "to_tensors",
 ]  # fmt: skip
 
+_TOKENS = "token_adapter.trainable_tokens_delta"
+"""What PEFT calls the rows of chosen tokens; they stand in place of the base's, despite the name."""
+
 LAYOUTS: Mapping[str, Layout] = {
     "ia3": IA3Layout(),
     "llama_adapter": AdaptionPromptLayout(),
@@ -52,7 +55,10 @@ MODEL_LAYOUT = ("full",)
 def layout_of(adapter: Adapter, structure: Structure) -> Layout | None:
     """Return the layout that expresses ``adapter``; None where PEFT has nothing that does."""
     layout = LAYOUTS.get(adapter.method.name)
-    return layout if layout is not None and layout.fits(adapter, structure) else None
+    learned = {"modules_to_save": adapter.replacements, "trainable_token_indices": adapter.token_rows}
+    if layout is None or any(slots and field not in layout.besides for field, slots in learned.items()):
+        return None
+    return layout if layout.fits(adapter.without_replacements(), structure) else None
 
 
 def to_json(layout: Layout, adapter: Adapter, base: Base) -> str:
@@ -64,8 +70,13 @@ def to_json(layout: Layout, adapter: Adapter, base: Base) -> str:
         "revision": base.revision,
         "inference_mode": True,
         **layout.config(adapter.without_replacements(), base.structure),
-        "modules_to_save": sorted(adapter.replacements) or None,
     }
+    own = {path: slot for path, slot in adapter.token_rows.items() if slot.tied_to is None}
+    besides = {
+        "modules_to_save": sorted(adapter.replacements) or None,
+        "trainable_token_indices": {path: slot.indices.tolist() for path, slot in own.items()} or None,
+    }
+    content |= {field: value for field, value in besides.items() if field in layout.besides}
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
@@ -74,6 +85,9 @@ def to_tensors(layout: Layout, adapter: Adapter, structure: Structure) -> dict[s
     tensors = layout.to_file(adapter.without_replacements(), structure)
     for path, slot in adapter.replacements.items():
         tensors |= {f"{layout.prefix}{path}.{name}": tensor for name, tensor in slot.own.state_dict().items()}
+    for path, rows in adapter.token_rows.items():
+        if rows.tied_to is None:
+            tensors[f"{layout.prefix}{path}.{_TOKENS}"] = rows.values.detach()
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
@@ -85,9 +99,11 @@ def to_options(
     Raises:
         AdapterFormatError: the config asks for something petune does not do.
     """
-    rest = {field: value for field, value in config.items() if field != "modules_to_save"}
-    options = layout.options(rest, structure)
-    names = config.get("modules_to_save") or ()
+    options = layout.options({f: value for f, value in config.items() if f not in layout.besides}, structure)
+    besides = {field: config.get(field) for field in layout.besides}
+    if besides.get("trainable_token_indices"):
+        options["trainable_token_indices"] = besides["trainable_token_indices"]
+    names = besides.get("modules_to_save") or ()
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
         raise AdapterFormatError(f"{CONFIG_FILE}: modules_to_save is {names!r}, expected a list of names")
     # PEFT takes every module whose path ends in a name, and lets some of the names match nothing.
@@ -105,12 +121,15 @@ def from_tensors(
     Raises:
         AdapterFormatError: a tensor is of a kind or shape the method does not have.
     """
+    rows = {f"{layout.prefix}{path}.{_TOKENS}": f"{path}.rows" for path in adapter.token_rows}
     starts = {f"{layout.prefix}{path}.": f"{path}.own." for path in adapter.replacements}
     whole: dict[str, Tensor] = {}
     rest: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         start = next((start for start in starts if name.startswith(start)), None)
-        if start is None:
+        if name in rows:
+            whole[rows[name]] = tensor
+        elif start is None:
             rest[name] = tensor
         else:
             whole[starts[start] + name.removeprefix(start)] = tensor

@@ -24,6 +24,7 @@ class AdaptionPromptLayout(Layout):
     """``<attention>.adaption_prompt`` [1, P, d] and ``<attention>.adaption_gate`` [1], of the topmost layers."""
 
     peft_type = "ADAPTION_PROMPT"
+    besides = frozenset()
     followed = ("adapter_len", "adapter_layers", "target_modules")
 
     def fits(self, adapter: Adapter, structure: Structure) -> bool:

@@ -18,8 +18,6 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 PROMPT_PREFIX = "base_model."
-MODULES_TO_SAVE = "modules_to_save"
-"""A field of every type: modules of the base that are learned whole."""
 
 # Fields that say where an adapter came from or is to be used; they change no output. `auto_mapping` and
 # `megatron_core` name code to import: they are never followed.
@@ -47,6 +45,9 @@ class Layout(ABC):
     prefix: str = PREFIX
     """What stands before the path of a module that is saved whole."""
 
+    besides: frozenset[str] = frozenset({"modules_to_save"})
+    """PEFT's fields of what is learned beside the method: all types but one have modules that are learned whole."""
+
     followed: tuple[str, ...] = ()
     """PEFT's fields that say what the method is to do."""
 
@@ -60,10 +61,10 @@ class Layout(ABC):
     def refusal(self, config: Mapping[str, Any]) -> str | None:
         """Return why petune cannot do what PEFT's ``config`` asks for; None where it can."""
         for field, value in config.items():
-            if field in DESCRIPTIVE or field in self.followed or field == MODULES_TO_SAVE:
+            if field in DESCRIPTIVE or field in self.followed or field in self.besides:
                 continue
             if field not in self.neutral:
-                known = (*self.followed, *self.neutral, *DESCRIPTIVE, MODULES_TO_SAVE)
+                known = (*self.followed, *self.neutral, *DESCRIPTIVE, *self.besides)
                 return f"'{field}' is not known to this petune.{nearest(field, known)}"
             if not self.neutral[field](value):
                 return f"{field}={value!r} is not supported by petune's {self.peft_type}"

@@ -1,6 +1,7 @@
 """LoRA in HF PEFT's files."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, final
 
@@ -8,18 +9,23 @@ from torch import Tensor
 
 from petune.adapter import Adapter
 from petune.backbone.structure import Structure
+from petune.backbone.targets import first_matching
 from petune.checkpoint.peft_layout import CONFIG_FILE, PREFIX, WEIGHTS_FILE, Layout, Rule, switched_off
 from petune.checkpoint.peft_names import shortest_names, that_match
-from petune.errors import AdapterFormatError
+from petune.errors import AdapterFormatError, TargetError
 
 
 @final
 class LoRALayout(Layout):
-    """LoRA: ``base_model.model.<module>.lora_A.weight`` [r, d_in] and ``lora_B.weight`` [d_out, r]."""
+    """LoRA: ``base_model.model.<module>.lora_A.weight`` [r, d_in] and ``lora_B.weight`` [d_out, r].
+
+    Of embeddings ``lora_embedding_A`` [r, V], ``lora_embedding_B`` [d, r]; of DoRA ``lora_magnitude_vector`` [d_out].
+    """
 
     peft_type = "LORA"
+    besides = frozenset({"modules_to_save", "trainable_token_indices"})
 
-    # Fields without a counterpart: the value with which PEFT computes plain LoRA.
+    # Fields without a counterpart: the value with which PEFT computes what petune does.
     neutral: Mapping[str, Rule] = {
         "bias": lambda value: value == "none",
         # How A and B started does not matter once they are trained, except for the starts that changed the base.
@@ -27,46 +33,56 @@ class LoRALayout(Layout):
         "eva_config": lambda _: True,
         "fan_in_fan_out": lambda value: isinstance(value, bool),
         "qalora_group_size": lambda _: True,
-        "ensure_weight_tying": lambda value: isinstance(value, bool),
+        "lora_ga_config": switched_off,
         **dict.fromkeys(
             (
-                "layers_pattern", "rank_pattern", "alpha_pattern", "megatron_config",
-                "trainable_token_indices", "loftq_config", "corda_config", "lora_ga_config", "use_dora",
-                "velora_config", "alora_invocation_tokens", "use_qalora", "monteclora_config", "layer_replication",
-                "lora_bias", "target_parameters", "use_bdlora", "arrow_config", "kasa_config",
+                "megatron_config", "loftq_config", "corda_config", "velora_config",
+                "alora_invocation_tokens", "use_qalora", "monteclora_config", "layer_replication", "lora_bias",
+                "target_parameters", "use_bdlora", "arrow_config", "kasa_config", "ensure_weight_tying",
             ),
             switched_off,
         ),
     }  # fmt: skip
     followed = (
-        "r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "exclude_modules", "layers_to_transform",
+        "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "target_modules", "exclude_modules",
+        "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
     )  # fmt: skip
+    _CHANGED_BASE = re.compile(r"pissa.*|olora|corda|loftq|lora_ga")
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
-        """Return PEFT's LoRA fields; the chosen linears are listed as PEFT will match them."""
+        """Return PEFT's LoRA fields; the chosen modules are listed as PEFT will match them."""
         settings = adapter.config.model_dump()
-        alpha = settings["lora_alpha"]
-        paths = list(adapter.slots)
         return {
             "r": settings["r"],
-            "lora_alpha": int(alpha) if alpha == math.floor(alpha) else alpha,
+            "lora_alpha": _whole(settings["lora_alpha"]),
             "lora_dropout": settings["lora_dropout"],
             "use_rslora": settings["use_rslora"],
-            "target_modules": shortest_names(paths, structure),
+            "use_dora": settings["use_dora"],
+            "target_modules": shortest_names(list(adapter.slots), structure),
             "exclude_modules": None,
             "layers_to_transform": None,
+            "layers_pattern": None,
+            "rank_pattern": settings["rank_pattern"] or {},
+            "alpha_pattern": {name: _whole(alpha) for name, alpha in (settings["alpha_pattern"] or {}).items()},
             "fan_in_fan_out": any(linear.transposed for linear in structure.linears if linear.path in adapter.slots),
             "bias": "none",
-            "rank_pattern": {},
-            "alpha_pattern": {},
-            "use_dora": False,
             "init_lora_weights": True,
         }
+
+    def refusal(self, config: Mapping[str, Any]) -> str | None:
+        """Return why petune cannot do what PEFT's ``config`` asks for, and what to do about it."""
+        refusal, start = super().refusal(config), config.get("init_lora_weights")
+        if refusal is None or not self._CHANGED_BASE.fullmatch(str(start).lower()):
+            return refusal
+        return (
+            f"{refusal}: it changed the base when it started; save the adapter with PEFT's"
+            " path_initial_model_for_weight_conversion, which makes it one for the base as it is"
+        )
 
     def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
         """Return our LoRA settings."""
         self.require_known(config)
-        options = {field: config[field] for field in self.followed if config.get(field) is not None}
+        options = {field: config[field] for field in self.followed if config.get(field) not in (None, {}, [], "")}
         if "target_modules" not in options:
             raise AdapterFormatError(f"{CONFIG_FILE}: 'target_modules' is missing")
         if isinstance(options.get("layers_to_transform"), int):
@@ -75,15 +91,48 @@ class LoRALayout(Layout):
             if isinstance(options.get(field), list):
                 names = that_match(options[field], structure)
                 options[field] = names if names or field == "exclude_modules" else tuple(options[field])
+        for field in ("rank_pattern", "alpha_pattern"):  # and patterns too
+            if isinstance(options.get(field), dict):
+                options[field] = _used(field, options, structure)
         return options
 
     def to_file(self, adapter: Adapter, structure: Structure) -> dict[str, Tensor]:
         """Return ``base_model.model.<module>.lora_A.weight`` and so on."""
-        return {f"{PREFIX}{name}.weight": tensor for name, tensor in adapter.tensors().items()}
+        return {
+            f"{PREFIX}{name}{'.weight' if name.endswith(('.lora_A', '.lora_B')) else ''}": tensor
+            for name, tensor in adapter.tensors().items()
+        }
 
     def from_file(self, tensors: Mapping[str, Tensor], structure: Structure) -> dict[str, Tensor]:
         """Return ``<module>.lora_A`` and so on."""
         for name in tensors:
-            if not name.startswith(PREFIX) or not name.endswith((".lora_A.weight", ".lora_B.weight")):
-                raise AdapterFormatError(f"{WEIGHTS_FILE}: tensor '{name}' is not of plain LoRA, which petune reads")
+            if not name.startswith(PREFIX) or not name.endswith(_ENDS):
+                raise AdapterFormatError(f"{WEIGHTS_FILE}: tensor '{name}' is none that petune's LoRA has")
         return {name.removeprefix(PREFIX).removesuffix(".weight"): tensor for name, tensor in tensors.items()}
+
+
+_ENDS = (
+    ".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B", ".lora_magnitude_vector",
+)  # fmt: skip
+
+
+def _whole(number: float) -> float:
+    """Return a whole number as an int, as PEFT's configs mostly hold it."""
+    return int(number) if number == math.floor(number) else number
+
+
+def _used(field: str, options: Mapping[str, Any], structure: Structure) -> dict[str, Any] | None:
+    """Return the patterns of a field that count for a module the adapter has."""
+    settings: Mapping[str, Any] = options[field]
+    lists, layers = options.get("layers_pattern", ()), options.get("layers_to_transform")
+    try:
+        chosen = structure.select_with_embeddings(
+            options["target_modules"],
+            exclude=options.get("exclude_modules", ()),
+            layers=layers,
+            layers_pattern=(lists,) if isinstance(lists, str) else lists,
+        )
+        found = {first_matching(settings, module.path, what=field) for module in chosen}
+    except TargetError as error:
+        raise AdapterFormatError(f"{CONFIG_FILE}: {error}") from error
+    return {pattern: value for pattern, value in settings.items() if pattern in found} or None

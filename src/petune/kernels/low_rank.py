@@ -18,3 +18,27 @@ def add_low_rank(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float) -> Te
     hidden = F.linear(x, a.to(x.dtype))
     flat = torch.addmm(y.reshape(-1, y.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), b.to(x.dtype).t(), alpha=scale)
     return flat.view(y.shape)
+
+
+def low_rank(x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """Return ``scale * (x A^T) B^T`` in x's precision."""
+    return F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype)) * scale
+
+
+@torch.no_grad()
+def updated_row_norms(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """Return the length [d_out] of each row of ``W + scale * B A``, in fp32, without writing that sum out.
+
+    |w + s b A|^2 = |w|^2 + 2 s (w A^T) b^T + s^2 b (A A^T) b^T   for each row w of W, b of B
+
+    Args:
+        weight: W [d_out, d_in], in any precision.
+        a: A [r, d_in].
+        b: B [d_out, r].
+        scale: the scale.
+    """
+    squares: Tensor = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float32).square()
+    crossed = F.linear(weight, a.to(weight.dtype)).to(torch.float32)  # [d_out, r]
+    own = b @ (a @ a.t())
+    changed: Tensor = squares + scale * ((2 * crossed + scale * own) * b).sum(1)
+    return changed.clamp(min=0).sqrt()

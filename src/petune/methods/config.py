@@ -14,6 +14,12 @@ class MethodConfig(BaseModel):
     modules_to_save: tuple[str, ...] = ()
     """Modules learned whole besides, as copies: a task head, lm_head, embed_tokens (paths, or the ends of paths)."""
 
+    new_tokens: str | tuple[str, ...] = ()
+    """Tokens to add to the tokenizer, their rows of embeddings and head learned besides; a list, or a file of lines."""
+
+    trainable_token_indices: tuple[int, ...] | dict[str, tuple[int, ...]] = ()
+    """Ids of tokens whose embeddings are learned besides; ids by table (embed_tokens, lm_head) for each its own."""
+
 
 def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
     """Return the fields of ``model``: its own first, then those it inherits."""

@@ -123,6 +123,10 @@ class Method(ABC, Generic[ConfigT]):
         """Return the peak learning rate used with these settings unless the user gives one."""
         return self.learning_rate
 
+    def rate_factor(self, config: ConfigT, parameter: str) -> float:
+        """Return the factor on the learning rate of one parameter, named as in :meth:`Adapter.tensors`."""
+        return 1.0
+
     def candidates(self, config: ConfigT) -> tuple[Mapping[str, Any], ...]:
         """Return the ways to write the rows: options of reading that replace the run's own.
 

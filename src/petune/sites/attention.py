@@ -134,7 +134,7 @@ class AttentionSite:
         """Return what the slots give, group by group."""
         route = self._routing.route
         parts = []
-        for group in route.groups if route.extends_attention else ():
+        for group in route.groups if route.virtual_tokens else ():
             slots = [self.slots[name] for name in group.stack if name in self.slots]
             if slots:
                 own = [slot(group.stack) for slot in slots]

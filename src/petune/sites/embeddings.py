@@ -116,7 +116,7 @@ class EmbeddingSite:
         route = self._routing.route
         wanted = [sum(slot.per_row for slot, _ in self._own(group.stack)) for group in route.groups]
         cache = kwargs.get("past_key_values")
-        if not any(wanted) or (cache is not None and int(cache.get_seq_length()) > 0):
+        if not any(wanted) or not route.virtual_tokens or (cache is not None and int(cache.get_seq_length()) > 0):
             return
         ids = kwargs.get("input_ids", args[0] if args else None)
         if ids is None:

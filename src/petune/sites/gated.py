@@ -47,7 +47,7 @@ class GatedAttention:
             scale: factor of its scores; 1 / sqrt(D) if None.
         """
         route = self._routing.route
-        for group in route.groups:
+        for group in route.groups if route.virtual_tokens else ():
             slots = [self.slots[name] for name in group.stack if name in self.slots]
             if not slots:
                 continue

@@ -11,11 +11,10 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, final
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers.pytorch_utils import Conv1D
 
+from petune.sites.host import Host, stored_transposed, wide
 from petune.sites.routing import Routing
 
 
@@ -31,6 +30,10 @@ class OutputSlot(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the new output [N, ..., d_out] for input ``x`` and the sub-module's own output ``y``."""
+
+    def meet(self, host: Host) -> None:
+        """Take note of where the slot is plugged in; for slots that compute with their host's own weight."""
+        return
 
     def enter(self, x: Tensor) -> Tensor:
         """Return what the sub-module is given in place of its input ``x``."""
@@ -49,23 +52,18 @@ class OutputSlot(nn.Module, ABC):
 
         Sums are made in fp32 at least. Parameters that stay are left out; None says that there are no such parameters.
         """
-        transposed = isinstance(host, Conv1D)  # stored as [d_in, d_out]
-        weight = _wide(host.get_parameter("weight"))
+        transposed = stored_transposed(host)
+        weight = wide(host.get_parameter("weight"))
         weight = weight.t() if transposed else weight
         merged = self.merged_weight(weight)
         if merged is None:
             return None
         changed = {} if merged is weight else {"weight": merged.t() if transposed else merged}
         if host._parameters.get("bias") is not None:
-            bias = _wide(host.get_parameter("bias"))
-            merged = self.merged_bias(bias)
-            changed |= {} if merged is bias else {"bias": merged}
+            bias = wide(host.get_parameter("bias"))
+            new = self.merged_bias(bias)
+            changed |= {} if new is bias else {"bias": new}
         return changed
-
-
-def _wide(parameter: Tensor) -> Tensor:
-    """Return a parameter in fp32, or in its own precision where that is wider."""
-    return parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))
 
 
 @final
@@ -75,12 +73,13 @@ class OutputSite:
     Each slot of a row's stack wraps what the slots before it made, so these get what it lets in.
 
     Args:
-        module: the sub-module.
+        host: the sub-module.
         routing: which adapters each row goes through.
     """
 
-    def __init__(self, module: nn.Module, routing: Routing) -> None:
-        self.module = module
+    def __init__(self, host: Host, routing: Routing) -> None:
+        self.module = host.module
+        self._host = host
         self.slots: dict[str, OutputSlot] = {}
         self._routing = routing
         self._readings: dict[str, nn.Module] = {}
@@ -91,6 +90,7 @@ class OutputSite:
     def plug(self, name: str, slot: OutputSlot, reads: nn.Module | None = None) -> None:
         """Add the slot of adapter ``name``; ``reads`` is the module that :attr:`OutputSlot.reads` names."""
         assert name not in self.slots, f"adapter {name!r} is plugged in here already"
+        slot.meet(self._host)
         self.slots[name] = slot
         if reads is not None:
             self._readings[name] = reads
@@ -130,7 +130,7 @@ class OutputSite:
         self._unchanged = None
         rows = self._routing.route.num_rows
         if len(output) == 1 < rows:  # position embeddings are computed once for all rows
-            x, output = (t.expand(rows, *t.shape[1:]) for t in (x, output))
+            x, output = (entries.expand(rows, *entries.shape[1:]) for entries in (x, output))
         for names, index in self._groups(output):
             y = _take(output, index)
             for name, own_x in zip(names, self._seen(names, _take(x, index)), strict=False):

@@ -45,13 +45,13 @@ class Route:
     groups: tuple[Group, ...]
     num_rows: int = 0
 
-    extends_attention: bool = True
-    """Whether slots at the attentions act; they do not while the base reads virtual tokens on its own."""
+    virtual_tokens: bool = True
+    """Whether rows have virtual tokens, at the attentions or among their own; not while the base reads some alone."""
 
     @staticmethod
-    def everywhere(stack: Stack, *, extends_attention: bool = True) -> "Route":
+    def everywhere(stack: Stack, *, virtual_tokens: bool = True) -> "Route":
         """Every row of any batch goes through ``stack``."""
-        return Route((Group(stack, None),), extends_attention=extends_attention)
+        return Route((Group(stack, None),), virtual_tokens=virtual_tokens)
 
     @staticmethod
     def of(rows: Sequence[Stack]) -> "Route":

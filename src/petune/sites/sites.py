@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import final
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from petune.errors import ConfigError
 from petune.sites.attention import AttentionSites, AttentionSlot, Source
 from petune.sites.embeddings import EmbeddingSite, EmbeddingSlot, EmbeddingSource
 from petune.sites.gated import GatedSlot
+from petune.sites.host import Host
 from petune.sites.output import OutputSite, OutputSlot
 from petune.sites.routing import Routing
 from petune.sites.virtual_tokens import VirtualTokens
@@ -39,6 +40,7 @@ class Sites:
         self._virtual_tokens = VirtualTokens(model, self.routing, self._attention)
         self._embeddings = EmbeddingSite(model, self.routing)
         self._plugged: dict[str, Mapping[str, Slot]] = {}
+        self._bare: dict[str, Tensor] = {}
 
     def check(self) -> None:
         """Make sure that nobody else's slots would act.
@@ -73,11 +75,10 @@ class Sites:
             raise
         self._plugged[name] = slots
         attention = {path: slot for path, slot in slots.items() if isinstance(slot, AttentionSlot)}
-        if attention or any(isinstance(slot, EmbeddingSlot) for slot in slots.values()):
+        if attention:
             below_head = f"{self._model.base_model_prefix}."
             changes_base = any(isinstance(s, OutputSlot) and p.startswith(below_head) for p, s in slots.items())
-            # Without attention slots, this only keeps the adapter out of what sources read of the base.
-            self._virtual_tokens.plug(name, attention, source if attention else None, changes_base=changes_base)
+            self._virtual_tokens.plug(name, attention, source, changes_base=changes_base)
 
     def unplug(self, name: str) -> None:
         """Remove the slots of adapter ``name``; unused sites disappear."""
@@ -97,8 +98,14 @@ class Sites:
         """Train with our attention inside the block, where the model allows it; results are the same."""
         return self._attention.held()
 
-    def base_changed(self) -> None:
-        """Drop what was computed from the base's weights; call it when they change."""
+    def base_changed(self, bare: Mapping[str, Tensor]) -> None:
+        """Drop what was computed from the base's weights; call it when they change.
+
+        Args:
+            bare: the base's own parameters, by path, in place of which merged ones stand from now on.
+        """
+        self._bare.clear()
+        self._bare.update(bare)
         self._virtual_tokens.forget()
 
     def in_use(self, module: nn.Module) -> bool:
@@ -107,8 +114,11 @@ class Sites:
 
     def _plug(self, name: str, path: str, slot: Slot, source: Source | None) -> None:
         if isinstance(slot, OutputSlot):
-            site = self._outputs.setdefault(path, OutputSite(self._model.get_submodule(path), self.routing))
-            site.plug(name, slot, None if slot.reads is None else self._model.get_submodule(slot.reads))
+            if path not in self._outputs:
+                host = Host(self._model.get_submodule(path), path, self._bare)
+                self._outputs[path] = OutputSite(host, self.routing)
+            reads = None if slot.reads is None else self._model.get_submodule(slot.reads)
+            self._outputs[path].plug(name, slot, reads)
         elif isinstance(slot, WeightSlot):
             self._weights.setdefault(path, WeightSite.find(self._model, path)).plug(name, slot)
         elif isinstance(slot, EmbeddingSlot):

@@ -123,7 +123,7 @@ class VirtualTokens:
 
     def _read(self, name: str, stack: Stack, embeddings: Tensor) -> Mapping[str, KeysValues]:
         """Return the keys and values that the base makes of ``embeddings`` [P, d] at the adapter's attentions."""
-        with self._routing.use(Route.everywhere(stack, extends_attention=False)):
+        with self._routing.use(Route.everywhere(stack, virtual_tokens=False)):
             return self._attention.read(tuple(self._slots[name]), embeddings.to(self._model.dtype))
 
     def _positions(self, route: Route, shifts: list[int], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:

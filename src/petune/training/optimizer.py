@@ -15,7 +15,9 @@ from petune.training.options import TrainingOptions
 
 
 def make_optimizer(adapter: Adapter, options: TrainingOptions) -> AdamW:
-    """Return a fused AdamW over the adapter's parameters: one flat group, or one for each rate asked for.
+    """Return a fused AdamW over the adapter's parameters: one flat group, or one for each rate.
+
+    Rates of ``module_learning_rates`` count as they are; else the method may ask for a multiple of the learning rate.
 
     Raises:
         ConfigError: a pattern of ``module_learning_rates`` matches nothing.
@@ -26,7 +28,8 @@ def make_optimizer(adapter: Adapter, options: TrainingOptions) -> AdamW:
     for path, parameter in adapter.named_masters():
         own, pattern = _rate(path, options.module_learning_rates or {})
         unused.discard(pattern or "")
-        groups.setdefault(rate if own is None else own, []).append(parameter)
+        usual = rate * adapter.method.rate_factor(adapter.config, path)
+        groups.setdefault(usual if own is None else own, []).append(parameter)
     if unused:
         example = next(iter(adapter.tensors()))
         raise ConfigError(

@@ -1,0 +1,89 @@
+"""LoRA at embeddings; linears are in test_lora.py."""
+
+from collections.abc import Callable
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch import Tensor, nn
+
+from petune.adapted_model import AdaptedModel
+from petune.adapter import create_adapter
+from petune.backbone.base import Base
+from petune.errors import ConfigError
+from petune.methods.low_rank_slots import LoRAEmbeddingSlot
+from petune.sites.host import Host
+
+
+class ScaledEmbedding(nn.Embedding):
+    """A table whose rows are scaled as they are looked up."""
+
+    embed_scale = 3.0
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return super().forward(ids) * self.embed_scale
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, ScaledEmbedding])
+def test_rows_are_looked_up(kind: type[nn.Embedding]) -> None:
+    torch.manual_seed(0)
+    table = kind(9, 4)
+    slot = LoRAEmbeddingSlot(torch.randn(3, 9), torch.randn(4, 3), 0.7)
+    slot.meet(Host(table))
+    ids = torch.tensor([[1, 8], [0, 1]])
+    found = slot(ids, table(ids))
+    merged = slot.merged_parameters(table)
+    assert merged is not None
+    torch.testing.assert_close(
+        merged["weight"], table.weight + 0.7 * (slot.lora_embedding_B @ slot.lora_embedding_A).t()
+    )
+    with torch.no_grad():
+        table.weight.copy_(merged["weight"])
+    torch.testing.assert_close(table(ids), found)
+
+
+@pytest.mark.parametrize(("architecture", "name"), [("llama", "embed_tokens"), ("gpt2", "wte"), ("gpt2", "wpe")])
+def test_trains_step_for_step_like_peft(
+    architecture: str, name: str, tiny_base: Callable[..., Base], token_ids: Callable[..., Tensor]
+) -> None:
+    ids, base, twin = token_ids(3, 10), tiny_base(architecture), tiny_base(architecture)
+    ids[0, 0] = 0  # the padding token, whose row of A gets no gradient
+    settings: dict[str, Any] = {"r": 4, "lora_alpha": 6}
+    adapter = create_adapter(base, target_modules=(name,), **settings)
+    adapter.set_trainable(True)
+    ours = AdaptedModel(base, [adapter])
+    theirs = peft.tuners.lora.LoraModel(twin.model, peft.LoraConfig(target_modules=[name], **settings), "default")
+    (path,) = adapter.slots
+    wanted = dict(theirs.named_parameters())
+    with torch.no_grad():
+        wanted[f"model.{path}.lora_embedding_B.default"].copy_(adapter.tensors()[f"{path}.lora_embedding_B"])
+    trainable = [p for p in theirs.parameters() if p.requires_grad]
+    optimizers = [torch.optim.SGD(p, lr=1.0) for p in (adapter.parameters(), trainable)]
+    for _ in range(3):
+        losses = []
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            logits = model(input_ids=ids).logits[:, :-1].flatten(0, 1)
+            loss = nn.functional.cross_entropy(logits, ids[:, 1:].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    a = adapter.tensors()[f"{path}.lora_embedding_A"]
+    torch.testing.assert_close(a, wanted[f"model.{path}.lora_embedding_A.default"].detach(), rtol=1e-3, atol=1e-5)
+    if base.model.get_submodule(path).padding_idx == 0:
+        assert not a[:, 0].any()
+
+
+@torch.no_grad()
+def test_a_table_tied_to_the_head_is_adapted_but_not_merged(
+    tiny_base: Callable[..., Base], randomise: Callable[..., Any], token_ids: Callable[..., Tensor]
+) -> None:
+    base, ids = tiny_base("gpt2"), token_ids(2, 6)
+    head = base.model.lm_head.weight.clone()
+    model = AdaptedModel(base, [randomise(create_adapter(base, target_modules=("wte",)))])
+    hidden = base.model.transformer(ids).last_hidden_state
+    torch.testing.assert_close(model(input_ids=ids).logits, hidden @ head.t())
+    with pytest.raises(ConfigError, match=r"'transformer.wte' shares its weight with lm_head.weight"):
+        model.merge("default")
