@@ -131,7 +131,7 @@ def test_peft_reads_what_we_write_and_we_read_what_it_writes(
         ({"feedforward_modules": None}, "'feedforward_modules' is missing"),
         ({"target_modules": None}, "'target_modules' is missing"),
         ({"modules_to_save": ["no_such"]}, r"modules_to_save=\['no_such'\] matches no module of this base"),
-        ({"a_field_of_the_future": 1}, "field 'a_field_of_the_future' is not known"),
+        ({"a_field_of_the_future": 1}, "'a_field_of_the_future' is not known"),
         ({"target_modules": ["nothing"]}, "'nothing' matches no linear"),
     ],
     ids=str,

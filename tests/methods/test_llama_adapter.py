@@ -255,7 +255,7 @@ def test_what_peft_cannot_express_is_written_in_our_own_layout(
         ({"target_modules": "attn"}, "target_modules is 'attn'; petune reads 'self_attn'"),
         ({"adapter_len": None}, "'adapter_len' is missing"),
         ({"adapter_layers": 9}, "adapter_layers is 9, but this base has 3 layers"),
-        ({"a_field_of_the_future": 1}, "field 'a_field_of_the_future' is not known"),
+        ({"a_field_of_the_future": 1}, "'a_field_of_the_future' is not known"),
     ],
     ids=str,
 )
