@@ -21,6 +21,7 @@ from petune.training.events import Evaluated, Listeners, Plan, Step
 from petune.training.memory import peak_memory
 from petune.training.options import TrainingOptions
 from petune.training.signals import StopSignals
+from petune.training.trunk_cache import Around, no_trunk_cache, trunk_cache
 
 Evaluate = Callable[[AdapterRun], dict[str, float]]
 """Measures an adapter on its validation rows: metric name to value, ``loss`` among them."""
@@ -61,6 +62,7 @@ class Loop:
         self._evaluate = evaluate
         self._forward = accelerator.prepare_model(model)
         self._task = task
+        self._around: Around = no_trunk_cache
         self._objective = task.objective(model.model, model.plugged_into)
 
     def run(self) -> None:
@@ -78,7 +80,11 @@ class Loop:
             )
         )
         try:
-            with StopSignals() as signals, self._model.fast_training():
+            with (
+                StopSignals() as signals,
+                self._model.fast_training(),
+                trunk_cache(self._model, self._runs, self._options) as self._around,
+            ):
                 unfinished = [run for run in self._runs if self._goes_on(run)]
                 while unfinished:
                     unfinished = [run for run in unfinished if self._advance(run)]
@@ -147,7 +153,8 @@ class Loop:
         assert isinstance(pad, int)
         batch = collate(rows, pad_token_id=pad, device=self._model.device)
         targets = batch.pop("labels")
-        with self._model.route([run.adapter.name] * len(rows)), self._model.answers_from(answer_starts(rows)):
+        routed = self._model.route([run.adapter.name] * len(rows))
+        with routed, self._model.answers_from(answer_starts(rows)), self._around(rows):
             loss = self._objective(batch, targets, self._forward) / labels
             value = loss.item()
             if not math.isfinite(value):

@@ -4,6 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from petune.training.byte_sizes import read_bytes
+
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 
@@ -66,6 +68,12 @@ class TrainingOptions(BaseModel):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
+    trunk_cache: str = "off"
+    """Most disk space, such as 2GiB, for what the blocks below the adapter make of each row; computed once. Or off."""
+
+    keep_trunk_cache: bool = False
+    """Keep it after the run, for other runs on the same rows and base (default: removed)."""
+
     seed: int = Field(default=42, ge=0, lt=2**32)
     """Seed of the adapter's start, the order of the rows and dropout."""
 
@@ -103,6 +111,17 @@ class TrainingOptions(BaseModel):
     def best_metric(self) -> str:
         """The name under which ``metric_for_best_model`` is measured: a user's own goes by its function's."""
         return self.metric_for_best_model.rpartition(":")[2]
+
+    @model_validator(mode="after")
+    def _trunk_cache_has_a_size(self) -> Self:
+        if self.trunk_cache != "off":
+            try:
+                read_bytes(self.trunk_cache)
+            except ValueError as error:
+                raise ValueError(f"trunk_cache: {error}, or off") from error
+        elif self.keep_trunk_cache:
+            raise ValueError("keep_trunk_cache keeps what trunk_cache allows; give trunk_cache a size, such as 2GiB")
+        return self
 
     @model_validator(mode="after")
     def _best_is_measured(self) -> Self:
