@@ -3,8 +3,8 @@
 Training changes nothing there, so what the trunk makes of a row is always the same. Where it is known, the model's own
 forward pass is run with the trunk's blocks left out: each of them hands on what the last one would have given.
 Embeddings, masks and positions are still the model's own, so there is no case for one architecture or another. Whether
-a model can be entered in this way is measured on a few rows: the shortened pass must give the whole one's output bit for
-bit.
+a model can be entered in this way is measured on a few rows: the shortened pass must give the whole one's output, bit
+for bit.
 
 Shapes: B rows, T tokens, d hidden width.
 """

@@ -1,8 +1,8 @@
 """Hidden states of rows in one memory-mapped file, found again by what they were computed from.
 
 A file's name is a digest of everything its contents depend on, so that a stale one is never found: it is another name.
-While it is in use, a lock keeps a second process out. A file whose writer did not finish has no index, and is begun anew
-like one whose bytes are not those that its index tells.
+While it is in use, a lock keeps a second process out. A file whose writer did not finish has no index, and is begun
+anew like one whose bytes are not those that its index tells.
 """
 
 import fcntl
