@@ -1,10 +1,11 @@
 """One contest on the side of a trainer that is built on transformers' Trainer."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import AutoTokenizer, Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from race.contests import CONTESTS, Contest
 from race.resident import settle, with_loading
@@ -46,6 +47,13 @@ def precision_arguments(task: Task) -> dict[str, Any]:
     return {"bf16": contest_of(task).trains_base and task.arguments["dtype"] == "bfloat16"}
 
 
+def tokenizer_of(folder: Path) -> PreTrainedTokenizerFast:
+    """Return the tokenizer in ``folder``, whose own class older releases of transformers do not know."""
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    named = {key: settings[key] for key in ("pad_token", "eos_token", "bos_token") if settings.get(key)}
+    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **named)
+
+
 def train(
     task: Task,
     model: nn.Module,
@@ -63,7 +71,7 @@ def train(
         own: arguments beside those that are the same on every side.
     """
     settings, steps = task.work.settings, int(task.arguments["steps"])
-    tokenizer = AutoTokenizer.from_pretrained(task.work.model)
+    tokenizer = tokenizer_of(task.work.model)
     validation = None
     if task.arguments.get("to_loss") is not None:
         rows = task.work.read_test_rows()

@@ -38,7 +38,9 @@ def batch(base: Base, others: int = 0) -> dict[str, Tensor]:
 
 def found(base: Base, adapter: Adapter) -> tuple[AdaptedModel, Trunk | str]:
     model = AdaptedModel(base, [adapter])
-    return model, find_trunk(base.model, base.structure, adapter.slots, lambda others: model(**batch(base, others))[0])
+    return model, find_trunk(
+        base.model, base.structure, adapter.slots.items(), lambda others: model(**batch(base, others))[0]
+    )
 
 
 def trunk_of(base: Base, adapter: Adapter) -> tuple[AdaptedModel, Trunk]:
@@ -90,7 +92,7 @@ def test_what_is_learned_says_how_high_the_trunk_is(tiny_base: Callable[..., Bas
     base = tiny_base("llama")
 
     def lowest(method: str, **options: Any) -> int:
-        return lowest_block(base.model, base.structure, create_adapter(base, method, **options).slots)
+        return lowest_block(base.model, base.structure, create_adapter(base, method, **options).slots.items())
 
     assert lowest("llama_adapter", adapter_layers=1) == 2
     assert lowest("lora", layers_to_transform=[1, 2]) == 1
@@ -113,7 +115,7 @@ def test_an_adapter_beside_an_earlier_sub_layer_counts_from_where_it_reads(tiny_
     base = tiny_base("llama")
     slots = create_adapter(base, "lora", layers_to_transform=[2]).slots
     next(iter(slots.values())).reads = "model.layers.1.mlp.down_proj"
-    assert lowest_block(base.model, base.structure, slots) == 1
+    assert lowest_block(base.model, base.structure, slots.items()) == 1
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,9 @@ def test_dropout_below_is_noticed(tiny_base: Callable[..., Base]) -> None:
     base = tiny_base("gpt2", resid_pdrop=0.3)
     model = AdaptedModel(base, [adapter := lora_on_top(base, "gpt2")]).train()
     before = torch.get_rng_state()
-    reason = find_trunk(base.model, base.structure, adapter.slots, lambda others: model(**batch(base, others))[0])
+    reason = find_trunk(
+        base.model, base.structure, adapter.slots.items(), lambda others: model(**batch(base, others))[0]
+    )
     assert reason == "its lower blocks give something else at each pass, as dropout does"
     assert torch.equal(torch.get_rng_state(), before)
 

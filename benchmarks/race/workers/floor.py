@@ -62,7 +62,7 @@ def lowest_learned(base: Base, contest: Contest, work: Work) -> int:
     if contest.trains_base:
         return 0
     adapter = create_adapter(base, contest.method, seed=work.settings.seed, **contest.options)
-    return lowest_block(base.model, base.structure, adapter.slots)
+    return lowest_block(base.model, base.structure, adapter.slots.items())
 
 
 def products_of_a_step(

@@ -9,7 +9,7 @@ for bit.
 Shapes: B rows, T tokens, d hidden width.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, final
@@ -24,11 +24,14 @@ from petune.sites.output import OutputSlot
 from petune.sites.sites import Slot
 from petune.sites.weights import WeightSlot
 
+Slots = Collection[tuple[str, Slot]]
+"""Slots of one adapter or several, with the path that each plugs into."""
+
 Run = Callable[[int], Tensor]
 """Runs the model, adapters included, on a few rows or, for 1, on a few others; returns its output."""
 
 
-def lowest_block(model: nn.Module, structure: Structure, slots: Mapping[str, Slot]) -> int:
+def lowest_block(model: nn.Module, structure: Structure, slots: Slots) -> int:
     """Return the index of the lowest block that ``slots`` touch; the number of blocks where they touch none.
 
     What lies outside the blocks counts as above them if the model holds it behind the last one, else as below.
@@ -45,10 +48,10 @@ def lowest_block(model: nn.Module, structure: Structure, slots: Mapping[str, Slo
     return lowest
 
 
-def touched(model: nn.Module, slots: Mapping[str, Slot]) -> set[str]:
+def touched(model: nn.Module, slots: Slots) -> set[str]:
     """Return the paths of the modules whose output, input or parameters ``slots`` change or look at."""
     places: set[str] = set()
-    for path, slot in slots.items():
+    for path, slot in slots:
         if isinstance(slot, WeightSlot):
             learned = model.get_parameter(path)
             places |= {p for p, m in model.named_modules() if any(q is learned for q in m._parameters.values())}
@@ -173,13 +176,13 @@ class Trunk:
             self._forms.add(len(output) if leads else 0)
 
 
-def find_trunk(model: PreTrainedModel, structure: Structure, slots: Mapping[str, Slot], run: Run) -> Trunk | str:
+def find_trunk(model: PreTrainedModel, structure: Structure, slots: Slots, run: Run) -> Trunk | str:
     """Return the trunk below ``slots``, or why there is none that could be left out.
 
     Args:
         model: the base, with the slots plugged in.
         structure: what it is made of.
-        slots: by the path they plug into.
+        slots: those of all adapters.
         run: runs the model on a few rows.
     """
     if len({path.rpartition(".")[0] for path in structure.blocks}) != 1:
@@ -189,7 +192,7 @@ def find_trunk(model: PreTrainedModel, structure: Structure, slots: Mapping[str,
     height = lowest_block(model, structure, slots)
     if height == 0:
         return "the adapter reaches down to the lowest block"
-    if any(isinstance(slot, SourcedSlot) for slot in slots.values()):
+    if any(isinstance(slot, SourcedSlot) for _, slot in slots):
         return "the adapter has the base read its virtual tokens at each pass"
     if height == structure.num_blocks:
         return "the adapter touches none of its blocks"

@@ -43,10 +43,12 @@ class Task(ABC):
     Class attributes a task sets:
         name: its name, as recipes and ``load_base`` take it.
         layouts: the layouts of rows it learns from.
+        shares_prefix: whether labels lie beside the tokens, so that a batch may be cut where they begin.
     """
 
     name: ClassVar[TaskName]
     layouts: ClassVar[tuple[str, ...]]
+    shares_prefix: ClassVar[bool] = False
 
     def reading(self, options: DataOptions) -> DataOptions:
         """Return how rows are to be read, with the templates of this task where the user gave none."""

@@ -20,6 +20,7 @@ from petune.training.adapter_run import AdapterRun
 from petune.training.events import Evaluated, Listeners, Plan, Step
 from petune.training.memory import peak_memory
 from petune.training.options import TrainingOptions
+from petune.training.shared_prefix import SharedPrefix
 from petune.training.signals import StopSignals
 from petune.training.trunk_cache import Around, no_trunk_cache, trunk_cache
 
@@ -62,8 +63,10 @@ class Loop:
         self._evaluate = evaluate
         self._forward = accelerator.prepare_model(model)
         self._task = task
-        self._around: Around = no_trunk_cache
         self._objective = task.objective(model.model, model.plugged_into)
+        self._around: Around = no_trunk_cache
+        shares = options.share_prefix and task.shares_prefix
+        self._prefix = SharedPrefix(model, self._objective) if shares else None
 
     def run(self) -> None:
         """Train every adapter to its end.
@@ -155,6 +158,8 @@ class Loop:
         targets = batch.pop("labels")
         routed = self._model.route([run.adapter.name] * len(rows))
         with routed, self._model.answers_from(answer_starts(rows)), self._around(rows):
+            if self._prefix is not None and self._around is no_trunk_cache:
+                batch, targets = self._prefix.cut([run.adapter.name] * len(rows), rows, batch, targets)
             loss = self._objective(batch, targets, self._forward) / labels
             value = loss.item()
             if not math.isfinite(value):

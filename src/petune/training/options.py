@@ -68,6 +68,9 @@ class TrainingOptions(BaseModel):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
+    share_prefix: bool = True
+    """Compute tokens that all rows of a batch begin with (a template, an instruction) once; losses are the same."""
+
     trunk_cache: str = "off"
     """Most disk space, such as 2GiB, for what the blocks below the adapter make of each row; computed once. Or off."""
 

@@ -100,7 +100,7 @@ def trunk_cache(model: AdaptedModel, runs: Sequence[AdapterRun], options: Traini
 def _open(model: AdaptedModel, runs: Sequence[AdapterRun], options: TrainingOptions) -> TrunkCache | str:
     """Return a cache for all rows of ``runs``, or why there is none."""
     rows = [row for run in runs for row in run.rows]
-    slots = {path: slot for run in runs for path, slot in run.adapter.slots.items()}
+    slots = [item for run in runs for item in run.adapter.slots.items()]
     if len({run.adapter.virtual_tokens for run in runs}) > 1:
         return "the adapters move the positions of the tokens differently"
     model.train()
