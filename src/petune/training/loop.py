@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from accelerate import Accelerator
 from torch import nn
@@ -154,8 +154,9 @@ class Loop:
         """Add the gradient of ``rows``' share of the step's mean loss; return that share."""
         pad = self._model.tokenizer.pad_token_id
         assert isinstance(pad, int)
-        batch = collate(rows, pad_token_id=pad, device=self._model.device)
-        targets = batch.pop("labels")
+        collated = collate(rows, pad_token_id=pad, device=self._model.device)
+        targets = collated.pop("labels")
+        batch: Mapping[str, Any] = collated
         routed = self._model.route([run.adapter.name] * len(rows))
         with routed, self._model.answers_from(answer_starts(rows)), self._around(rows):
             if self._prefix is not None and self._around is no_trunk_cache:
