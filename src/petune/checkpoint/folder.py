@@ -14,15 +14,16 @@ from torch import Tensor
 
 from petune import __version__
 from petune.adapted_model import AdaptedModel
-from petune.adapter import Adapter, build_adapter
+from petune.adapter import Adapter, LearnedTask, build_adapter
 from petune.backbone.base import Base
-from petune.backbone.fingerprint import Fingerprint, compare
 from petune.backbone.loading import quiet
 from petune.backbone.task_names import NAMED_CLASSES, TaskName
 from petune.checkpoint import card, manifest, peft
+from petune.checkpoint.base_check import check_base
 from petune.checkpoint.durable import write_file, write_files, write_text
+from petune.checkpoint.named_tasks import choose_task, of_task
 from petune.checkpoint.peft_tables import without_base_tables
-from petune.errors import AdapterFormatError, BaseMismatchError, ConfigError
+from petune.errors import AdapterFormatError, ConfigError
 
 logger = logging.getLogger("petune")
 
@@ -63,6 +64,7 @@ def save_adapter(
         base=manifest.BaseIdentity(name=base.name, revision=base.revision, fingerprint=base.fingerprint.to_dict()),
         task=base.task,
         labels=base.labels,
+        tasks=adapter.tasks,
         digest=manifest.tensors_digest(tensors),
         files={file: manifest.file_digest(folder / file) for file in (*weight_files, *tokenizer_files)},
         versions={
@@ -77,22 +79,37 @@ def save_adapter(
 
 
 def load_adapter(
-    folder: str | Path, base: Base, *, name: str = "default", allow_base_mismatch: bool = False
+    folder: str | Path,
+    base: Base,
+    *,
+    name: str = "default",
+    allow_base_mismatch: bool = False,
+    task_name: str | None = None,
 ) -> Adapter:
     """Return the adapter that ``folder`` holds, checked against its manifest and against ``base``.
 
     Reads petune's folders and HF PEFT's. A folder without ``petune.json`` says nothing of the base it was made for:
     only names and shapes can be checked then, and a warning says so.
 
+    Args:
+        folder: where it is.
+        base: what it will be attached to.
+        name: what to call it.
+        allow_base_mismatch: take it even for a base it was not made for.
+        task_name: take what is for this one of its tasks alone, with its head as the head of ``base``.
+
     Raises:
+        ConfigError: it was not trained for a task of that name.
         AdapterFormatError: a file is missing, malformed, changed since it was saved, or asks for what petune lacks.
         BaseMismatchError: the adapter was made for another base, and ``allow_base_mismatch`` is false.
     """
     folder = Path(folder)
     _require_adapter(folder)
-    content = manifest.read_manifest(folder)
+    content, chosen = manifest.read_manifest(folder), None
+    if task_name is not None:
+        chosen = choose_task(folder, () if content is None else content.tasks, task_name)
     if content is not None:
-        check_base(content, base, folder, allow_base_mismatch=allow_base_mismatch)
+        check_base(content, base, folder, allow_base_mismatch=allow_base_mismatch, chosen=chosen)
         method, options = content.method, content.config
     else:
         config = manifest.read_json(folder / peft.CONFIG_FILE)
@@ -109,9 +126,10 @@ def load_adapter(
         adapter = build_adapter(method, options, base.model, base.structure, name=name, shapes_only=True)
     except ConfigError as error:
         raise AdapterFormatError(f"{folder} does not fit this base: {error}") from error
-    adapter.load_tensors(_read_tensors(folder, adapter, base, content))
+    adapter.load_tensors(_read_tensors(folder, adapter, base, content, chosen))
     if content is not None:
-        adapter.data_format = content.data_format
+        adapter.data_format = content.data_format if chosen is None else chosen.data_format
+        adapter.tasks = content.tasks if chosen is None else ()
         if content.trained_config is not None:
             adapter.trained_config = adapter.method.configure(content.trained_config)
     adapter.set_trainable(False)
@@ -127,29 +145,6 @@ def _add_tokens(folder: Path, options: Mapping[str, Any], base: Base) -> None:
             f"{folder} has rows for tokens {sorted(next(iter(rows.values())))}, but on this base its new tokens are"
             f" {sorted(ids)}: others were added before; load the base again for this adapter"
         )
-
-
-def check_base(content: manifest.Manifest, base: Base, folder: Path, *, allow_base_mismatch: bool = False) -> None:
-    """Compare the base an adapter was made for with the one at hand.
-
-    Raises:
-        BaseMismatchError: they differ, and ``allow_base_mismatch`` is false.
-    """
-    if (content.task, content.labels) != (base.task, base.labels):
-        wanted, found = (
-            f"{task} ({', '.join(labels)})" if labels else task
-            for task, labels in ((content.task, content.labels), (base.task, base.labels))
-        )
-        raise BaseMismatchError(
-            f"{folder} was trained for {wanted}, and the base was loaded for {found}; load it for that"
-        )
-    differences = compare(Fingerprint.from_dict(content.base.fingerprint), base.fingerprint)
-    if not differences:
-        return
-    message = f"{folder} was made for the base '{content.base.name}', not for '{base.name}': {'; '.join(differences)}"
-    if not allow_base_mismatch:
-        raise BaseMismatchError(f"{message}. Load that base, or pass --allow-base-mismatch to use this one anyway")
-    logger.warning("%s; used anyway, as asked", message)
 
 
 def base_of(folder: str | Path) -> tuple[str, str | None]:
@@ -170,10 +165,8 @@ def base_of(folder: str | Path) -> tuple[str, str | None]:
     return name, revision if isinstance(revision, str) else None
 
 
-def task_of(folder: str | os.PathLike[str]) -> tuple[TaskName | None, tuple[str, ...]]:
-    """Return the task that the adapter in ``folder`` was trained for, and the classes of its head.
-
-    HF PEFT's folders do not name classes: they are numbered then, as transformers does.
+def tasks_of(folder: str | os.PathLike[str]) -> tuple[LearnedTask, ...]:
+    """Return the tasks that the adapter in ``folder`` was trained for at once; none where they were not named.
 
     Raises:
         AdapterFormatError: the folder is no adapter, or malformed.
@@ -181,6 +174,28 @@ def task_of(folder: str | os.PathLike[str]) -> tuple[TaskName | None, tuple[str,
     folder = Path(folder)
     _require_adapter(folder)
     content = manifest.read_manifest(folder)
+    return () if content is None else content.tasks
+
+
+def task_of(folder: str | os.PathLike[str], task_name: str | None = None) -> tuple[TaskName | None, tuple[str, ...]]:
+    """Return the task that the adapter in ``folder`` was trained for, and the classes of its head.
+
+    HF PEFT's folders do not name classes: they are numbered then, as transformers does.
+
+    Args:
+        folder: where the adapter is.
+        task_name: which of its tasks, where it has several; by default that of the head its base was loaded with.
+
+    Raises:
+        AdapterFormatError: the folder is no adapter, or malformed.
+        ConfigError: it was not trained for a task of that name.
+    """
+    folder = Path(folder)
+    _require_adapter(folder)
+    content = manifest.read_manifest(folder)
+    if task_name is not None:
+        chosen = choose_task(folder, () if content is None else content.tasks, task_name)
+        return chosen.task, chosen.labels
     if content is not None:
         return content.task, content.labels
     task = peft.task_of(manifest.read_json(folder / peft.CONFIG_FILE))
@@ -219,11 +234,19 @@ def _save_tensors(adapter: Adapter, base: Base, folder: Path) -> tuple[list[str]
     return [peft.WEIGHTS_FILE, peft.CONFIG_FILE], tensors
 
 
-def _read_tensors(folder: Path, adapter: Adapter, base: Base, content: manifest.Manifest | None) -> dict[str, Tensor]:
-    """Return the adapter's tensors under our names, compared with the manifest where there is one."""
+def _read_tensors(
+    folder: Path, adapter: Adapter, base: Base, content: manifest.Manifest | None, chosen: LearnedTask | None
+) -> dict[str, Tensor]:
+    """Return the adapter's tensors under our names, compared with the manifest where there is one.
+
+    Of several tasks, those of the heads of other than the chosen one are left out.
+    """
     method = adapter.method.name
     if method in peft.MODEL_LAYOUT:
-        tensors = _read_model_tensors(folder, adapter, content.files if content is not None else ())
+        head = None if chosen is None else chosen.head
+        tensors = _read_model_tensors(folder, adapter, content.files if content is not None else (), head)
+        if chosen is not None:
+            return tensors  # a part of the files, which are those that were saved
     else:
         tensors = _read_file(folder / peft.WEIGHTS_FILE)
     if content is not None:
@@ -231,7 +254,7 @@ def _read_tensors(folder: Path, adapter: Adapter, base: Base, content: manifest.
     in_peft_layout = content is None or peft.CONFIG_FILE in content.files
     layout = peft.LAYOUTS.get(method) if in_peft_layout else None
     if layout is None:
-        return tensors
+        return tensors if chosen is None else of_task(tensors, {name: name for name in adapter.tensors()}, chosen.head)
     tensors = without_base_tables(tensors, layout.prefix, adapter.replacements, base.model)
     return peft.from_tensors(layout, tensors, adapter, base.structure)
 
@@ -246,14 +269,15 @@ def _check_digest(content: manifest.Manifest, tensors: Mapping[str, Tensor], fol
         )
 
 
-def _read_model_tensors(folder: Path, adapter: Adapter, files: Iterable[str]) -> dict[str, Tensor]:
-    wanted = {name.removesuffix(".master"): name for name in adapter.tensors()}
-    found: dict[str, Tensor] = {}
+def _read_model_tensors(
+    folder: Path, adapter: Adapter, files: Iterable[str], head: str | None = None
+) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
     for name in files:
         if name.endswith(".safetensors"):
-            read = _read_file(folder / name)
-            found |= {wanted[tensor]: value for tensor, value in read.items() if tensor in wanted}
-    return found
+            tensors |= _read_file(folder / name)
+    plain = {name: name.removesuffix(".master") for name in adapter.tensors()}
+    return of_task(tensors, plain, head)
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ Shapes: B rows, T tokens, P virtual tokens, V vocabulary, d hidden width.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -76,10 +76,12 @@ class EmbeddingSite:
     Args:
         model: the base.
         routing: which adapters each row goes through.
+        headed: models that call the body of the base with other heads.
     """
 
-    def __init__(self, model: PreTrainedModel, routing: Routing) -> None:
+    def __init__(self, model: PreTrainedModel, routing: Routing, headed: Sequence[PreTrainedModel] = ()) -> None:
         self._model = model
+        self._readers = tuple(dict.fromkeys(map(_reader, (model, *headed))))
         self._routing = routing
         self._slots: dict[str, tuple[EmbeddingSlot, EmbeddingSource]] = {}
         self._handles: list[RemovableHandle] = []
@@ -91,7 +93,7 @@ class EmbeddingSite:
         if not self._handles:
             module = input_embeddings(self._model)[1]
             self._handles = [
-                _reader(self._model).register_forward_pre_hook(self._check, with_kwargs=True),
+                *(reader.register_forward_pre_hook(self._check, with_kwargs=True) for reader in self._readers),
                 module.register_forward_pre_hook(self._hide),
                 module.register_forward_hook(self._fill),
             ]

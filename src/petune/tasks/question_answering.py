@@ -193,7 +193,7 @@ def _windows(
                 [IGNORED, IGNORED],
                 example.origin,
                 [] if types is None else [0 if place is None else types[place] for place in places],
-                tuple(offsets[p] if p is not None and of_context[p] else None for p in places),
+                offsets=tuple(offsets[p] if p is not None and of_context[p] else None for p in places),
             )
         )
     return windows
@@ -206,4 +206,4 @@ def _labelled(window: Window, span: tuple[int, int]) -> Window:
     covered = [t for t, (start, end) in inside if start < after and end > first]
     whole = inside and inside[0][1][0] <= first and after <= inside[-1][1][1]
     places = [covered[0], covered[-1]] if covered and whole and first >= 0 else [NO_ANSWER, NO_ANSWER]
-    return Window(window.input_ids, places, window.origin, window.token_types, window.offsets)
+    return Window(window.input_ids, places, window.origin, window.token_types, offsets=window.offsets)
