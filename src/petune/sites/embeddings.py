@@ -81,7 +81,7 @@ class EmbeddingSite:
 
     def __init__(self, model: PreTrainedModel, routing: Routing, headed: Sequence[PreTrainedModel] = ()) -> None:
         self._model = model
-        self._readers = tuple(dict.fromkeys(map(_reader, (model, *headed))))
+        self._called = (model, *headed)
         self._routing = routing
         self._slots: dict[str, tuple[EmbeddingSlot, EmbeddingSource]] = {}
         self._handles: list[RemovableHandle] = []
@@ -92,8 +92,9 @@ class EmbeddingSite:
         self._slots[name] = (slot, source)
         if not self._handles:
             module = input_embeddings(self._model)[1]
+            readers = dict.fromkeys(map(_reader, self._called))
             self._handles = [
-                *(reader.register_forward_pre_hook(self._check, with_kwargs=True) for reader in self._readers),
+                *(reader.register_forward_pre_hook(self._check, with_kwargs=True) for reader in readers),
                 module.register_forward_pre_hook(self._hide),
                 module.register_forward_hook(self._fill),
             ]
