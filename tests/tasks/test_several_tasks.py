@@ -329,3 +329,18 @@ def test_a_loaded_base_must_have_the_heads(recipe: Callable[..., dict[str, Any]]
     same = [dict(keys["tasks"][0], name=name) for name in "ab"]
     with pytest.raises(ConfigError, match="tasks a, b would share the one head that the base was loaded with"):
         train({**keys, "tasks": same}, base=base, overwrite=True)
+
+
+def test_new_tokens_and_recomputation_go_with_several_heads(
+    recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    keys = recipe(new_tokens=["<film>"], gradient_checkpointing=True)
+    plain = train({**recipe(new_tokens=["<film>"]), "output_dir": str(tmp_path / "plain")})
+    result = train(keys)
+    first, second = ([entry["loss"] for entry in run.history if "loss" in entry] for run in (plain, result))
+    assert first == pytest.approx(second, abs=1e-5)
+    for name, file in FILES.items():
+        data = tmp_path / f"{file}.jsonl"
+        alone = api.load(tmp_path / "out", task_name=name, dtype="float32")
+        assert alone.base.new_tokens == ("<film>",)
+        assert api.evaluate(alone, data).metrics == api.evaluate(result.model, data, task_name=name).metrics
