@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from petune.backbone.loading import quiet
 from petune.errors import BaseModelError
-from petune.sites.bloom import OWN_FORWARD
+from petune.sites.own_forward import OWN_FORWARD
 
 IMPLEMENTATION = "petune"
 """The name by which transformers finds our function."""
@@ -29,12 +29,18 @@ class AttentionSwitch:
     def __init__(self, model: PreTrainedModel, attention: Callable[..., tuple[Tensor, None]]) -> None:
         self._model = model
         self._attention = attention
+        self._own = list(_computing_themselves(model))
         self._former: str | None = None
 
     @property
     def is_on(self) -> bool:
         """Whether the model's attention goes through ours."""
         return self._former is not None
+
+    @property
+    def changes_forward(self) -> bool:
+        """Whether the attention modules get another forward pass meanwhile."""
+        return bool(self._own)
 
     def on(self) -> None:
         """Send the attention through ours.
@@ -43,17 +49,16 @@ class AttentionSwitch:
             BaseModelError: it cannot be reached.
         """
         former = self._model.config._attn_implementation
-        own = list(_computing_themselves(self._model))
-        if not own:
+        if not self._own:
             _take_over(self._model)
-        for module in own:
+        for module in self._own:
             module.forward = OWN_FORWARD[type(module)](module, self._attention)
         self._former = former
 
     def off(self) -> None:
         """Give the model its own attention back."""
         assert self._former is not None
-        for module in _computing_themselves(self._model):
+        for module in self._own:
             del module.forward
         self._model.set_attn_implementation(self._former)
         self._former = None

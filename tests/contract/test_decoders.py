@@ -1,0 +1,123 @@
+"""Contracts 5 and 7 on every family of decoders, with every method: rows, caches, recomputed activations.
+
+A batch holds rows of the method, of neighbours by two other methods, and of the base alone.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from petune.adapted_model import AdaptedModel
+from petune.adapter import Adapter, create_adapter
+from petune.backbone.arguments import takes
+from petune.backbone.base import Base
+from petune.training.recomputation import gradient_checkpointing
+
+ROOT = Path(__file__).parents[2]
+ROWS = ("default", "low-rank", None, ["low-rank", "default"], "prefix", "default")
+LENGTHS = (9, 9, 6, 4, 9, 5)
+GREEDY: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+
+
+@pytest.fixture
+def mixed(
+    decoder: str, sharing_method: str, tiny_base: Callable[..., Base], randomise: Callable[..., Adapter]
+) -> AdaptedModel:
+    """A base with an adapter of the method, and one of two others each."""
+    base = tiny_base(decoder)
+    adapters = [
+        create_adapter(base, sharing_method),
+        create_adapter(base, "lora", name="low-rank", r=3, target_modules="attention"),
+        create_adapter(base, "prefix_tuning", name="prefix", num_virtual_tokens=3),
+    ]
+    return AdaptedModel(base, [randomise(adapter, seed=i) for i, adapter in enumerate(adapters)])
+
+
+def batch(model: AdaptedModel, ids: torch.Tensor, side: str) -> dict[str, torch.Tensor]:
+    """Return rows of several lengths, padded on one side."""
+    places, lengths = torch.arange(ids.shape[1]), torch.tensor(LENGTHS)[:, None]
+    mask = (places >= ids.shape[1] - lengths if side == "left" else places < lengths).long()
+    inputs = {"input_ids": ids.masked_fill(mask == 0, 0), "attention_mask": mask}
+    if takes(model.model, "position_ids"):
+        inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+    return inputs
+
+
+def test_they_are_the_decoders_of_the_documentation(decoders: tuple[str, ...]) -> None:
+    lines = (ROOT / "docs" / "bases.md").read_text(encoding="utf-8").splitlines()
+    assert decoders == tuple(line.split(" | ")[0].removeprefix("| ") for line in lines if " | decoder | " in line)
+
+
+@torch.no_grad()
+def test_a_row_does_not_depend_on_its_batch(mixed: AdaptedModel, token_ids: Callable[..., torch.Tensor]) -> None:
+    ids = token_ids(len(ROWS), 9)
+    sides = [batch(mixed, ids, side) for side in ("left", "right")]
+    with mixed.route(ROWS):
+        together = [mixed(**inputs).logits for inputs in sides]
+    for row, names in enumerate(ROWS):
+        for inputs, logits in zip(sides, together, strict=True):
+            real = inputs["attention_mask"][row].bool()
+            with mixed.route([names]):
+                alone = mixed(input_ids=inputs["input_ids"][row : row + 1, real]).logits[0]
+            torch.testing.assert_close(logits[row, real], alone, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_cache_kept_over_turns_equals_recomputing(
+    mixed: AdaptedModel, token_ids: Callable[..., torch.Tensor]
+) -> None:
+    ids = token_ids(len(ROWS), 9)
+    with mixed.route(ROWS):
+        whole = mixed(input_ids=ids, use_cache=False).logits
+        cache, turns = None, []
+        for turn in ids.split([5, 1, 3], dim=1):
+            answer = mixed(input_ids=turn, past_key_values=cache, use_cache=True)
+            cache = answer.past_key_values
+            turns.append(answer.logits)
+    torch.testing.assert_close(torch.cat(turns, 1), whole, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beams", [1, 2])
+def test_generation_is_the_same_with_every_cache(
+    mixed: AdaptedModel, beams: int, token_ids: Callable[..., torch.Tensor]
+) -> None:
+    inputs = batch(mixed, token_ids(len(ROWS), 9), "left")
+    inputs.pop("position_ids", None)
+    found = []
+    with mixed.route(ROWS):
+        for options in ({}, {"use_cache": False}, {"cache_implementation": "static"}):
+            found.append(mixed.model.generate(**inputs, **GREEDY, num_beams=beams, **options))
+    assert found[0].shape == (len(ROWS), 13)
+    assert torch.equal(found[1], found[0])
+    assert torch.equal(found[2], found[0])
+
+
+def test_recomputed_activations_give_the_same_gradients(
+    mixed: AdaptedModel, token_ids: Callable[..., torch.Tensor]
+) -> None:
+    ids, found = token_ids(len(ROWS), 9), []
+    parameters = {
+        f"{name}:{path}": parameter
+        for name, adapter in mixed.adapters.items()
+        for path, parameter in adapter.named_parameters()
+    }
+    for adapter in mixed.adapters.values():
+        adapter.set_trainable(True)
+    for recomputing in (False, True):
+        torch.manual_seed(3)  # for dropout
+        mixed.train()
+        with mixed.route(ROWS), gradient_checkpointing(mixed.model) if recomputing else nullcontext():
+            logits = mixed(input_ids=ids).logits[:, :-1]
+            torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+        found.append({path: parameter.grad for path, parameter in parameters.items()})
+        for parameter in parameters.values():
+            parameter.grad = None
+    for path, gradient in found[0].items():
+        assert gradient is not None
+        assert gradient.any(), path
+        torch.testing.assert_close(found[1][path], gradient, rtol=1e-5, atol=1e-6)
