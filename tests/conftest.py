@@ -109,6 +109,7 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
         "init_std": 0.15,
         "dropout": 0.0,
     },
+    "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "rotary_dim": 4},
     "falcon": {**_BLOCKS, "hidden_dropout": 0.0, "attention_dropout": 0.0, "new_decoder_architecture": False},
     **{name: {**_GROUPED, "max_position_embeddings": 128} for name in ("mistral", "qwen2", "qwen3", "gemma", "glm")},
     "phi": {**_BLOCKS, "max_position_embeddings": 128, "resid_pdrop": 0.0, "embd_pdrop": 0.0},

@@ -74,7 +74,7 @@ def make(tiny_base: Callable[..., Base], randomise: Callable[..., Adapter]) -> C
 
 
 @pytest.mark.parametrize(("kind", "number"), [(kind, number) for number, kind in enumerate(IDS)])
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom", "falcon"])
 @torch.no_grad()
 def test_losses_scores_and_text_equal_embeddings_written_out(
     kind: str, number: int, architecture: str, make: Callable[..., AdaptedModel], tiny_base: Callable[..., Base]
