@@ -115,7 +115,8 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
     "phi": {**_BLOCKS, "max_position_embeddings": 128, "resid_pdrop": 0.0, "embd_pdrop": 0.0},
     "bert": {**_BLOCKS, **_NO_DROPOUT},
     "deberta-v2": {
-        **{**_BLOCKS, **_NO_DROPOUT},
+        **_BLOCKS,
+        **_NO_DROPOUT,
         "relative_attention": True,
         "position_buckets": 4,
         "pos_att_type": ["p2c", "c2p"],

@@ -102,14 +102,14 @@ def test_rows_without_an_adapter_are_the_model_s_own(
     torch.testing.assert_close(beside[MASK == 1], before[MASK == 1], rtol=1e-4, atol=1e-4)
 
 
-def test_distances_are_projected_by_each_row_s_adapters(
-    tiny_base: Callable[..., Base], randomise: Callable[..., Adapter], token_ids: Callable[..., Tensor]
+@pytest.mark.parametrize("method", ["lora", "bitfit", "bottleneck"])  # the latter two change a norm of the distances
+def test_distances_go_through_each_row_s_adapters(
+    method: str, tiny_base: Callable[..., Base], randomise: Callable[..., Adapter], token_ids: Callable[..., Tensor]
 ) -> None:
-    base, ids = tiny_base("deberta-v2"), token_ids(3, 7)
-    adapters = [randomise(create_adapter(base, "lora", name=n, target_modules="attention")) for n in ("one", "two")]
-    model = AdaptedModel(base, [adapters[0], randomise(adapters[1], seed=2)])
-    with model.route(["one", None, "two"]):
+    base, ids = tiny_base("deberta-v2"), token_ids(4, 7)  # of 8 distances, which 4 rows could share out
+    model = AdaptedModel(base, [randomise(create_adapter(base, method, name=n), seed=len(n)) for n in ("one", "other")])
+    with model.route(["one", None, "other", "one"]):
         together = model(input_ids=ids).logits
-    for row, names in enumerate([("one",), (), ("two",)]):
+    for row, names in enumerate([("one",), (), ("other",), ("one",)]):
         model.activate(*names)
         torch.testing.assert_close(model(input_ids=ids[row : row + 1]).logits[0], together[row], rtol=1e-4, atol=1e-4)

@@ -228,7 +228,7 @@ class AttentionSites:
 
     def held_for(self, route: Route) -> AbstractContextManager[None]:
         """Send it through ours where rows differ and the model's own may compute once what ours does for each row."""
-        return self.held() if route.num_rows and self._switch.changes_forward else nullcontext()
+        return self.held() if route.num_rows and self._switch.replaces_methods else nullcontext()
 
     def plug(self, name: str, path: str, slot: AttentionSlot | GatedSlot) -> None:
         """Add the slot of adapter ``name`` to the attention at ``path``."""

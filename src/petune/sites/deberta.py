@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
+from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Encoder, DisentangledSelfAttention
 
 
 def deberta_forward(
@@ -56,6 +56,18 @@ def deberta_forward(
     return forward
 
 
+def distance_embeddings(module: DebertaV2Encoder, attention: Callable[..., Any]) -> Callable[[], Tensor | None]:
+    """Return what gives the embeddings of distances as a batch [B or 1, R, d]: adapters of their norm differ by row."""
+
+    def get() -> Tensor | None:
+        if not module.relative_attention:
+            return None
+        table: Tensor = module.rel_embeddings.weight[None]
+        return module.LayerNorm(table) if "layer_norm" in module.norm_rel_ebd else table
+
+    return get
+
+
 def _distance_terms(
     module: DisentangledSelfAttention, query: Tensor, key: Tensor, distances: Tensor, embeddings: Tensor
 ) -> Tensor:
@@ -66,10 +78,10 @@ def _distance_terms(
         query: [B, H, T, D].
         key: [B, H, T, D].
         distances: i - j, or the bucket it falls into [1, T, T].
-        embeddings: of the distances [R, d], from the lowest to the highest.
+        embeddings: of the distances [B or 1, R, d], from the lowest to the highest.
     """
     span = module.pos_ebd_size
-    embeddings = embeddings[None, : 2 * span]
+    embeddings = embeddings[:, : 2 * span]
     shared = module.share_att_key
     shape = (*query.shape[:3], query.shape[2])
     found = query.new_zeros(shape)
@@ -87,4 +99,4 @@ def _distance_terms(
 def _heads(module: DisentangledSelfAttention, linear: nn.Module, inputs: Tensor) -> Tensor:
     """Return what ``linear`` makes of ``inputs`` [B, T, d], by head [B, H, T, D]."""
     outputs: Tensor = linear(inputs)
-    return outputs.unflatten(-1, (module.num_attention_heads, -1)).transpose(1, 2)
+    return outputs.view(*outputs.shape[:-1], module.num_attention_heads, -1).transpose(1, 2)

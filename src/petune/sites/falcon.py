@@ -1,7 +1,7 @@
 """The attention of Falcon, which transformers does not call by name, sent through an attention function.
 
-Positions are rotary, or a bias that grows with a key's place; keys and values are one for all heads, one for each, or one
-for each group of heads. Groups are written out as heads before they are cached, so virtual tokens have keys for each head.
+Positions are rotary, or a bias that grows with a key's place. Keys and values are one for all heads, one for each, or
+one for each group of heads. Those of a group are repeated before they are cached, so virtual tokens have them by head.
 
 Shapes: B rows, T queries, S keys, H heads, K key-value heads, D head width.
 """
