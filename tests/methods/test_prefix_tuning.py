@@ -62,7 +62,7 @@ def test_start_without_a_text_has_the_scale_of_the_base(tiny_base: Callable[...,
         assert start.std().item() == pytest.approx(cache.layers[layer].keys.std().item(), rel=0.2)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "falcon"])
 @torch.no_grad()
 def test_peft_reads_our_folder_and_we_read_theirs(
     architecture: str,

@@ -31,9 +31,8 @@ def deberta_forward(
         relative_pos: Tensor | None = None,
         rel_embeddings: Tensor | None = None,
     ) -> tuple[Tensor, None]:
-        assert query_states is None, "transformers gives queries of their own to no block of its models"
-        linears = (module.query_proj, module.key_proj, module.value_proj)
-        query, key, value = (_heads(module, linear, hidden_states) for linear in linears)
+        query = _heads(module, module.query_proj, hidden_states if query_states is None else query_states)
+        key, value = (_heads(module, linear, hidden_states) for linear in (module.key_proj, module.value_proj))
         terms = 1 + sum(term in module.pos_att_type for term in ("c2p", "p2c"))
         scale = (query.shape[-1] * terms) ** -0.5
         bias = None

@@ -71,7 +71,9 @@ class TokenRows(OutputSlot):
         """Return y with the learned rows: looked up by ids ``x``, or multiplied with hidden states ``x``."""
         assert self._host is not None
         if isinstance(self._host.module, nn.Embedding):
-            place = torch.searchsorted(self.indices, x, sorter=self._order).clamp(max=len(self.indices) - 1)
+            place = torch.searchsorted(self.indices, x.contiguous(), sorter=self._order).clamp(
+                max=len(self.indices) - 1
+            )
             place = self._order[place]
             found = F.embedding(place, self.values.to(y.dtype)) * getattr(self._host.module, "embed_scale", 1.0)
             return torch.where((self.indices[place] == x)[..., None], found, y)
