@@ -62,7 +62,7 @@ class BottleneckHubLayout(HubLayout):
         # Of training, or of what is switched off above.
         **dict.fromkeys(
             (
-                "init_weights", "dropout", "stochastic_depth", "adapter_residual_before_ln",
+                "init_weights", "init_weights_seed", "dropout", "stochastic_depth", "adapter_residual_before_ln",
                 "inv_adapter_reduction_factor", "phm_dim", "factorized_phm_W", "shared_W_phm", "shared_phm_rule",
                 "factorized_phm_rule", "phm_c_init", "phm_init_range", "learn_phm", "hypercomplex_nonlinearity",
                 "phm_rank", "phm_bias",

@@ -51,7 +51,7 @@ class PrefixHubLayout(HubLayout):
     followed = ("prefix_length", "non_linearity")
     neutral: Mapping[str, Rule] = {
         # Whether there is a network is told by the tensors: the library itself leaves the field as it was.
-        **dict.fromkeys(("flat", "bottleneck_size", "dropout", "shared_gating"), whatever),
+        **dict.fromkeys(("flat", "bottleneck_size", "dropout", "shared_gating", "init_weights_seed"), whatever),
         **dict.fromkeys(("leave_out", "use_gating"), switched_off),
         **dict.fromkeys(("encoder_prefix", "cross_prefix"), lambda value: isinstance(value, bool)),
     }
