@@ -140,10 +140,10 @@ def read_head(folder: Path) -> HubHead | None:
 
 def conversion(pickle: str, wanted: str) -> str:
     """Return what to do about a file that is a pickle."""
+    kept = "{k: v.clone() for k, v in t.items() if '.pool.' not in k}"
     return (
         f"holds {pickle}, a pickle, which can run code and is never read here; convert it once in a trusted"
-        f" environment: t = torch.load('{pickle}', weights_only=True); safetensors.torch.save_file({{k: v.clone() for k,"
-        f" v in t.items() if '.pool.' not in k}}, '{wanted}')"
+        f" environment: t = torch.load('{pickle}', weights_only=True); safetensors.torch.save_file({kept}, '{wanted}')"
     )
 
 

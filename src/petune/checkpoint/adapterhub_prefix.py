@@ -59,6 +59,12 @@ class PrefixHubLayout(HubLayout):
     def options(self, found: HubAdapter, base: Base) -> dict[str, Any]:
         """Return our settings."""
         self.require_known(found.config)
+        if getattr(base.model.config, "relative_attention_num_buckets", None):
+            # There the library moves the keys of real tokens by the prefix, and not their queries.
+            raise AdapterFormatError(
+                f"{CONFIG_FILE}: the library's prefixes on a {base.model.config.model_type} count distances between"
+                " tokens in a way that petune does not; its other adapters can be read on this base"
+            )
         if base.structure.kind == "encoder-decoder":
             off = next((f for f in ("encoder_prefix", "cross_prefix") if found.config.get(f) is not True), None)
             if off is not None:

@@ -43,13 +43,14 @@ from petune.sites.residual import joints
 from petune.sites.sites import Slot
 
 START_STD = 1e-3
+WIDEST = 65_536
 
 
 @final
 class BottleneckConfig(MethodConfig):
     """Settings of bottleneck adapters."""
 
-    bottleneck_size: int | None = Field(default=64, ge=1)
+    bottleneck_size: int | None = Field(default=64, ge=1, le=WIDEST)
     """Width m of the bottleneck."""
 
     reduction_factor: float | None = Field(default=None, gt=0)
@@ -77,11 +78,21 @@ class BottleneckConfig(MethodConfig):
         return self
 
     def width(self, hidden: int) -> int:
-        """Return m for a hidden width."""
+        """Return m for a hidden width.
+
+        Raises:
+            ConfigError: the reduction factor makes it too large.
+        """
         if self.bottleneck_size is not None:
             return self.bottleneck_size
         assert self.reduction_factor is not None
-        return max(1, int(hidden // self.reduction_factor))
+        width = max(1, int(hidden // self.reduction_factor))
+        if width > WIDEST:
+            raise ConfigError(
+                f"reduction_factor is {self.reduction_factor:g}: {hidden} divided by it is wider than {WIDEST:,}; give"
+                " a larger one"
+            )
+        return width
 
 
 @final

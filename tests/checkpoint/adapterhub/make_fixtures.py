@@ -65,9 +65,8 @@ PARALLEL = adapters.ParBnConfig(reduction_factor=4)
 FLAT = adapters.PrefixTuningConfig(flat=True, prefix_length=3)
 NETWORK = adapters.PrefixTuningConfig(prefix_length=3, bottleneck_size=5)
 LORA = adapters.LoRAConfig(r=2, alpha=6)
-SIX: dict[str, Config] = {
-    "houlsby": HOULSBY, "pfeiffer": PFEIFFER, "parallel": PARALLEL, "prefix_flat": FLAT, "prefix": NETWORK, "lora": LORA,
-}  # fmt: skip
+BOTTLENECKS: dict[str, Config] = {"houlsby": HOULSBY, "pfeiffer": PFEIFFER, "parallel": PARALLEL}
+SIX: dict[str, Config] = {**BOTTLENECKS, "prefix_flat": FLAT, "prefix": NETWORK, "lora": LORA}
 ADAPTERS: dict[str, dict[str, Config]] = {
     "bert": {
         **SIX,
@@ -102,10 +101,10 @@ HEADS: dict[str, dict[str, Head]] = {
 
 
 @torch.no_grad()
-def randomise(model: PreTrainedModel, parts: tuple[str, ...]) -> None:
-    """Give the parameters whose name holds one of ``parts`` random values that change the outputs clearly."""
+def randomise(model: PreTrainedModel) -> None:
+    """Give the adapter and the head random values that change the outputs clearly."""
     for name, parameter in model.named_parameters():
-        if any(part in name for part in parts):
+        if f".{NAME}." in name:
             seed = zlib.crc32(name.encode())
             parameter.copy_(0.4 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
 
@@ -171,7 +170,7 @@ def make(base: str) -> None:
         model = load(base, auto)
         adapters.init(model)
         model.add_adapter(NAME, config=config)
-        randomise(model, (f".{NAME}.",))
+        randomise(model)
         if name == "prefix_ejected":
             model.eject_prefix_tuning(NAME)
         model.set_active_adapters(NAME)
@@ -181,7 +180,7 @@ def make(base: str) -> None:
         model = load(base, adapters.AutoAdapterModel)
         model.add_adapter(NAME, config=LORA)
         add_head(model)
-        randomise(model, (f".{NAME}.",))
+        randomise(model)
         model.set_active_adapters(NAME)
         result = model(**inputs)
         outputs[f"logits.{name}"] = (
