@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from petune import __version__
+from petune import __version__, methods
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, build_adapter
 from petune.backbone.base import Base
@@ -23,6 +23,8 @@ from petune.checkpoint.durable import write_file, write_files, write_text
 from petune.checkpoint.peft_tables import without_base_tables
 from petune.checkpoint.tensor_files import read_tensors
 from petune.errors import AdapterFormatError, BaseMismatchError, ConfigError
+from petune.methods.config import MethodConfig
+from petune.methods.method import Method
 
 logger = logging.getLogger("petune")
 
@@ -109,8 +111,9 @@ def load_adapter(
             manifest.FILE_NAME,
         )
     try:
-        if options.get("new_tokens"):
-            _add_tokens(folder, options, base)
+        chosen = methods.get(method).configure(options)
+        if chosen.new_tokens:
+            _add_tokens(folder, chosen, base)
         adapter = build_adapter(method, options, base.model, base.structure, name=name, shapes_only=True)
     except ConfigError as error:
         raise AdapterFormatError(f"{folder} does not fit this base: {error}") from error
@@ -121,15 +124,25 @@ def load_adapter(
     if content is not None:
         adapter.data_format = content.data_format
         if content.trained_config is not None:
-            adapter.trained_config = adapter.method.configure(content.trained_config)
+            adapter.trained_config = _trained_config(adapter.method, content.trained_config, folder)
     adapter.set_trainable(False)
     return adapter
 
 
-def _add_tokens(folder: Path, options: Mapping[str, Any], base: Base) -> None:
+def _trained_config(method: Method[Any], options: Mapping[str, Any], folder: Path) -> MethodConfig:
+    try:
+        config: MethodConfig = method.configure(options)
+    except ConfigError as error:
+        raise AdapterFormatError(f"{folder / manifest.FILE_NAME}: 'trained_config': {error}") from error
+    return config
+
+
+def _add_tokens(folder: Path, config: MethodConfig, base: Base) -> None:
     """Add the adapter's new tokens to the base; their ids must be those that it has rows for."""
-    ids = base.add_tokens(options["new_tokens"])
-    rows = options.get("trainable_token_indices")
+    if isinstance(config.new_tokens, str):  # a file of somebody's choice, which an adapter has no business reading
+        raise AdapterFormatError(f"{folder}: new_tokens is {config.new_tokens!r}, expected the list of its tokens")
+    ids = base.add_tokens(config.new_tokens)
+    rows = config.trainable_token_indices
     if isinstance(rows, Mapping) and any(not set(ids) <= set(indices) for indices in rows.values()):
         raise AdapterFormatError(
             f"{folder} has rows for tokens {sorted(next(iter(rows.values())))}, but on this base its new tokens are"
