@@ -121,7 +121,7 @@ class Sites:
     def _plug(self, name: str, path: str, slot: Slot, source: Source | None) -> None:
         if isinstance(slot, OutputSlot):
             if path not in self._outputs:
-                host = Host(self._model.get_submodule(path), path, self._bare)
+                host = Host(self._model.get_submodule(path), path, self._bare, self._model)
                 self._outputs[path] = OutputSite(host, self.routing)
             reads = None if slot.reads is None else self._model.get_submodule(slot.reads)
             self._outputs[path].plug(name, slot, reads)
