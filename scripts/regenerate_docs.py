@@ -32,6 +32,7 @@ from petune.evaluation.metrics import METRICS
 from petune.methods.config import fields_of
 from petune.training.options import TrainingOptions
 from petune.training.recipe import RunOptions
+from petune.training.task_entries import TaskEntry
 
 BASES = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "glm", "phi", "gpt2", "gpt_neox", "opt", "bloom", "falcon",
@@ -69,6 +70,7 @@ def all_sections() -> dict[str, Callable[[], str]]:
         "run-options": lambda: settings_table(
             RunOptions, leave_out={*DataOptions.model_fields, *TrainingOptions.model_fields}
         ),
+        "task-entries": lambda: settings_table(TaskEntry, leave_out=set(DataOptions.model_fields)),
         "layouts": layouts_table,
         "metrics": metrics_table,
         "bases": bases_table,

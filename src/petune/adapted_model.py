@@ -36,7 +36,7 @@ class AdaptedModel(nn.Module):
         self._model: PreTrainedModel = base.model
         self.adapters: dict[str, Adapter] = {}
         self._registered = nn.ModuleList()  # a ModuleDict would forbid names such as "v1.2" and "keys"
-        self._sites = Sites(base.model)
+        self._sites = Sites(base.model, [head.model for head in base.heads.values()])
         # Adapters act as long as this object lives: once it is gone, the base is as it was.
         weakref.finalize(self, self._sites.clear).atexit = False
         self._merges = Merges(base.model)

@@ -21,6 +21,7 @@ TESTED_ELSEWHERE = {
     "backbone/attentions.py": "backbone/test_structure.py",
     "backbone/embeddings.py": "backbone/test_structure.py",
     "backbone/demo.py": "backbone/test_pinned.py",
+    "backbone/head_modules.py": "backbone/test_further_heads.py",
     "backbone/kind.py": "backbone/test_structure.py",
     "backbone/task_names.py": "backbone/test_heads.py",
     "checkpoint/adapterhub_bottleneck.py": "checkpoint/test_adapterhub.py",
@@ -28,6 +29,7 @@ TESTED_ELSEWHERE = {
     "checkpoint/adapterhub_layout.py": "checkpoint/test_adapterhub.py",
     "checkpoint/adapterhub_lora.py": "checkpoint/test_adapterhub.py",
     "checkpoint/adapterhub_prefix.py": "checkpoint/test_adapterhub.py",
+    "checkpoint/base_check.py": "checkpoint/test_folder.py",
     "checkpoint/peft_adaption_prompt.py": "methods/test_llama_adapter.py",
     "checkpoint/peft_ia3.py": "methods/test_ia3.py",
     "checkpoint/peft_layout.py": "contract/test_hf_peft.py",
@@ -64,11 +66,14 @@ TESTED_ELSEWHERE = {
     "tasks/rows.py": "training/test_rows.py",
     "tasks/task.py": "tasks/test_registry.py",
     "training/adapter_run.py": "training/test_run.py",
+    "training/bases.py": "tasks/test_several_tasks.py",
     "training/events.py": "training/test_records.py",
     "training/loop.py": "training/test_run.py",
     "training/optimizer.py": "training/test_optimizer_and_schedule.py",
     "training/options.py": "training/test_recipe.py",
     "training/result.py": "training/test_run.py",
+    "training/schedule.py": "training/test_optimizer_and_schedule.py",
+    "training/validation.py": "tasks/test_several_tasks.py",
 }
 
 

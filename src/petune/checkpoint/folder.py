@@ -13,16 +13,17 @@ from torch import Tensor
 
 from petune import __version__, methods
 from petune.adapted_model import AdaptedModel
-from petune.adapter import Adapter, build_adapter
+from petune.adapter import Adapter, LearnedTask, build_adapter
 from petune.backbone.base import Base
-from petune.backbone.fingerprint import Fingerprint, compare
 from petune.backbone.loading import quiet
 from petune.backbone.task_names import NAMED_CLASSES, TaskName
 from petune.checkpoint import adapterhub, card, manifest, peft
+from petune.checkpoint.base_check import check_base
 from petune.checkpoint.durable import write_file, write_files, write_text
+from petune.checkpoint.named_tasks import choose_task, of_task
 from petune.checkpoint.peft_tables import without_base_tables
 from petune.checkpoint.tensor_files import read_tensors
-from petune.errors import AdapterFormatError, BaseMismatchError, ConfigError
+from petune.errors import AdapterFormatError, ConfigError
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method
 
@@ -65,6 +66,7 @@ def save_adapter(
         base=manifest.BaseIdentity(name=base.name, revision=base.revision, fingerprint=base.fingerprint.to_dict()),
         task=base.task,
         labels=base.labels,
+        tasks=adapter.tasks,
         digest=manifest.tensors_digest(tensors),
         files={file: manifest.file_digest(folder / file) for file in (*weight_files, *tokenizer_files)},
         versions={
@@ -79,23 +81,39 @@ def save_adapter(
 
 
 def load_adapter(
-    folder: str | Path, base: Base, *, name: str = "default", allow_base_mismatch: bool = False
+    folder: str | Path,
+    base: Base,
+    *,
+    name: str = "default",
+    allow_base_mismatch: bool = False,
+    task_name: str | None = None,
 ) -> Adapter:
     """Return the adapter that ``folder`` holds, checked against its manifest and against ``base``.
 
     Reads petune's folders, HF PEFT's and AdapterHub's. A folder without ``petune.json`` does not prove which base it
     was made for: only names and shapes can be checked then, and a warning says so.
 
+    Args:
+        folder: where it is.
+        base: what it will be attached to.
+        name: what to call it.
+        allow_base_mismatch: take it even for a base it was not made for.
+        task_name: take what is for this one of its tasks alone, with its head as the head of ``base``.
+
     Raises:
+        ConfigError: it was not trained for a task of that name.
         AdapterFormatError: a file is missing, malformed, changed since it was saved, or asks for what petune lacks.
         BaseMismatchError: the adapter was made for another base, and ``allow_base_mismatch`` is false.
     """
     folder = Path(folder)
     _require_adapter(folder)
     content = manifest.read_manifest(folder)
+    chosen: LearnedTask | None = None
     imported: adapterhub.Imported | None = None
+    if task_name is not None:
+        chosen = choose_task(folder, () if content is None else content.tasks, task_name)
     if content is not None:
-        check_base(content, base, folder, allow_base_mismatch=allow_base_mismatch)
+        check_base(content, base, folder, allow_base_mismatch=allow_base_mismatch, chosen=chosen)
         method, options = content.method, content.config
     elif adapterhub.wrote(folder):
         imported = adapterhub.read(folder, base, allow_base_mismatch=allow_base_mismatch)
@@ -111,18 +129,19 @@ def load_adapter(
             manifest.FILE_NAME,
         )
     try:
-        chosen = methods.get(method).configure(options)
-        if chosen.new_tokens:
-            _add_tokens(folder, chosen, base)
+        settings = methods.get(method).configure(options)
+        if settings.new_tokens:
+            _add_tokens(folder, settings, base)
         adapter = build_adapter(method, options, base.model, base.structure, name=name, shapes_only=True)
     except ConfigError as error:
         raise AdapterFormatError(f"{folder} does not fit this base: {error}") from error
     if imported is not None:
         adapter.load_tensors(imported.tensors(adapter, base))
     else:
-        adapter.load_tensors(_read_tensors(folder, adapter, base, content))
+        adapter.load_tensors(_read_tensors(folder, adapter, base, content, chosen))
     if content is not None:
-        adapter.data_format = content.data_format
+        adapter.data_format = content.data_format if chosen is None else chosen.data_format
+        adapter.tasks = content.tasks if chosen is None else ()
         if content.trained_config is not None:
             adapter.trained_config = _trained_config(adapter.method, content.trained_config, folder)
     adapter.set_trainable(False)
@@ -150,29 +169,6 @@ def _add_tokens(folder: Path, config: MethodConfig, base: Base) -> None:
         )
 
 
-def check_base(content: manifest.Manifest, base: Base, folder: Path, *, allow_base_mismatch: bool = False) -> None:
-    """Compare the base an adapter was made for with the one at hand.
-
-    Raises:
-        BaseMismatchError: they differ, and ``allow_base_mismatch`` is false.
-    """
-    if (content.task, content.labels) != (base.task, base.labels):
-        wanted, found = (
-            f"{task} ({', '.join(labels)})" if labels else task
-            for task, labels in ((content.task, content.labels), (base.task, base.labels))
-        )
-        raise BaseMismatchError(
-            f"{folder} was trained for {wanted}, and the base was loaded for {found}; load it for that"
-        )
-    differences = compare(Fingerprint.from_dict(content.base.fingerprint), base.fingerprint)
-    if not differences:
-        return
-    message = f"{folder} was made for the base '{content.base.name}', not for '{base.name}': {'; '.join(differences)}"
-    if not allow_base_mismatch:
-        raise BaseMismatchError(f"{message}. Load that base, or pass --allow-base-mismatch to use this one anyway")
-    logger.warning("%s; used anyway, as asked", message)
-
-
 def base_of(folder: str | Path) -> tuple[str, str | None]:
     """Return the name and revision of the base that the adapter in ``folder`` was made for.
 
@@ -193,11 +189,8 @@ def base_of(folder: str | Path) -> tuple[str, str | None]:
     return name, revision if isinstance(revision, str) else None
 
 
-def task_of(folder: str | os.PathLike[str]) -> tuple[TaskName | None, tuple[str, ...]]:
-    """Return the task that the adapter in ``folder`` was trained for, and the classes of its head.
-
-    HF PEFT's folders do not name classes: they are numbered then, as transformers does. AdapterHub's name a task only
-    where they hold a head.
+def tasks_of(folder: str | os.PathLike[str]) -> tuple[LearnedTask, ...]:
+    """Return the tasks that the adapter in ``folder`` was trained for at once; none where they were not named.
 
     Raises:
         AdapterFormatError: the folder is no adapter, or malformed.
@@ -205,6 +198,29 @@ def task_of(folder: str | os.PathLike[str]) -> tuple[TaskName | None, tuple[str,
     folder = Path(folder)
     _require_adapter(folder)
     content = manifest.read_manifest(folder)
+    return () if content is None else content.tasks
+
+
+def task_of(folder: str | os.PathLike[str], task_name: str | None = None) -> tuple[TaskName | None, tuple[str, ...]]:
+    """Return the task that the adapter in ``folder`` was trained for, and the classes of its head.
+
+    HF PEFT's folders do not name classes: they are numbered then, as transformers does. AdapterHub's name a task only
+    where they hold a head.
+
+    Args:
+        folder: where the adapter is.
+        task_name: which of its tasks, where it has several; by default that of the head its base was loaded with.
+
+    Raises:
+        AdapterFormatError: the folder is no adapter, or malformed.
+        ConfigError: it was not trained for a task of that name.
+    """
+    folder = Path(folder)
+    _require_adapter(folder)
+    content = manifest.read_manifest(folder)
+    if task_name is not None:
+        chosen = choose_task(folder, () if content is None else content.tasks, task_name)
+        return chosen.task, chosen.labels
     if content is not None:
         return content.task, content.labels
     if adapterhub.wrote(folder):
@@ -245,11 +261,19 @@ def _save_tensors(adapter: Adapter, base: Base, folder: Path) -> tuple[list[str]
     return [peft.WEIGHTS_FILE, peft.CONFIG_FILE], tensors
 
 
-def _read_tensors(folder: Path, adapter: Adapter, base: Base, content: manifest.Manifest | None) -> dict[str, Tensor]:
-    """Return the adapter's tensors under our names, compared with the manifest where there is one."""
+def _read_tensors(
+    folder: Path, adapter: Adapter, base: Base, content: manifest.Manifest | None, chosen: LearnedTask | None
+) -> dict[str, Tensor]:
+    """Return the adapter's tensors under our names, compared with the manifest where there is one.
+
+    Of several tasks, those of the heads of other than the chosen one are left out.
+    """
     method = adapter.method.name
     if method in peft.MODEL_LAYOUT:
-        tensors = _read_model_tensors(folder, adapter, base, content.files if content is not None else ())
+        head = None if chosen is None else chosen.head
+        tensors = _read_model_tensors(folder, adapter, base, content.files if content is not None else (), head)
+        if chosen is not None:
+            return tensors  # a part of the files, which are those that were saved
     else:
         tensors = read_tensors(folder / peft.WEIGHTS_FILE)
     if content is not None:
@@ -257,7 +281,7 @@ def _read_tensors(folder: Path, adapter: Adapter, base: Base, content: manifest.
     in_peft_layout = content is None or peft.CONFIG_FILE in content.files
     layout = peft.LAYOUTS.get(method) if in_peft_layout else None
     if layout is None:
-        return tensors
+        return tensors if chosen is None else of_task(tensors, {name: name for name in adapter.tensors()}, chosen.head)
     tensors = without_base_tables(tensors, layout.prefix, adapter.replacements, base.model)
     return peft.from_tensors(layout, tensors, adapter, base.structure)
 
@@ -272,17 +296,18 @@ def _check_digest(content: manifest.Manifest, tensors: Mapping[str, Tensor], fol
         )
 
 
-def _read_model_tensors(folder: Path, adapter: Adapter, base: Base, files: Iterable[str]) -> dict[str, Tensor]:
+def _read_model_tensors(
+    folder: Path, adapter: Adapter, base: Base, files: Iterable[str], head: str | None = None
+) -> dict[str, Tensor]:
     # transformers and torch may choose different names for what a model's modules share.
     parameters = dict(base.model.named_parameters(remove_duplicate=False))
     own = {id(parameters[name.removesuffix(".master")]): name for name in adapter.tensors()}
-    wanted = {name: own[id(parameter)] for name, parameter in parameters.items() if id(parameter) in own}
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name in files:
         if name.endswith(".safetensors"):
-            read = read_tensors(folder / name)
-            found |= {wanted[tensor]: value for tensor, value in read.items() if tensor in wanted}
-    return found
+            tensors |= read_tensors(folder / name)
+    found = of_task(tensors, {name: name for name in parameters}, head)
+    return {own[id(parameters[name])]: value for name, value in found.items() if id(parameters[name]) in own}
 
 
 def _save_model(model: AdaptedModel, adapter: Adapter, folder: Path) -> tuple[list[str], dict[str, Tensor]]:

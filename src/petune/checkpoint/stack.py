@@ -19,6 +19,7 @@ from petune.backbone.task_names import TaskName
 from petune.checkpoint import folder as adapter_folder
 from petune.checkpoint import manifest
 from petune.checkpoint.durable import write_text
+from petune.checkpoint.named_tasks import require_choice
 from petune.errors import AdapterFormatError, ConfigError
 from petune.stacking import require_stackable
 
@@ -118,14 +119,37 @@ def members(folders: Sequence[str | os.PathLike[str]]) -> tuple[Member, ...]:
     return tuple(Member(name, path) for name, path in taken.items())
 
 
-def task_of(stack: Sequence[Member]) -> tuple[TaskName | None, tuple[str, ...]]:
-    """Return the task that the adapters were trained for, and the classes of their head.
+def task_name_for(member: Member, stack: Sequence[Member], task_name: str | None) -> str | None:
+    """Return ``task_name`` where it is a matter of this adapter: it has named tasks, or no other in the stack has."""
+    named = [other for other in stack if adapter_folder.tasks_of(other.folder)]
+    return task_name if not named or member in named else None
+
+
+def require_choices(stack: Sequence[Member], task_name: str | None) -> None:
+    """Check that one of an adapter's tasks is named, where it has several heads.
 
     Raises:
         AdapterFormatError: a folder is no adapter, or malformed.
-        ConfigError: they were trained for different tasks or classes.
+        ConfigError: none is named.
     """
-    tasks = {member.name: adapter_folder.task_of(member.folder) for member in stack}
+    for member in stack:
+        require_choice(member.folder, adapter_folder.tasks_of(member.folder), task_name)
+
+
+def task_of(stack: Sequence[Member], task_name: str | None = None) -> tuple[TaskName | None, tuple[str, ...]]:
+    """Return the task that the adapters were trained for, and the classes of their head.
+
+    Args:
+        stack: the adapters.
+        task_name: which of their tasks, where they were trained for several.
+
+    Raises:
+        AdapterFormatError: a folder is no adapter, or malformed.
+        ConfigError: they were trained for different tasks or classes, or for none of that name.
+    """
+    tasks = {
+        member.name: adapter_folder.task_of(member.folder, task_name_for(member, stack, task_name)) for member in stack
+    }
     known = {name: found for name, found in tasks.items() if found[0] is not None}
     _require_one(known, "trained for", lambda found: f"{found[0]} ({', '.join(found[1])})" if found[1] else found[0])
     return next(iter(known.values()), (None, ()))

@@ -191,7 +191,8 @@ def _metavar(annotation: Any) -> str:
     if origin is Literal:
         return "|".join(str(choice) for choice in parts)
     if origin is tuple:
-        return f"{_metavar(parts[0])},..."
+        of_models = isinstance(parts[0], type) and issubclass(parts[0], BaseModel)
+        return "JSON" if of_models else f"{_metavar(parts[0])},..."
     if origin is dict:
         return "KEY=VALUE,..."
     return {bool: "true|false", int: "INTEGER", float: "NUMBER", str: "TEXT"}.get(annotation, "VALUE")

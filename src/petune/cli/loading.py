@@ -31,6 +31,9 @@ class LoadOptions(BaseModel):
     task: TaskName | None = None
     """What the base is loaded for (default: what the adapter was trained for, else what its weights were saved for)."""
 
+    task_name: str | None = None
+    """Of an adapter that was trained for several tasks, the one to use it for."""
+
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
 
@@ -51,13 +54,15 @@ def load_model(flags: Mapping[str, Any]) -> "AdaptedModel":
     """Return the model that the flags name.
 
     Raises:
-        ConfigError: neither an adapter nor a base is named.
+        ConfigError: neither an adapter nor a base is named, or not which of an adapter's tasks it is for.
     """
     from petune.api import load
+    from petune.checkpoint import stack
 
     options = LoadOptions.model_validate(flags)
     if not options.adapter and options.model is None:
         raise ConfigError("no model: give --adapter FOLDER, --model NAME (such as --model demo), or both")
+    stack.require_choices(stack.members(options.adapter), options.task_name)
     return load(
         options.adapter or None,
         base=options.model,
@@ -67,6 +72,7 @@ def load_model(flags: Mapping[str, Any]) -> "AdaptedModel":
         revision=options.revision,
         allow_base_mismatch=options.allow_base_mismatch,
         trust_remote_code=options.trust_remote_code,
+        task_name=options.task_name,
     )
 
 

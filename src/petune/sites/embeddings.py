@@ -8,7 +8,7 @@ Shapes: B rows, T tokens, P virtual tokens, V vocabulary, d hidden width.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -84,10 +84,12 @@ class EmbeddingSite:
     Args:
         model: the base.
         routing: which adapters each row goes through.
+        headed: models that call the body of the base with other heads.
     """
 
-    def __init__(self, model: PreTrainedModel, routing: Routing) -> None:
+    def __init__(self, model: PreTrainedModel, routing: Routing, headed: Sequence[PreTrainedModel] = ()) -> None:
         self._model = model
+        self._called = (model, *headed)
         self._routing = routing
         self._slots: dict[str, tuple[EmbeddingSlot, EmbeddingSource]] = {}
         self._handles: list[RemovableHandle] = []
@@ -98,8 +100,9 @@ class EmbeddingSite:
         self._slots[name] = (slot, source)
         if not self._handles:
             module = input_embeddings(self._model)
+            readers = dict.fromkeys(map(_reader, self._called))
             self._handles = [
-                _reader(self._model).register_forward_pre_hook(self._check, with_kwargs=True),
+                *(reader.register_forward_pre_hook(self._check, with_kwargs=True) for reader in readers),
                 # First before, last after what else is plugged into the embeddings, which sees an ordinary token.
                 module.register_forward_pre_hook(self._hide, prepend=True),
                 module.register_forward_hook(self._fill),

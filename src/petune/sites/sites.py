@@ -1,7 +1,7 @@
 """Every site of one model, made where an adapter asks for it."""
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import final
 
@@ -29,16 +29,20 @@ class Sites:
     """The sites of ``model`` that are in use, by path (of a sub-module, or of a parameter for weights).
 
     One object at a time plugs into a model: slots that another one plugged in would act unseen.
+
+    Args:
+        model: the base.
+        headed: models that call the body of the base with other heads.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, headed: Sequence[PreTrainedModel] = ()) -> None:
         self.routing = Routing.of(model)
         self._model = model
         self._outputs: dict[str, OutputSite] = {}
         self._weights: dict[str, WeightSite] = {}
         self._attention = AttentionSites(model, self.routing)
-        self._virtual_tokens = VirtualTokens(model, self.routing, self._attention)
-        self._embeddings = EmbeddingSite(model, self.routing)
+        self._virtual_tokens = VirtualTokens(model, self.routing, self._attention, headed)
+        self._embeddings = EmbeddingSite(model, self.routing, headed)
         self._plugged: dict[str, Mapping[str, Slot]] = {}
         self._bare: dict[str, Tensor] = {}
 

@@ -198,8 +198,8 @@ def _windows(
                 [IGNORED, IGNORED],
                 example.origin,
                 [] if types is None else [0 if place is None else types[place] for place in places],
-                tuple(offsets[p] if p is not None and of_context[p] else None for p in places),
-                places.index(0 if begins else len(written) - 1),
+                offsets=tuple(offsets[p] if p is not None and of_context[p] else None for p in places),
+                no_answer=places.index(0 if begins else len(written) - 1),
             )
         )
     return windows
