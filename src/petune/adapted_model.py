@@ -171,7 +171,7 @@ class AdaptedModel(nn.Module):
         for name, adapter in self.adapters.items():
             if not adapter.method.shares_batch and any(name not in stack for stack in stacks):
                 raise ConfigError(f"'{name}' replaces weights of the base: every row must go through it")
-        return self._sites.routing.use(Route.of(stacks))
+        return self._sites.use(Route.of(stacks))
 
     @property
     def insertions(self) -> tuple[Insertion, ...]:

@@ -11,6 +11,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
+from petune.backbone.arguments import takes
 from petune.backbone.base import Base
 from petune.checkpoint.folder import load_adapter, save_adapter
 from petune.data.loading import load_examples
@@ -62,7 +63,7 @@ def test_start_without_a_text_has_the_scale_of_the_base(tiny_base: Callable[...,
         assert start.std().item() == pytest.approx(cache.layers[layer].keys.std().item(), rel=0.2)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "falcon"])
 @torch.no_grad()
 def test_peft_reads_our_folder_and_we_read_theirs(
     architecture: str,
@@ -113,16 +114,19 @@ def hidden_states(model: AdaptedModel, ids: torch.Tensor, **inputs: torch.Tensor
     return torch.stack(model(input_ids=ids, output_hidden_states=True, **inputs).hidden_states[1:-1])
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma", "gpt2", "opt", "bloom", "falcon"])
 @pytest.mark.parametrize("projection", [False, True])
 @torch.no_grad()
 def test_an_infix_is_a_prefix_that_the_prompt_does_not_see(
     projection: bool,
+    architecture: str,
     tiny_base: Callable[..., Base],
     token_ids: Callable[..., torch.Tensor],
     randomise: Callable[..., Adapter],
 ) -> None:
-    base, ids, starts = tiny_base(), token_ids(3, 9), (5, 1, 9)
-    bare = hidden_states(AdaptedModel(base), ids)
+    base, ids, starts = tiny_base(architecture), token_ids(3, 9), (5, 1, 9)
+    moved = {"position_ids": torch.arange(4, 13)[None]} if takes(base.model, "position_ids") else {}
+    bare = hidden_states(AdaptedModel(base), ids, **moved)
     model = infix(base, randomise, prefix_projection=projection)
     with model.answers_from(starts):
         seen = hidden_states(model, ids)

@@ -249,7 +249,7 @@ def _read_tensors(folder: Path, adapter: Adapter, base: Base, content: manifest.
     """Return the adapter's tensors under our names, compared with the manifest where there is one."""
     method = adapter.method.name
     if method in peft.MODEL_LAYOUT:
-        tensors = _read_model_tensors(folder, adapter, content.files if content is not None else ())
+        tensors = _read_model_tensors(folder, adapter, base, content.files if content is not None else ())
     else:
         tensors = read_tensors(folder / peft.WEIGHTS_FILE)
     if content is not None:
@@ -272,8 +272,11 @@ def _check_digest(content: manifest.Manifest, tensors: Mapping[str, Tensor], fol
         )
 
 
-def _read_model_tensors(folder: Path, adapter: Adapter, files: Iterable[str]) -> dict[str, Tensor]:
-    wanted = {name.removesuffix(".master"): name for name in adapter.tensors()}
+def _read_model_tensors(folder: Path, adapter: Adapter, base: Base, files: Iterable[str]) -> dict[str, Tensor]:
+    # transformers and torch may choose different names for what a model's modules share.
+    parameters = dict(base.model.named_parameters(remove_duplicate=False))
+    own = {id(parameters[name.removesuffix(".master")]): name for name in adapter.tensors()}
+    wanted = {name: own[id(parameter)] for name, parameter in parameters.items() if id(parameter) in own}
     found: dict[str, Tensor] = {}
     for name in files:
         if name.endswith(".safetensors"):
@@ -286,7 +289,7 @@ def _save_model(model: AdaptedModel, adapter: Adapter, folder: Path) -> tuple[li
     # Some architectures go by other tensor names in older files; under the live names a folder reads back exactly.
     with quiet():
         files = write_files(folder, lambda path: model.model.save_pretrained(path, save_original_format=False))
-    return files, _read_model_tensors(folder, adapter, files)
+    return files, _read_model_tensors(folder, adapter, model.base, files)
 
 
 def _save_tokenizer(base: Base, folder: Path) -> list[str]:
