@@ -114,7 +114,7 @@ def test_the_revision_asked_for_goes_before_the_recorded_one(
         return base
 
     trained.model.detach("default")
-    monkeypatch.setattr("petune.api.stack.base_of", lambda members: ("some/model", "v1"))
+    monkeypatch.setattr("petune.checkpoint.stack.base_of", lambda folder: ("some/model", "v1"))
     monkeypatch.setattr("petune.api.load_base", load_base)
     petune.load(trained.output_dir)
     petune.load(trained.output_dir, revision="v2")
