@@ -26,6 +26,7 @@ LAYERS = (
     "tasks",
     "training",
     "api",
+    "comparison",
     "compat",
     "cli",
 )
