@@ -117,6 +117,7 @@ def train(
         if overwrite:
             output.clear(folder)
         record_start(recipe, folder, data)
+        learned = run.adapter.num_parameters()
         _optimise(recipe, run, model, data, listeners)
         model.bake(run.adapter.name)
         result = TrainingResult(
@@ -126,6 +127,7 @@ def train(
             kept_step=_kept_step(run),
             seconds=time.perf_counter() - began,
             peak_memory=peak_memory(base.device),
+            trained_parameters=learned,
             history=run.progress.history,
             train_report=data.rows.report,
             eval_report=data.eval_report,
@@ -257,7 +259,7 @@ def _summary(result: TrainingResult, recipe: Recipe, run: AdapterRun) -> dict[st
         **run_summary(result, recipe),
         "epochs": round(run.epoch, 4),
         "learning_rate": run.optimizer.defaults["lr"],
-        "trained_parameters": run.adapter.num_parameters(),
+        "trained_parameters": result.trained_parameters,
         "train_loss": result.train_loss,
         "best_step": run.progress.best_step,
     }

@@ -123,6 +123,7 @@ def choose(
         kept_step=0,
         seconds=time.perf_counter() - began,
         peak_memory=peak_memory(base.device),
+        trained_parameters=0,
         history=[{**form, **{f"eval_{k}": v for k, v in m.items()}} for form, m in zip(forms, measured, strict=True)],
         train_report=data.rows.report,
         eval_report=data.eval_report,
