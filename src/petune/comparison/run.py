@@ -28,6 +28,7 @@ from petune.comparison.split import PartFiles, Parts, split_rows
 from petune.comparison.survey import survey
 from petune.comparison.watching import Progress, Unwatched, Watcher
 from petune.errors import Interrupted, OutputFolderError
+from petune.training.signals import interrupted_by_sigterm
 
 _AGAIN = ("failed", "out_of_memory")
 
@@ -85,7 +86,7 @@ def compare(
         study = _Study(folder, engine, watcher, Progress(tracks, _speed(recipe)), retry=retry)
         watcher.planned(tracks, study.progress)
         try:
-            with closing(engine):
+            with closing(engine), interrupted_by_sigterm():
                 study.run(tracks)
         except (KeyboardInterrupt, Interrupted) as error:
             raise _stopped(error, study, folder) from error
@@ -203,10 +204,14 @@ class _Study:
         """Record a track that never comes to its final trials."""
         if self._engine is None:
             return
-        job = track.final_jobs(track.candidates[0])[0].model_copy(update={"settings": track.entry.settings})
+        jobs = track.final_jobs(track.candidates[0])
+        job = jobs[0].model_copy(update={"settings": track.entry.settings})
         trial = job.record("refused" if track.refusal else "failed", reason=reason)
         self._folder.save(trial)
-        self._take(job, trial, reused=False)
+        self.trials[trial.id] = trial
+        if not track.refusal:
+            self.progress.drop(jobs)
+        self._watcher.ended(job, trial, reused=False)
 
     def _take(self, job: Job, trial: Trial, *, reused: bool) -> None:
         self.trials[trial.id] = trial

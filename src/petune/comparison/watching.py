@@ -101,6 +101,11 @@ class Progress:
             self._timed_estimate += estimate
             self._timed += trial.wall_seconds
 
+    def drop(self, jobs: Sequence[Job]) -> None:
+        """Leave trials out of account that will not run after all."""
+        self.trials -= len(jobs)
+        self._expected -= sum(map(self.seconds, jobs))
+
     @property
     def seconds_left(self) -> float:
         """Time that the rest will take."""
