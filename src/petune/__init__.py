@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from petune.api import evaluate, generate, inspect_data, list_methods, load, merge, predict
     from petune.backbone.base import Base, load_base
     from petune.checkpoint.folder import save_adapter
+    from petune.comparison.run import compare
     from petune.errors import PetuneError
     from petune.training.recipe import Recipe
     from petune.training.result import TrainingResult
@@ -26,6 +27,7 @@ __all__ = [
     "PetuneError",
     "Recipe",
     "TrainingResult",
+    "compare",
     "create_adapter",
     "evaluate",
     "generate",
@@ -46,6 +48,7 @@ _HOME = {
     "PetuneError": "errors",
     "Recipe": "training.recipe",
     "TrainingResult": "training.result",
+    "compare": "comparison.run",
     "create_adapter": "adapter",
     "load_base": "backbone.base",
     "save_adapter": "checkpoint.folder",
