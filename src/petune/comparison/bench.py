@@ -97,5 +97,6 @@ class Benches:
 
     def release(self) -> None:
         """Let go of the base that is held."""
-        self._bench = None
-        gc.collect()
+        if self._bench is not None:
+            self._bench = None
+            gc.collect()
