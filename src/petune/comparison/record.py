@@ -178,6 +178,9 @@ class Trial(BaseModel):
     seconds: float | None = Field(default=None, ge=0)
     """Time of training, evaluations left out (seconds)."""
 
+    wall_seconds: float | None = Field(default=None, ge=0)
+    """Time of all of the trial, everything that was measured included (seconds)."""
+
     tokens_per_second: float | None = Field(default=None, ge=0)
     """Tokens trained on in a second."""
 
