@@ -63,12 +63,11 @@ def perform(
         PetuneError: the trial cannot be run, diverged, or was interrupted (then it can go on).
     """
     began = time.perf_counter()
-    decided = _decided(job, bench.base, lengths, evaluations, began)
+    decided = _decided(job, bench.base, lengths, evaluations)
     output = folder / ADAPTER
     recipe = Recipe.parse({**job.keys, **decided, "output_dir": str(output)})
     whole = job.measures.test is not None
     before = bench.skills() if job.measures.forgetting else None
-    speed_before = bench.writing_speed() if whole else None
     curve = Curve(recipe.run.logging_steps, output)
     reset_peak(bench.base.device)
     result = _trained(recipe, bench.base, [curve, *listeners])
@@ -80,12 +79,14 @@ def perform(
         }
         if whole:
             found |= _of_test(job, result.model)
-            found |= _of_writing(result.model, speed_before)
             after = measured_skills(result.model) if before is not None else None
             found["forgetting"] = before.after(after) if before is not None and after is not None else None
+            found["generation_tokens_per_second"] = writing_speed(result.model)
     finally:
         for name in tuple(result.model.adapters):
             result.model.detach(name)
+    if whole:  # right after the other measurement, while the machine is as busy as it was
+        found["generation_latency_ratio"] = _ratio(bench.writing_speed(), found["generation_tokens_per_second"])
     if whole and keep_adapter:
         _remove_checkpoints(output)
         found["adapter"] = f"{folder.parent.name}/{folder.name}/{ADAPTER}"
@@ -94,7 +95,7 @@ def perform(
     return job.record("done", wall_seconds=time.perf_counter() - began, **found)
 
 
-def _decided(job: Job, base: Base, lengths: Sequence[int], evaluations: int, began: float) -> dict[str, Any]:
+def _decided(job: Job, base: Base, lengths: Sequence[int], evaluations: int) -> dict[str, Any]:
     """Return the keys that could not be known before: how many steps a number of seconds is."""
     if job.budget.unit != "seconds" or not methods.get(job.method).trains:
         return {}
@@ -196,10 +197,9 @@ def _text(answer: str | tuple[str, ...] | None) -> str | None:
     return " ".join(answer) if isinstance(answer, tuple) else answer
 
 
-def _of_writing(model: AdaptedModel, before: float | None) -> dict[str, float | None]:
-    speed = writing_speed(model)
-    ratio = before / speed if before is not None and speed is not None else None
-    return {"generation_tokens_per_second": speed, "generation_latency_ratio": ratio}
+def _ratio(base: float | None, adapted: float | None) -> float | None:
+    """Return the time of a token as a multiple of the bare base's, from tokens a second."""
+    return None if base is None or adapted is None else base / adapted
 
 
 def _remove_checkpoints(output: Path) -> None:
