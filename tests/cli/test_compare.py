@@ -51,7 +51,8 @@ def test_plan_run_and_resume(petune: Callable[..., str], capsys: pytest.CaptureF
 
 def test_a_recipe_and_flags(petune: Callable[..., str]) -> None:
     Path("recipe.yaml").write_text(
-        "models: [tiny]\ndata: rows.jsonl\nmethods: [{method: lora, settings: {r: 2}}]\nbaselines: false\nseeds: [1, 2]\n"
+        "models: [tiny]\ndata: rows.jsonl\nmethods: [{method: lora, settings: {r: 2}}]\n"
+        "baselines: false\nseeds: [1, 2]\n"
     )
     planned = petune("compare", "recipe.yaml", "--validation-split", "2", "seeds=3", "--rate-factors", "1", "--plan")
     assert "lora r=2  1 " in planned

@@ -36,7 +36,9 @@ def test_steps_and_seconds() -> None:
 
 @pytest.mark.parametrize(("unit", "amount"), [("tokens", 1), ("epochs", 0.05)])
 def test_a_budget_too_small_for_one_step(unit: Any, amount: float) -> None:
-    with pytest.raises(ConfigError, match=rf"{amount:g} {unit} is too small for one step of 3 rows \(about 20 tokens\)"):
+    with pytest.raises(
+        ConfigError, match=rf"{amount:g} {unit} is too small for one step of 3 rows \(about 20 tokens\)"
+    ):
         steps_for(unit, amount, LENGTHS, options())
 
 

@@ -66,9 +66,9 @@ def test_clearing_leaves_what_is_not_ours(begun: Folder) -> None:
 
 def test_two_comparisons_refuse_each_other(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "out")
-    with folder.held(), pytest.raises(OutputFolderError, match=r"another comparison is running in .* \(process \d+ on"):
-        with Folder(tmp_path / "out").held():
-            pytest.fail("both hold the folder")
+    running = r"another comparison is running in .* \(process \d+ on"
+    with folder.held(), pytest.raises(OutputFolderError, match=running), Folder(tmp_path / "out").held():
+        pytest.fail("both hold the folder")
     with folder.held():
         pass
 

@@ -50,7 +50,9 @@ def test_given_files_are_taken_as_they_are(tmp_path: Path, write_rows: Write) ->
 
 
 def test_files_hold_the_rows_as_they_were(tmp_path: Path, write_rows: Write) -> None:
-    data = write_rows(tmp_path / "rows.jsonl", [{"body": f"text {i}", "label": "ab"[i % 2], "id": i} for i in range(10)])
+    data = write_rows(
+        tmp_path / "rows.jsonl", [{"body": f"text {i}", "label": "ab"[i % 2], "id": i} for i in range(10)]
+    )
     parts = split_rows(options(data, columns={"text": "body"}))
     files = parts.write(tmp_path / "parts")
     written = [json.loads(line) for line in files.train.read_text(encoding="utf-8").splitlines()]

@@ -44,7 +44,7 @@ def test_the_metric_of_plain_texts_is_the_loss(
 ) -> None:
     data = write_rows(tmp_path / "texts.jsonl", [{"text": f"text {i}"} for i in range(24)])
     assert look(data=str(data)).metric == "loss"
-    with pytest.raises(DataError, match="metric 'accuracy' compares label words, but the rows of .* have no labels"):
+    with pytest.raises(DataError, match=r"metric 'accuracy' compares label words, but the rows of .* have no labels"):
         look(data=str(data), metric="accuracy")
     with pytest.raises(DataError, match="metric 'exact_match' compares with a target"):
         look(data=str(data), metrics=["exact_match"])

@@ -125,7 +125,7 @@ def test_a_sigterm_outside_of_training_is_an_error_of_ours() -> None:
     assert signal.getsignal(signal.SIGTERM) == former
 
 
-def test_outside_the_main_thread_nothing_is_changed() -> None:
+def test_outside_the_main_thread_a_sigterm_stays_what_it_was() -> None:
     former, seen = signal.getsignal(signal.SIGTERM), []
 
     def look() -> None:

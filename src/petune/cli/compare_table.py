@@ -33,10 +33,12 @@ def duration(seconds: float) -> str:
 
 def print_plan(planned: Planned) -> None:
     """Print what would run."""
-    rows = [("base", "method", "trials", "search", "time", "memory", "trained")]
-    for track in planned.tracks:
-        rows.append((Path(track.survey.name).name, track.entry.label, *_plan_cells(track, planned.progress)))
-    _print_columns(rows)
+    head = ("base", "method", "trials", "search", "time", "memory", "trained")
+    rows = [
+        (Path(track.survey.name).name, track.entry.label, *_plan_cells(track, planned.progress))
+        for track in planned.tracks
+    ]
+    _print_columns([head, *rows])
     for track in planned.tracks:
         if track.refusal:
             say(f"{track.entry.label} on {Path(track.survey.name).name}: {track.refusal}")

@@ -38,7 +38,7 @@ class Bench:
 
 
 def measured_skills(model: AdaptedModel) -> Skills | None:
-    """Return what a model does with neutral texts; None where it is no causal language model, or has no room for them."""
+    """Return what a model does with neutral texts; None where it is no causal language model, or they do not fit."""
     if model.base.task != "causal_lm":
         return None
     try:

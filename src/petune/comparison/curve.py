@@ -76,9 +76,7 @@ class Curve(Silent):
         if new:
             mean = sum(new) / len(new)
             state.points.append(
-                CurvePoint(
-                    step=step, tokens=state.tokens, seconds=state.seconds, train_loss=mean, eval_loss=eval_loss
-                )
+                CurvePoint(step=step, tokens=state.tokens, seconds=state.seconds, train_loss=mean, eval_loss=eval_loss)
             )
         elif eval_loss is not None and state.points:
             state.points[-1] = state.points[-1].model_copy(update={"eval_loss": eval_loss})

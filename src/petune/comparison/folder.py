@@ -50,8 +50,8 @@ class Folder:
         names = {path.name for path in self.path.iterdir()} - {_LOCK} if self.path.is_dir() else set()
         if COMPARISON in names and not resume and not overwrite:
             raise OutputFolderError(
-                f"{self.path} holds a comparison already: go on with --resume (which runs only what is missing), replace"
-                " it with --overwrite, or give another --output-dir"
+                f"{self.path} holds a comparison already: go on with --resume (which runs only what is missing),"
+                " replace it with --overwrite, or give another --output-dir"
             )
         if names and COMPARISON not in names:
             raise OutputFolderError(
@@ -108,7 +108,9 @@ class Folder:
         try:
             return Trial.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            raise ArtifactError(f"{path} is damaged ({error.error_count()} problems); remove it and --resume") from error
+            raise ArtifactError(
+                f"{path} is damaged ({error.error_count()} problems); remove it and --resume"
+            ) from error
 
     def save(self, trial: Trial) -> None:
         """Write the record of a trial that has ended."""
@@ -131,4 +133,6 @@ class Folder:
     def begin(self, comparison: Comparison, recipe: str) -> None:
         """Write what is known before the first trial: recipe, machine, data."""
         write_text(self.path / RECIPE, recipe)
-        write_text(self.path / COMPARISON, comparison.model_copy(update={"trials": []}).model_dump_json(indent=1) + "\n")
+        write_text(
+            self.path / COMPARISON, comparison.model_copy(update={"trials": []}).model_dump_json(indent=1) + "\n"
+        )

@@ -292,9 +292,7 @@ class CompareRecipe(BaseModel):
         entries = list(self.options.methods)
         listed = {entry.method for entry in entries}
         if self.options.baselines:
-            entries += [
-                MethodEntry(method=n) for n in registry.names() if registry.get(n).baseline and n not in listed
-            ]
+            entries += [MethodEntry(method=n) for n in registry.names() if registry.get(n).baseline and n not in listed]
         for entry in entries:
             entry.candidates(self.options.rate_factors)
             if entries.count(entry) > 1:

@@ -260,9 +260,7 @@ def _speed(recipe: CompareRecipe) -> float:
 
 
 def _command(folder: Folder) -> str:
-    return shlex.join(
-        ["petune", "compare", str(folder.path / RECIPE), "--output-dir", f"{folder.path}-again"]
-    )
+    return shlex.join(["petune", "compare", str(folder.path / RECIPE), "--output-dir", f"{folder.path}-again"])
 
 
 def _with_trials(comparison: Comparison, trials: list[Trial], *, finished: bool) -> Comparison:

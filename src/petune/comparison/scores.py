@@ -11,9 +11,7 @@ from petune.evaluation.predict import Prediction
 from petune.tasks.task import Task
 
 
-def row_scores(
-    task: Task, model: AdaptedModel, examples: ExampleSet, metric: Metric, found: Evaluation
-) -> list[float]:
+def row_scores(task: Task, model: AdaptedModel, examples: ExampleSet, metric: Metric, found: Evaluation) -> list[float]:
     """Return the score of each row, in their order.
 
     Args:

@@ -4,8 +4,8 @@ Paper: Jamieson and Talwalkar: "Non-stochastic Best Arm Identification and Hyper
 https://arxiv.org/abs/1502.07943
 
 All candidates train for a small share of the budget; the best of them by the development split train anew for a larger
-share, and so on until one is left, which the final trials use. Every round trains from the start, so that each trial has
-its whole course of the learning rate and can be repeated alone.
+share, and so on until one is left, which the final trials use. Every round trains from the start, so that each trial
+has its whole course of the learning rate and can be repeated alone.
 """
 
 import math

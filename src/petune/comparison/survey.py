@@ -1,6 +1,6 @@
 """What is known of a base before its weights load: its task, its rows in tokens, and what each method would learn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, final
@@ -149,11 +149,7 @@ def survey(name: str, options: CompareOptions, files: PartFiles, *, trust_remote
 
 def _metric(task: Task, options: CompareOptions, parts: Mapping[str, ExampleSet]) -> str:
     """Return the metric that decides; it and the others can be measured on all rows."""
-    names: Sequence[str]
-    if isinstance(task, HeadTask):
-        names = task.default_metrics
-    else:
-        names = default_metrics(parts["train"])
+    names = task.default_metrics if isinstance(task, HeadTask) else default_metrics(parts["train"])
     metric = options.metric or next((name for name in names if name not in HIGHER_IS_WORSE), "loss")
     wanted = (metric, *(name for name in options.metrics if name != metric))
     task.check_metrics(wanted)

@@ -181,9 +181,7 @@ def _check(
         return None
 
 
-def _check_rows(
-    rows: Rows, source: str, options: DataOptions, require_target: bool, problems: Problems
-) -> CheckedRows:
+def _check_rows(rows: Rows, source: str, options: DataOptions, require_target: bool, problems: Problems) -> CheckedRows:
     rows = map_columns(rows, options.columns, has_template=options.template is not None)
     layout = choose_layout(rows.columns, options, source=source, require_target=require_target)
     parser = RowParser(layout, options, rows.columns, require_target=require_target)
