@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,9 @@ class Kind:
 KINDS = {
     "full": Kind(0.912, 134_515_008, (1e-5, 3e-5, 1e-4), 3e-5, 2.6e9, 905, overfits_at=250, forgets=0.34),
     "lora": Kind(0.908, 921_600, (1e-4, 5e-4, 2e-3), 5e-4, 9.7e8, 512, settings=(("r", 8),)),
-    "bottleneck": Kind(0.897, 1_205_000, (1e-4, 1e-3, 5e-3), 1e-3, 9.9e8, 540, 1.11, settings=(("bottleneck_dim", 32),)),
+    "bottleneck": Kind(
+        0.897, 1_205_000, (1e-4, 1e-3, 5e-3), 1e-3, 9.9e8, 540, 1.11, settings=(("bottleneck_dim", 32),)
+    ),
     "llama_adapter": Kind(0.871, 345_630, (1e-3, 9e-3, 3e-2), 9e-3, 1.02e9, 601, 1.07),
     "prefix_tuning": Kind(0.883, 368_640, (1e-3, 1e-2, 5e-2), 1e-2, 8.1e8, 431, overfits_at=400),
     "p_tuning_v2": Kind(0.886, 368_641, (3e-4, 1e-3, 1e-2), 1e-3, 8.2e8, 436),
@@ -144,7 +146,9 @@ def final_trial(base: str, method: str, seed: int) -> Trial:
 def answer_of(reference: str, random_: random.Random) -> str:
     if random_.random() < 0.7:
         return reference
-    return random_.choice(("positive", "negative", "The sentiment of this review is mixed: | they liked the <b>food</b>."))
+    return random_.choice(
+        ("positive", "negative", "The sentiment of this review is mixed: | they liked the <b>food</b>.")
+    )
 
 
 def floor_trial(base: str) -> Trial:
@@ -252,10 +256,11 @@ def comparison() -> Comparison:
 
 @pytest.fixture
 def make_trial() -> Callable[..., Trial]:
-    """Make a final trial that ended well: ``make_trial("lora", seed=1, scores=[1.0], **other_fields)``."""
+    """Make a final trial that ended well: ``make_trial("lora", seed=1, scores=[1.0, 0.0], **other_fields)``."""
 
-    def make(method: str = "lora", *, base: str = "demo", seed: int = 1, scores: list[float], **fields: Any) -> Trial:
-        mean = sum(scores) / len(scores)
+    def make(
+        method: str = "lora", *, base: str = "demo", seed: int = 1, scores: Sequence[float] = (), **fields: Any
+    ) -> Trial:
         values: dict[str, Any] = {
             "id": f"{base}-{method}-{seed}",
             "base": base,
@@ -267,8 +272,8 @@ def make_trial() -> Callable[..., Trial]:
             "status": "done",
             "metric": "accuracy",
             "higher_is_better": True,
-            "test": {"accuracy": mean},
-            "scores": scores,
+            "test": {"accuracy": sum(scores) / len(scores)} if scores else {},
+            "scores": list(scores),
             "command": f"petune train --method {method} --seed {seed}",
         }
         return Trial(**{**values, **fields})

@@ -9,8 +9,6 @@ from typing import Any, Literal, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-FORMAT = 1
-
 Stage = Literal["floor", "search", "final"]
 """``floor``: the untrained base; ``search``: a trial on the way to a method's settings; ``final``: what is compared."""
 
@@ -247,7 +245,7 @@ class Comparison(BaseModel):
 
     model_config = _RECORD
 
-    version: Literal[1] = FORMAT
+    version: Literal[1] = 1
     """Version of this format."""
 
     recipe: dict[str, Any]

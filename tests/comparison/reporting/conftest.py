@@ -82,7 +82,9 @@ class Browser:
     def open(self, path: Path, *, width: int, dark: bool) -> None:
         """Load a file in a window of a width, in the light or dark theme, and wait until it has loaded."""
         self.events.clear()
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600
+        )
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[theme])
         self.call("Page.navigate", url=path.as_uri())

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import final
 
+from petune.comparison.record import Trial
 from petune.comparison.reporting.contenders import Contender, Spread
 from petune.comparison.reporting.label_places import Box, Label, place_labels
 from petune.comparison.reporting.pareto import front
 from petune.comparison.reporting.quantities import count, duration, number, signed, size, tick
-from petune.comparison.record import Trial
 from petune.comparison.reporting.scales import Scale, linear, scale_of
 from petune.comparison.reporting.standing import Standing
 from petune.comparison.reporting.svg import Drawing, shortened
@@ -107,7 +107,7 @@ def cost_chart(standing: Standing, expense: Expense, name: str) -> str | None:
     if len(points) < 2:
         return None
     unit, unit_name = expense.unit(point.cost for point in points)
-    across = scale_of([point.cost / unit for point in points], _LEFT + 6, _RIGHT)
+    across = scale_of([point.cost / unit for point in points], _LEFT + 6, _RIGHT, margin=0.12)
     ends = [end for point in points for end in (point.quality.low, point.quality.high)]
     upwards = linear(ends, *((_BOTTOM, 14.0) if standing.higher_is_better else (14.0, _BOTTOM)), margin=0.12)
     places = front([(p.cost, p.quality.mean) for p in points], higher_is_better=standing.higher_is_better)

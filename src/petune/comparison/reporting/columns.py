@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, final
 
+from petune.comparison.record import Trial
 from petune.comparison.reporting.contenders import Contender
 from petune.comparison.reporting.quantities import MISSING
-from petune.comparison.record import Trial
 from petune.comparison.reporting.sentences import Place
 from petune.comparison.reporting.standing import Standing
 

@@ -64,6 +64,11 @@ class Contender:
         return self.trials[0].settings if self.trials else {}
 
     @property
+    def set_to(self) -> str:
+        """The settings as ``key value, key value``."""
+        return ", ".join(f"{key} {value_text(value)}" for key, value in self.settings.items())
+
+    @property
     def quality(self) -> Spread | None:
         """The chosen metric on the test split."""
         return self.spread(lambda trial: trial.quality)
@@ -94,6 +99,13 @@ class Contender:
         """Return the mean of a figure; None where no trial has it."""
         spread = self.spread(value)
         return None if spread is None else spread.mean
+
+
+def value_text(value: Any) -> str:
+    """Return a setting as a recipe has it, a float without superfluous digits."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def title_of(method: str) -> str:
@@ -149,5 +161,5 @@ def _label(method: str, trials: Sequence[Trial], apart: set[str]) -> str:
     if trials and trials[0].stage == "floor":
         return f"{title} (untrained)"
     described = _described(trials[0]) if trials else {}
-    notes = ", ".join(f"{key} {described[key]}" for key in sorted(apart & described.keys()))
+    notes = ", ".join(f"{key} {value_text(described[key])}" for key in sorted(apart & described.keys()))
     return f"{title} ({notes})" if notes else title

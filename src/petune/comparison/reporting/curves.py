@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterator, Sequence
 
+from petune.comparison.record import Trial
 from petune.comparison.reporting.contenders import Contender
 from petune.comparison.reporting.quantities import number, tick
-from petune.comparison.record import Trial
 from petune.comparison.reporting.scales import Scale, linear
 from petune.comparison.reporting.standing import Standing
 from petune.comparison.reporting.svg import Drawing
@@ -74,7 +74,9 @@ def _chart(contender: Contender, others: Sequence[Trial], across: Scale, upwards
         drawing.path("curve validation", course(points))
         least = [point for point in points if point[0] == trial.best_step]
         for (x, y), (step, loss) in zip(course(least), least, strict=True):
-            drawing.circle("least", x, y, 4, f"least validation loss with seed {trial.seed}: {number(loss)} at step {step:,}")
+            drawing.circle(
+                "least", x, y, 4, f"least validation loss with seed {trial.seed}: {number(loss)} at step {step:,}"
+            )
     return drawing.markup()
 
 
@@ -89,4 +91,8 @@ def _in_words(contender: Contender) -> str:
 
 
 def _kinds(trial: Trial) -> list[tuple[str, Points]]:
-    return [(kind, points) for kind, points in (("training", _training(trial)), ("validation", _validation(trial))) if points]
+    return [
+        (kind, points)
+        for kind, points in (("training", _training(trial)), ("validation", _validation(trial)))
+        if points
+    ]

@@ -1,8 +1,8 @@
 """Paired bootstrap: how far apart two methods are on the same rows, and how sure that is.
 
-Efron & Tibshirani, *An Introduction to the Bootstrap* (1993), the percentile interval. Both methods answered the same rows,
-so a resample draws rows, and the difference is taken on each; where both ran with the same seeds, a resample draws
-seeds as well, because a training repeated with another seed would have ended elsewhere.
+Efron & Tibshirani, *An Introduction to the Bootstrap* (1993), the percentile interval. Both methods answered the same
+rows, so a resample draws rows, and the difference is taken on each; where both ran with the same seeds, a resample
+draws seeds as well, because a training repeated with another seed would have ended elsewhere.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from petune.comparison.reporting.contenders import Contender
 
-RESAMPLES = 4000
+RESAMPLES = 2000
 LEVEL = 0.95
 _SEED = 1993
-_CHUNK = 2**24
+_CHUNK = 2**22
+"""Scores drawn at once, which bounds the memory."""
 
 
 @final
@@ -64,11 +65,12 @@ def bootstrap(first: NDArray[np.float64], second: NDArray[np.float64]) -> Differ
         return None
     seeds, rows = gaps.shape
     generator = np.random.default_rng(_SEED)
+    at_once = max(1, _CHUNK // gaps.size)
     means = []
-    for start in range(0, RESAMPLES, max(1, _CHUNK // rows)):
-        draws = min(max(1, _CHUNK // rows), RESAMPLES - start)
-        row_weights = generator.multinomial(rows, np.full(rows, 1 / rows), size=draws) / rows
-        seed_weights = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
-        means.append(((row_weights @ gaps.T) * seed_weights).sum(axis=1))
+    for start in range(0, RESAMPLES, at_once):
+        draws = min(at_once, RESAMPLES - start)
+        by_seed = gaps[:, generator.integers(rows, size=(draws, rows))].mean(axis=2)
+        drawn_seeds = generator.integers(seeds, size=(seeds, draws))
+        means.append(np.take_along_axis(by_seed, drawn_seeds, axis=0).mean(axis=0))
     low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Difference(float(gaps.mean()), float(low), float(high))

@@ -1,5 +1,6 @@
 """Where the labels of a chart's points are written so that they cover neither points nor one another."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -11,6 +12,9 @@ _LETTERS = 12.0
 
 _POINT = 7.0
 """Half the side of the square that a point keeps free."""
+
+_LINE = 0.4
+"""What covering a line counts, where covering a point or a label counts 1."""
 
 
 @final
@@ -64,7 +68,7 @@ class Placed:
 
 
 def place_labels(labels: Sequence[Label], frame: Box, lines: Sequence[Box] = ()) -> list[Placed]:
-    """Return a place for each label: the nearest to its point at which it covers least.
+    """Return a place for each label: near its point, and where it covers little.
 
     Args:
         labels: the words and their points.
@@ -72,18 +76,27 @@ def place_labels(labels: Sequence[Label], frame: Box, lines: Sequence[Box] = ())
         lines: thin boxes that should rather not be covered.
     """
     points = [Box(label.x - _POINT, label.y - _POINT, label.x + _POINT, label.y + _POINT) for label in labels]
-    taken = [*points, *lines]
     placed: dict[int, Placed] = {}
     # From the top down, so that the labels of points in a heap fan out in the order of the points.
     for place in sorted(range(len(labels)), key=lambda place: labels[place].y):
-        choices = list(_choices(labels[place]))
-        costs = [_cost(choice, taken, frame) for choice in choices]
-        placed[place] = choices[costs.index(min(costs))]
-        taken.append(placed[place].box)
+        label = labels[place]
+        others = [point for number, point in enumerate(points) if number != place]
+        written = [found.box for found in placed.values()]
+
+        def cost(
+            choice: Placed, label: Label = label, others: list[Box] = others, written: list[Box] = written
+        ) -> float:
+            box = choice.box
+            outside = box.area - box.overlap(frame)
+            covered = sum(box.overlap(other) for other in (*others, *written))
+            crossed = sum(_crosses(label, choice, other) for other in (*others, *written))
+            return 10 * outside + covered + 60 * crossed + _LINE * sum(map(box.overlap, lines)) + _far(label, choice)
+
+        placed[place] = min(_choices(label, frame), key=cost)
     return [placed[place] for place in range(len(labels))]
 
 
-def _choices(label: Label) -> Iterator[Placed]:
+def _choices(label: Label, frame: Box) -> Iterator[Placed]:
     """Yield places from near to far: beside the point, below and above, then further off in all directions."""
     width = width_of(label.words)
     for x, y in ((9.0, 4.0), (-9.0 - width, 4.0), (-width / 2, 19.0), (-width / 2, -10.0)):
@@ -91,7 +104,8 @@ def _choices(label: Label) -> Iterator[Placed]:
     for far in (15.0, 28.0, 41.0, 54.0, 67.0):
         for down in (far, -far):
             for x in (4.0 + far / 2, -4.0 - far / 2 - width, -width / 2):
-                yield _led(label, label.x + x, label.y + 4 + down, width)
+                inside = min(max(label.x + x, frame.left), frame.right - width)
+                yield _led(label, inside, label.y + 4 + down, width)
 
 
 def _led(label: Label, x: float, y: float, width: float) -> Placed:
@@ -99,6 +113,14 @@ def _led(label: Label, x: float, y: float, width: float) -> Placed:
     return Placed(x, y, width, end)
 
 
-def _cost(choice: Placed, taken: Sequence[Box], frame: Box) -> float:
-    outside = choice.box.area - choice.box.overlap(frame)
-    return 10 * outside + sum(choice.box.overlap(box) for box in taken)
+def _far(label: Label, choice: Placed) -> float:
+    return 0.0 if choice.leader is None else 0.6 * math.dist((label.x, label.y), choice.leader)
+
+
+def _crosses(label: Label, choice: Placed, other: Box) -> bool:
+    """Say whether the line from the point to its label goes through a box."""
+    if choice.leader is None:
+        return False
+    x, y = choice.leader
+    between = ((label.x + (x - label.x) * part, label.y + (y - label.y) * part) for part in (0.3, 0.45, 0.6, 0.75, 0.9))
+    return any(other.left <= at <= other.right and other.top <= down <= other.bottom for at, down in between)

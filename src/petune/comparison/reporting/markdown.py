@@ -14,7 +14,7 @@ from petune.comparison.reporting.tables import TABLES
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|!~$])")
 # At the beginning of a line these would open a list, a heading, a rule or a quotation.
-_OPENING = re.compile(r"^(\s*)([-+=>]|\d+(?=[.)]))")
+_OPENING = re.compile(r"^(\d*)([-+=.)])")
 
 
 def markdown_page(report: Report) -> str:
@@ -38,8 +38,7 @@ def markdown_page(report: Report) -> str:
 def escaped(text: str) -> str:
     """Return text in one line that Markdown shows as it is, in a paragraph or in a table's cell."""
     line = " ".join(text.split())
-    marked = _SPECIAL.sub(r"\\\1", html.escape(line, quote=False))
-    return _OPENING.sub(r"\1\\\2" if not line[:1].isdigit() else r"\1\2", marked)
+    return _OPENING.sub(r"\1\\\2", _SPECIAL.sub(r"\\\1", html.escape(line, quote=False)))
 
 
 def fenced(text: str, language: str = "text") -> str:
@@ -62,6 +61,8 @@ def _section(section: Section) -> Iterator[str]:
     yield _reading(section.sentences)
     for table, lines in section.tables:
         yield f"### {table.title}"
+        if table.name == "quality":
+            yield escaped(section.standing.measured)
         yield _table(table, lines)
     missing = [table.title.lower() for table in TABLES if table not in section.shown]
     if missing:
@@ -87,13 +88,17 @@ def _table(table: Table, lines: Sequence[Line]) -> str:
     for line in lines:
         contender = line.contender
         name = f'<a id="{anchor(contender, table.name)}"></a>{_name(contender.number, contender.label)}'
-        notices = [f"{notice.status}: {notice.text}" if notice.text else notice.status for notice in notices_of(contender)]
+        notices = [
+            f"{notice.status}: {notice.text}" if notice.text else notice.status for notice in notices_of(contender)
+        ]
         said = escaped("; ".join(notices))
         if not contender.done:
             rows.append([name, said, *("" for _ in table.columns[1:])])
             continue
         if said and table.name == "quality":
             name = f"{name}<br>{said}"
+        if contender.set_to and table.name == "quality":
+            name = f"{name}<br>{escaped(contender.set_to)}"
         cells = [f"**{cell.text}**" if cell.leads else cell.text for cell in line.cells]
         notes = ["".join(f"<br>{note}" for note in cell.notes) for cell in line.cells]
         rows.append([name, *(f"{cell}{note}" for cell, note in zip(cells, notes, strict=True))])
@@ -101,13 +106,16 @@ def _table(table: Table, lines: Sequence[Line]) -> str:
 
 
 def _searches(searches: Iterable[Search]) -> str:
-    rows = ["| Method | Tried, and the metric on the development split | Trials | Time |", "| --- | --- | ---: | ---: |"]
+    rows = [
+        "| Method | Tried, and the metric on the development split | Trials | Time |",
+        "| --- | --- | ---: | ---: |",
+    ]
     for search in searches:
         contender = search.contender
         name = f'<a id="{anchor(contender, "search")}"></a>{_name(contender.number, contender.label)}'
         tried = [
-            f"{escaped(candidate.settings)}{' **(chosen)**' if candidate.chosen else ''}: {escaped('; '.join(candidate.results))}"
-            for candidate in search.candidates
+            f"{escaped(c.settings)}{' **(chosen)**' if c.chosen else ''}: {escaped('; '.join(c.results))}"
+            for c in search.candidates
         ]
         rows.append(f"| {name} | {'<br>'.join(tried)} | {search.trials} | {duration(search.seconds)} |")
     return "\n".join(rows)
@@ -132,7 +140,9 @@ def _commands(report: Report) -> Iterator[str]:
 
 
 def _about(report: Report) -> Iterator[str]:
-    yield "\n".join(["| | |", "| --- | --- |", *(f"| {escaped(name)} | {escaped(value)} |" for name, value in report.facts)])
+    yield "\n".join(
+        ["| | |", "| --- | --- |", *(f"| {escaped(name)} | {escaped(value)} |" for name, value in report.facts)]
+    )
     yield "What was asked for:"
     yield fenced(report.recipe, "yaml")
     yield "What the words mean:"

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from petune.comparison.reporting.contenders import Contender
 from petune.comparison.record import Trial
+from petune.comparison.reporting.contenders import Contender
 
 STATUS = {"failed": "failed", "out_of_memory": "out of memory", "refused": "refused"}
 """What the endings of trials are called."""

@@ -21,7 +21,12 @@ def reading_across(standings: Sequence[Standing]) -> list[Sentence]:
     tops = [[c for c in standing.ranked if c == standing.best or c in standing.ties] for standing in standings]
     everywhere = [c.label for c in tops[0] if all(c.label in {other.label for other in top} for top in tops[1:])]
     if not everywhere:
-        return [Sentence("No method is best, or within the noise of the best, on every base.", tuple(c for top in tops for c in top))]
+        return [
+            Sentence(
+                "No method is best, or within the noise of the best, on every base.",
+                tuple(c for top in tops for c in top),
+            )
+        ]
     verb = "is" if len(everywhere) == 1 else "are"
     rows = tuple(c for top in tops for c in top if c.label in everywhere)
     text = f"{listed(everywhere)} {verb} best, or within the noise of the best, on each of the {len(standings)} bases."

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from petune.comparison.record import Trial
 from petune.comparison.reporting.contenders import Contender
 from petune.comparison.reporting.intervals import difference
 from petune.comparison.reporting.quantities import duration, number, share, size
-from petune.comparison.record import Trial
 from petune.comparison.reporting.sentences import Sentence, labels, listed
 from petune.comparison.reporting.standing import Standing
 
@@ -36,7 +36,8 @@ def _noise(standing: Standing, best: Contender) -> Iterator[Sentence]:
     ties, behind = standing.ties, standing.behind
     if ties:
         verb = "is" if len(ties) == 1 else "are"
-        text = f"{labels(ties)} {verb} within the noise of {best.label}: the test rows and the seeds do not tell them apart."
+        within = f"{labels(ties)} {verb} within the noise of {best.label}"
+        text = f"{within}: the test rows and the seeds do not tell them apart."
         yield Sentence(text, (best, *ties))
     elif behind:
         yield Sentence(f"No other method is within the noise of {best.label}.", (best, *behind))
@@ -60,7 +61,9 @@ def _smallest(standing: Standing, best: Contender) -> Iterator[Sentence]:
     less = smallest.mean(_stored)
     assert less is not None
     part = f"{share(less / stored)} of the storage" if less else "no storage at all"
-    text = f"{smallest.label} is within the noise of {best.label} at {part} ({size(less)} a task against {size(stored)})."
+    text = (
+        f"{smallest.label} is within the noise of {best.label} at {part} ({size(less)} a task against {size(stored)})."
+    )
     yield Sentence(text, (smallest, best))
 
 
@@ -76,8 +79,8 @@ def _cheapest(standing: Standing) -> Iterator[Sentence]:
     memory, seconds = lean.mean(lambda t: t.peak_memory_bytes), fast.mean(lambda t: t.seconds)
     assert memory is not None
     assert seconds is not None
-    and_ = "and" if lean == fast else f"and {fast.label}"
-    text = f"{lean.label} needs the least memory ({size(memory)}) {and_} the least time ({duration(seconds)})."
+    also = "and" if lean == fast else f"and {fast.label}"
+    text = f"{lean.label} needs the least memory ({size(memory)}) {also} the least time ({duration(seconds)})."
     yield Sentence(f"Of the best and those within its noise, {text}", standing.front, "cost")
 
 
@@ -89,10 +92,14 @@ def _floor(standing: Standing, best: Contender) -> Iterator[Sentence]:
     if floor == best:
         yield Sentence("No training did better than the untrained base.", standing.ranked)
     elif floor in standing.ties:
-        yield Sentence(f"No training is shown to help: {floor.label} is within the noise of {best.label}.", (best, floor))
+        yield Sentence(
+            f"No training is shown to help: {floor.label} is within the noise of {best.label}.", (best, floor)
+        )
     elif floor in standing.behind:
         gain = number(abs(standing.differences[floor.number].mean))
-        yield Sentence(f"Training is worth {gain} of {standing.metric}: from {floor.label} to {best.label}.", (floor, best))
+        yield Sentence(
+            f"Training is worth {gain} of {standing.metric}: from {floor.label} to {best.label}.", (floor, best)
+        )
     worse = tuple(c for c in standing.ranked if not c.untrained and c != best and _is_worse(c, floor, standing))
     if worse:
         verb = "does" if len(worse) == 1 else "do"

@@ -1,10 +1,11 @@
 """What the figures say of training: who overfits, who was not done, whose settings were at the edge of the search."""
 
 from collections.abc import Iterator
+from typing import TypeGuard
 
+from petune.comparison.record import Trial
 from petune.comparison.reporting.contenders import Contender
 from petune.comparison.reporting.quantities import number
-from petune.comparison.record import Trial
 from petune.comparison.reporting.sentences import Sentence, labels, listed
 from petune.comparison.reporting.standing import Standing
 from petune.comparison.reporting.tables import last_step, step_range
@@ -54,10 +55,11 @@ def _overfitting(contender: Contender) -> Iterator[Sentence]:
     trained = contender.mean(lambda t: t.train_loss)
     assert least is not None
     assert end is not None
-    while_ = "" if trained is None else f", with a training loss of {number(trained)}"
+    beside = "" if trained is None else f", with a training loss of {number(trained)}"
+    course = f"its validation loss rises from {number(least)} to {number(end)}"
     total = step_range([step for trial in contender.done if (step := last_step(trial)) is not None])
-    text = f"{contender.label} overfits after step {steps} of {total}: its validation loss rises from {number(least)} to {number(end)}"
-    yield Sentence(f"{text}{while_}.", (contender,), "learning")
+    text = f"{contender.label} overfits after step {steps} of {total}: {course}{beside}."
+    yield Sentence(text, (contender,), "learning")
 
 
 def _edges(standing: Standing) -> Iterator[Sentence]:
@@ -71,10 +73,10 @@ def _edges(standing: Standing) -> Iterator[Sentence]:
 
 def _edges_of(contender: Contender) -> Iterator[str]:
     for key, chosen in contender.settings.items():
-        tried = {v for trial in contender.search if _is_number(v := trial.settings.get(key))}
+        tried: set[float] = {v for trial in contender.search if _is_number(v := trial.settings.get(key))}
         if _is_number(chosen) and len(tried) > 1 and chosen in (min(tried), max(tried)):
             yield f"the {'least' if chosen == min(tried) else 'largest'} {key} of {contender.label} ({chosen:g})"
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)

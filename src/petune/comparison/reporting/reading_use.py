@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 
+from petune.comparison.record import Forgetting, Trial
 from petune.comparison.reporting.contenders import Contender
 from petune.comparison.reporting.quantities import number, share
-from petune.comparison.record import Forgetting, Trial
 from petune.comparison.reporting.sentences import Sentence, listed
 from petune.comparison.reporting.standing import Standing
 
@@ -51,7 +51,9 @@ def _neutral_text(trained: list[Contender]) -> Iterator[Sentence]:
     order = sorted(rises, key=lambda contender: rises[contender])
     most = order[-1]
     if rises[most] <= FORGOTTEN:
-        yield Sentence(f"No method's loss on neutral text rises by more than {share(FORGOTTEN)}.", tuple(order), "forgetting")
+        yield Sentence(
+            f"No method's loss on neutral text rises by more than {share(FORGOTTEN)}.", tuple(order), "forgetting"
+        )
         return
     text = f"{most.label} forgets most: its loss on neutral text goes {_course(most)}"
     if len(order) > 1:
@@ -77,8 +79,8 @@ def _answers(contender: Contender) -> Iterator[Sentence]:
     before = _forgetting(contender, lambda found: found.other_language_share_before)
     after = _forgetting(contender, lambda found: found.other_language_share_after)
     if before is not None and after is not None and after - before > OTHER_LANGUAGE:
-        text = f"{contender.label} answers {share(after)} of the prompts in another language; the bare base {share(before)}."
-        yield Sentence(text, (contender,), "forgetting")
+        text = f"{contender.label} answers {share(after)} of the prompts in another language"
+        yield Sentence(f"{text}; the bare base {share(before)}.", (contender,), "forgetting")
     before = _forgetting(contender, lambda found: found.answer_tokens_before)
     after = _forgetting(contender, lambda found: found.answer_tokens_after)
     if before and after and not 1 / LENGTH <= after / before <= LENGTH:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from petune.comparison.reporting.contenders import Contender
 from petune.comparison.record import Trial
+from petune.comparison.reporting.contenders import Contender, value_text
 from petune.comparison.reporting.notices import STATUS
 from petune.comparison.reporting.quantities import amount, number
 
@@ -61,7 +61,7 @@ def _search(contender: Contender, trials: Sequence[Trial], contenders: Sequence[
     }
     candidates = []
     for key, members in groups.items():
-        words = ", ".join(f"{name} {_written(members[0].settings.get(name))}" for name in varied)
+        words = ", ".join(f"{name} {value_text(members[0].settings.get(name))}" for name in varied)
         results = tuple(_result(trial) for trial in sorted(members, key=lambda trial: trial.rung or 0))
         candidates.append(Candidate(words or "as given", results, key in chosen))
     seconds = sum(trial.wall_seconds or trial.seconds or 0.0 for trial in trials)
@@ -82,7 +82,3 @@ def _result(trial: Trial) -> str:
 
 def _key(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
-
-
-def _written(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -30,7 +30,10 @@ MEANINGS = (
         f"of seeds; the middle {share(LEVEL)} of the mean differences",
     ),
     ("within the noise", "the interval of the difference from the best holds 0"),
-    ("overfits", f"with every seed the validation loss ends more than {share(OVERFITTING)} above its least, which came before"),
+    (
+        "overfits",
+        f"with every seed the validation loss ends more than {share(OVERFITTING)} above its least, which came before",
+    ),
     (
         "still falling",
         f"with every seed the validation loss is least at the end, and fell by more than {share(FALLING)} in the last "
@@ -88,8 +91,8 @@ class Report:
         """What the search cost."""
         cost = self.comparison.search_cost
         return (
-            f"{cost.trials:,} short trials took {duration(cost.seconds)} and {count(cost.tokens)} tokens. They were judged on "
-            "the development split; the test split was not used. Final trials began anew with what was chosen."
+            f"{cost.trials:,} short trials took {duration(cost.seconds)} and {count(cost.tokens)} tokens. They were"
+            " judged on the development split; the test split was not used. Final trials began anew with what was chosen."
         )
 
     @property
@@ -159,5 +162,3 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
 
 def _fact(name: str, value: Any) -> str:
     return size(value) if name.endswith("bytes") and isinstance(value, int) else str(value)
-
-

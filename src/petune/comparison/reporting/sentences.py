@@ -6,7 +6,6 @@ from typing import Literal, final
 
 from petune.comparison.reporting.contenders import Contender
 
-
 Place = Literal["quality", "learning", "cost", "forgetting", "search"]
 """The tables of the report, by their names in links."""
 

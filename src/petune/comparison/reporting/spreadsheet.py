@@ -28,7 +28,7 @@ def spreadsheet(comparison: Comparison) -> str:
     lines = [_line(trial) for trial in comparison.trials]
     names = _in_order(lines)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(harmless(name) for name in names)
     writer.writerows([line.get(name, "") for name in names] for line in lines)
     return text.getvalue()

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
+from petune.comparison.record import Trial
 from petune.comparison.reporting.contenders import Contender
 from petune.comparison.reporting.intervals import Difference, difference
-from petune.comparison.record import Trial
 
 
 @final
@@ -60,6 +60,14 @@ class Standing:
         return min(figures, key=lambda contender: figures[contender]) if len(figures) > 1 else None
 
     @property
+    def measured(self) -> str:
+        """What quality is, in words."""
+        words = f"Quality: {self.metric} on the test split, {'more' if self.higher_is_better else 'less'} is better."
+        if self.scores_are_the_metric:
+            return words
+        return f"{words} It is no mean over rows; distances from the best are of the rows' mean score."
+
+    @property
     def scores_are_the_metric(self) -> bool:
         """Whether the metric is the mean of the rows' scores, as accuracy is and F1 is not."""
         trials = [trial for contender in self.ranked for trial in contender.done if trial.scores]
@@ -71,7 +79,7 @@ class Standing:
 
 
 def standings_of(contenders: Sequence[Contender]) -> list[Standing]:
-    """Return the standing on each base, in the order in which the bases appear; contenders get numbers in this order."""
+    """Return the standing on each base, in the order in which they appear; the contenders are numbered along it."""
     found: list[Standing] = []
     for base in dict.fromkeys(contender.base for contender in contenders):
         before = sum(len(standing.contenders) for standing in found)

@@ -7,7 +7,7 @@ import unicodedata
 import xml.etree.ElementTree as ET
 from typing import final
 
-LETTER = 6.6
+LETTER = 7.0
 """Width of a letter of the charts' labels, about; in units of the drawing, as all lengths here."""
 
 
@@ -54,9 +54,7 @@ class Drawing:
 
     def text(self, kind: str, x: float, y: float, words: str, anchor: str = "start") -> None:
         """Write words that begin, end or have their middle at ``x``."""
-        ET.SubElement(
-            self._root, "text", {"class": kind, **_places(x=x, y=y), "text-anchor": anchor}
-        ).text = words
+        ET.SubElement(self._root, "text", {"class": kind, **_places(x=x, y=y), "text-anchor": anchor}).text = words
 
     def markup(self) -> str:
         """Return the picture."""

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
+from petune.comparison.record import Forgetting, Trial
 from petune.comparison.reporting.columns import Better, Cell, Column, Table, mean_column
 from petune.comparison.reporting.contenders import Contender
 from petune.comparison.reporting.quantities import change, count, duration, number, share, signed, size
-from petune.comparison.record import Forgetting, Trial
 from petune.comparison.reporting.standing import Standing
 
 
@@ -84,6 +84,14 @@ def _change(
     return Column(head, meaning, cell, lambda contender: contender.mean(changed), better)
 
 
+def _added(ratio: float | None) -> float | None:
+    return None if ratio is None else ratio - 1
+
+
+def _per_second(value: float) -> str:
+    return f"{count(value)}/s"
+
+
 QUALITY = Table(
     "quality",
     "Quality and size",
@@ -104,9 +112,13 @@ LEARNING = Table(
     "Learning and overfitting",
     (
         mean_column("Training loss", "at the end, nats per label token", lambda t: t.train_loss, number, ranges=True),
-        mean_column("Validation loss", "at the end, nats per label token", lambda t: t.eval_loss, number, "low", ranges=True),
+        mean_column(
+            "Validation loss", "at the end, nats per label token", lambda t: t.eval_loss, number, "low", ranges=True
+        ),
         mean_column("Gap", "validation loss less training loss, at the end", gap, signed),
-        mean_column("Least validation loss", "nats per label token", lambda t: t.best_eval_loss, number, "low", ranges=True),
+        mean_column(
+            "Least validation loss", "nats per label token", lambda t: t.best_eval_loss, number, "low", ranges=True
+        ),
         Column("At step", "optimiser step of the least validation loss, of all steps", _best_step),
         mean_column("Risen since", "validation loss at the end less its least", rise, signed),
     ),
@@ -117,14 +129,13 @@ COST = Table(
     (
         mean_column("Peak memory", "most held while training", lambda t: t.peak_memory_bytes, size, "low"),
         mean_column("Training time", "evaluations left out", lambda t: t.seconds, duration, "low"),
-        mean_column("Training speed", "tokens per second", lambda t: t.tokens_per_second, lambda v: f"{count(v)}/s", "high"),
+        mean_column("Training speed", "tokens per second", lambda t: t.tokens_per_second, _per_second, "high"),
         mean_column(
-            "Generation speed", "tokens written per second", lambda t: t.generation_tokens_per_second,
-            lambda v: f"{count(v)}/s",
+            "Generation speed", "tokens written per second", lambda t: t.generation_tokens_per_second, _per_second,
         ),
         mean_column(
-            "Added latency", "time of a written token beyond the bare base's", lambda t: _added(t.generation_latency_ratio),
-            change,
+            "Added latency", "time of a written token beyond the bare base's",
+            lambda t: _added(t.generation_latency_ratio), change,
         ),
     ),
 )  # fmt: skip
@@ -148,7 +159,3 @@ FORGETTING = Table(
 )  # fmt: skip
 TABLES = (QUALITY, LEARNING, COST, FORGETTING)
 """The tables of each base."""
-
-
-def _added(ratio: float | None) -> float | None:
-    return None if ratio is None else ratio - 1
