@@ -101,8 +101,7 @@ def train(
     if base is None:
         base = _load(recipe, rows, trust_remote_code=trust_remote_code)
     adapter = _fresh_adapter(recipe, base)
-    placement = adapter.placement
-    insertions = () if placement is None else (Insertion(placement, vocabulary_size(base.model)),)
+    insertions = () if adapter.placement is None else (Insertion(adapter.placement, vocabulary_size(base.model)),)
     data = encode_rows(rows, base, virtual_tokens=adapter.virtual_tokens, insertions=insertions)
     if on_data is not None:
         on_data(data.rows.report, data.eval_report)
@@ -117,7 +116,6 @@ def train(
         if overwrite:
             output.clear(folder)
         record_start(recipe, folder, data)
-        learned = run.adapter.num_parameters()
         _optimise(recipe, run, model, data, listeners)
         model.bake(run.adapter.name)
         result = TrainingResult(
@@ -127,7 +125,7 @@ def train(
             kept_step=_kept_step(run),
             seconds=time.perf_counter() - began,
             peak_memory=peak_memory(base.device),
-            trained_parameters=learned,
+            trained_parameters=run.trained_parameters,
             history=run.progress.history,
             train_report=data.rows.report,
             eval_report=data.eval_report,
