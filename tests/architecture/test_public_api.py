@@ -24,6 +24,7 @@ NAMES = [
     "merge",
     "predict",
     "save_adapter",
+    "save_stack",
     "train",
 ]
 
