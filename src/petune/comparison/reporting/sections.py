@@ -92,7 +92,7 @@ class Report:
         cost = self.comparison.search_cost
         return (
             f"{cost.trials:,} short trials took {duration(cost.seconds)} and {count(cost.tokens)} tokens. They were"
-            " judged on the development split; the test split was not used. Final trials began anew with what was chosen."
+            " judged on the development split; the test split was not used. Final trials began anew with the choice."
         )
 
     @property
