@@ -36,6 +36,21 @@ def test_the_best_those_like_it_and_those_behind(said: Said) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [(ALMOST, "accuracy 0.995, from 0.990 to 1.000 over 2 seeds."), (RIGHT, "accuracy 1.000, with each of 2 seeds.")],
+)
+def test_seeds_are_told(
+    second: list[float],
+    expected: str,
+    make_trial: Callable[..., Trial],
+    make_comparison_of: Callable[..., Comparison],
+) -> None:
+    trials = [make_trial(seed=seed, scores=scores) for seed, scores in ((1, RIGHT), (2, second))]
+    (standing,) = standings_of(contenders_of(make_comparison_of(*trials)))
+    assert next(quality_sentences(standing)).text == f"LoRA is best: {expected}"
+
+
 def test_the_smallest_and_cheapest_of_those_as_good(said: Said) -> None:
     cheap = {"bytes_stored": 2**10, "peak_memory_bytes": 2**20, "seconds": 30.0}
     dear = {"bytes_stored": 2**20, "peak_memory_bytes": 2**30, "seconds": 20.0}

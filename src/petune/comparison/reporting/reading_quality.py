@@ -30,7 +30,9 @@ def _lead(standing: Standing, best: Contender) -> Sentence:
     spread = best.quality
     assert spread is not None
     over = "with one seed"
-    if spread.count > 1:
+    if spread.count > 1 and number(spread.low) == number(spread.high):
+        over = f"with each of {spread.count} seeds"
+    elif spread.count > 1:
         over = f"from {number(spread.low)} to {number(spread.high)} over {spread.count} seeds"
     return Sentence(
         f"{best.label} {agreeing([best], 'is', 'are')} best: {standing.metric} {number(spread.mean)}, {over}.", (best,)
