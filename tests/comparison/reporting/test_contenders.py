@@ -83,5 +83,5 @@ def test_titles_begin_with_a_capital_and_unknown_methods_keep_their_name() -> No
     assert title_of("from_elsewhere") == "from_elsewhere"
 
 
-def test_settings_are_written_as_in_a_recipe() -> None:
-    assert [value_text(value) for value in (1e-5, "text", ["q", "v"], None)] == ["1e-05", "text", '["q", "v"]', "null"]
+def test_settings_are_written_as_people_do() -> None:
+    assert [value_text(value) for value in (1e-5, "text", ["q", "v"], None)] == ["1e-05", "text", "q v", "null"]

@@ -10,7 +10,7 @@ from petune.comparison.reporting.columns import lines_of
 from petune.comparison.reporting.contenders import Contender, contenders_of
 from petune.comparison.reporting.notices import notices_of
 from petune.comparison.reporting.reading import reading_across, reading_of
-from petune.comparison.reporting.sentences import anchor, listed
+from petune.comparison.reporting.sentences import agreeing, anchor, listed
 from petune.comparison.reporting.standing import Standing, standings_of
 from petune.comparison.reporting.tables import TABLES
 
@@ -81,6 +81,12 @@ def test_several_bases_are_read_together(
 
 def test_one_base_needs_no_reading_of_several(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:
     assert reading_across(standings_of(contenders_of(make_comparison_of(make_trial(scores=[1.0]))))) == []
+
+
+def test_verbs_agree_with_their_methods(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:
+    trials = [make_trial(method, scores=[1.0]) for method in ("lora", "bottleneck")]
+    lora, bottleneck = contenders_of(make_comparison_of(*trials))
+    assert [agreeing(who, "is", "are") for who in ([lora], [bottleneck], [lora, lora])] == ["is", "are", "are"]
 
 
 def test_words_are_listed() -> None:

@@ -32,18 +32,34 @@ def test_the_best_those_like_it_and_those_behind(said: Said) -> None:
         "LoRA is best: accuracy 1.000, with one seed.",
         "IA3 is within the noise of LoRA: the test rows and the seeds do not tell them apart.",
         "Behind LoRA by more than the noise: BitFit by 1.000.",
+        "Every method ran with one seed: the intervals tell of the test rows, not of how much a training varies.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [(ALMOST, "accuracy 0.995, from 0.990 to 1.000 over 2 seeds."), (RIGHT, "accuracy 1.000, with each of 2 seeds.")],
+)
+def test_seeds_are_told(
+    second: list[float],
+    expected: str,
+    make_trial: Callable[..., Trial],
+    make_comparison_of: Callable[..., Comparison],
+) -> None:
+    trials = [make_trial(seed=seed, scores=scores) for seed, scores in ((1, RIGHT), (2, second))]
+    (standing,) = standings_of(contenders_of(make_comparison_of(*trials)))
+    assert next(quality_sentences(standing)).text == f"LoRA is best: {expected}"
 
 
 def test_the_smallest_and_cheapest_of_those_as_good(said: Said) -> None:
     cheap = {"bytes_stored": 2**10, "peak_memory_bytes": 2**20, "seconds": 30.0}
     dear = {"bytes_stored": 2**20, "peak_memory_bytes": 2**30, "seconds": 20.0}
-    assert said(lora={"scores": RIGHT, **dear}, ia3={"scores": ALMOST, **cheap})[2:] == [
+    assert said(lora={"scores": RIGHT, **dear}, ia3={"scores": ALMOST, **cheap})[3:] == [
         "IA3 is within the noise of LoRA at 0.098 % of the storage (1.00 KiB a task against 1.00 MiB).",
         "Of the best and those within its noise, IA3 needs the least memory (1.00 MiB) and LoRA the least time"
         " (20.0 s).",
     ]
-    assert said(lora={"scores": RIGHT, **cheap}, ia3={"scores": ALMOST, **dear})[2] == (
+    assert said(lora={"scores": RIGHT, **cheap}, ia3={"scores": ALMOST, **dear})[3] == (
         "Of the best and those within its noise, LoRA is also the smallest: 1.00 KiB a task."
     )
 
@@ -52,7 +68,7 @@ def test_the_smallest_and_cheapest_of_those_as_good(said: Said) -> None:
     ("floor", "trained", "expected"),
     [
         (WRONG, RIGHT, "Training is worth 1.000 of accuracy: from Hard prompts (untrained) to LoRA."),
-        (ALMOST, RIGHT, "No training is shown to help: Hard prompts (untrained) is within the noise of LoRA."),
+        (ALMOST, RIGHT, "No training is shown to help: Hard prompts (untrained) are within the noise of LoRA."),
         (RIGHT, WRONG, "No training did better than the untrained base."),
     ],
 )

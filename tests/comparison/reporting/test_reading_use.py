@@ -76,7 +76,7 @@ def test_what_did_not_run_is_told_with_its_reason(status: str, words: str, said:
 
 
 def test_what_was_not_reached_is_told(said: Said) -> None:
-    assert said(("lora", {"stage": "search", "rung": 0, "scores": []})) == ["LoRA has not been reached yet."]
+    assert said(("lora", {"stage": "search", "rung": 0, "scores": []})) == ["Not reached yet: LoRA."]
 
 
 def test_the_untrained_base_forgets_nothing(said: Said) -> None:

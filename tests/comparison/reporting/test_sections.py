@@ -49,7 +49,7 @@ def test_the_cost_of_the_search_is_told(make_trial: MakeTrial, make_comparison_o
 
 def test_bytes_among_the_facts_get_a_unit(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:
     report = report_of(make_comparison_of(make_trial(scores=[1.0]), machine={"memory_bytes": 2**34, "cores": 2}))
-    assert [(name, plain(value)) for name, value in report.facts[-2:]] == [("memory bytes", "16.0 GiB"), ("cores", "2")]
+    assert [(name, plain(value)) for name, value in report.facts[-2:]] == [("memory", "16.0 GiB"), ("cores", "2")]
 
 
 def test_where_nothing_was_measured_each_method_still_has_its_row(

@@ -102,7 +102,9 @@ class Contender:
 
 
 def value_text(value: Any) -> str:
-    """Return a setting as a recipe has it, a float without superfluous digits."""
+    """Return a setting as people write it: a list as its words, a float without superfluous digits."""
+    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+        return " ".join(value)
     if isinstance(value, float):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -14,7 +14,7 @@ from petune.comparison.reporting.tables import TABLES
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|!~$])")
 # At the beginning of a line these would open a list, a heading, a rule or a quotation.
-_OPENING = re.compile(r"^(\d*)([-+=.)])")
+_OPENING = re.compile(r"^(\d+)?([-+=]|(?<=\d)[.)])")
 
 
 def markdown_page(report: Report) -> str:
@@ -93,7 +93,8 @@ def _table(table: Table, lines: Sequence[Line]) -> str:
         ]
         said = escaped("; ".join(notices))
         if not contender.done:
-            rows.append([name, said, *("" for _ in table.columns[1:])])
+            short = ", ".join(notice.status for notice in notices_of(contender))
+            rows.append([name, said if table.name == "quality" else short, *("" for _ in table.columns[1:])])
             continue
         if said and table.name == "quality":
             name = f"{name}<br>{said}"

@@ -6,7 +6,7 @@ from petune.comparison.record import Trial
 from petune.comparison.reporting.contenders import Contender
 from petune.comparison.reporting.intervals import difference
 from petune.comparison.reporting.quantities import duration, number, share, size
-from petune.comparison.reporting.sentences import Sentence, labels, listed
+from petune.comparison.reporting.sentences import Sentence, agreeing, labels, listed
 from petune.comparison.reporting.standing import Standing
 
 
@@ -18,6 +18,9 @@ def quality_sentences(standing: Standing) -> Iterator[Sentence]:
         return
     yield _lead(standing, best)
     yield from _noise(standing, best)
+    if max(len(contender.done) for contender in standing.ranked) == 1 and standing.differences:
+        text = "Every method ran with one seed: the intervals tell of the test rows, not of how much a training varies."
+        yield Sentence(text, standing.ranked)
     yield from _smallest(standing, best)
     yield from _cheapest(standing)
     yield from _floor(standing, best)
@@ -27,16 +30,19 @@ def _lead(standing: Standing, best: Contender) -> Sentence:
     spread = best.quality
     assert spread is not None
     over = "with one seed"
-    if spread.count > 1:
+    if spread.count > 1 and number(spread.low) == number(spread.high):
+        over = f"with each of {spread.count} seeds"
+    elif spread.count > 1:
         over = f"from {number(spread.low)} to {number(spread.high)} over {spread.count} seeds"
-    return Sentence(f"{best.label} is best: {standing.metric} {number(spread.mean)}, {over}.", (best,))
+    return Sentence(
+        f"{best.label} {agreeing([best], 'is', 'are')} best: {standing.metric} {number(spread.mean)}, {over}.", (best,)
+    )
 
 
 def _noise(standing: Standing, best: Contender) -> Iterator[Sentence]:
     ties, behind = standing.ties, standing.behind
     if ties:
-        verb = "is" if len(ties) == 1 else "are"
-        within = f"{labels(ties)} {verb} within the noise of {best.label}"
+        within = f"{labels(ties)} {agreeing(ties, 'is', 'are')} within the noise of {best.label}"
         text = f"{within}: the test rows and the seeds do not tell them apart."
         yield Sentence(text, (best, *ties))
     elif behind:
@@ -55,14 +61,16 @@ def _smallest(standing: Standing, best: Contender) -> Iterator[Sentence]:
     if smallest is None or stored is None or best.untrained:
         return
     if smallest == best:
-        text = f"Of the best and those within its noise, {best.label} is also the smallest: {size(stored)} a task."
+        also = f"{best.label} {agreeing([best], 'is', 'are')} also the smallest"
+        text = f"Of the best and those within its noise, {also}: {size(stored)} a task."
         yield Sentence(text, standing.front)
         return
     less = smallest.mean(_stored)
     assert less is not None
     part = f"{share(less / stored)} of the storage" if less else "no storage at all"
     text = (
-        f"{smallest.label} is within the noise of {best.label} at {part} ({size(less)} a task against {size(stored)})."
+        f"{smallest.label} {agreeing([smallest], 'is', 'are')} within the noise of {best.label} at {part}"
+        f" ({size(less)} a task against {size(stored)})."
     )
     yield Sentence(text, (smallest, best))
 
@@ -80,7 +88,8 @@ def _cheapest(standing: Standing) -> Iterator[Sentence]:
     assert memory is not None
     assert seconds is not None
     also = "and" if lean == fast else f"and {fast.label}"
-    text = f"{lean.label} needs the least memory ({size(memory)}) {also} the least time ({duration(seconds)})."
+    needs = f"{lean.label} {agreeing([lean], 'needs', 'need')} the least memory ({size(memory)})"
+    text = f"{needs} {also} the least time ({duration(seconds)})."
     yield Sentence(f"Of the best and those within its noise, {text}", standing.front, "cost")
 
 
@@ -92,9 +101,8 @@ def _floor(standing: Standing, best: Contender) -> Iterator[Sentence]:
     if floor == best:
         yield Sentence("No training did better than the untrained base.", standing.ranked)
     elif floor in standing.ties:
-        yield Sentence(
-            f"No training is shown to help: {floor.label} is within the noise of {best.label}.", (best, floor)
-        )
+        within = f"{floor.label} {agreeing([floor], 'is', 'are')} within the noise of {best.label}"
+        yield Sentence(f"No training is shown to help: {within}.", (best, floor))
     elif floor in standing.behind:
         gain = number(abs(standing.differences[floor.number].mean))
         yield Sentence(
@@ -102,8 +110,9 @@ def _floor(standing: Standing, best: Contender) -> Iterator[Sentence]:
         )
     worse = tuple(c for c in standing.ranked if not c.untrained and c != best and _is_worse(c, floor, standing))
     if worse:
-        verb = "does" if len(worse) == 1 else "do"
-        yield Sentence(f"{labels(worse)} {verb} worse than the untrained base.", (*worse, floor))
+        yield Sentence(
+            f"{labels(worse)} {agreeing(worse, 'does', 'do')} worse than the untrained base.", (*worse, floor)
+        )
 
 
 def _is_worse(contender: Contender, floor: Contender, standing: Standing) -> bool:

@@ -6,7 +6,7 @@ from typing import TypeGuard
 from petune.comparison.record import Trial
 from petune.comparison.reporting.contenders import Contender
 from petune.comparison.reporting.quantities import number
-from petune.comparison.reporting.sentences import Sentence, labels, listed
+from petune.comparison.reporting.sentences import Sentence, agreeing, labels, listed
 from petune.comparison.reporting.standing import Standing
 from petune.comparison.reporting.tables import last_step, step_range
 
@@ -58,7 +58,8 @@ def _overfitting(contender: Contender) -> Iterator[Sentence]:
     beside = "" if trained is None else f", with a training loss of {number(trained)}"
     course = f"its validation loss rises from {number(least)} to {number(end)}"
     total = step_range([step for trial in contender.done if (step := last_step(trial)) is not None])
-    text = f"{contender.label} overfits after step {steps} of {total}: {course}{beside}."
+    verb = agreeing([contender], "overfits", "overfit")
+    text = f"{contender.label} {verb} after step {steps} of {total}: {course}{beside}."
     yield Sentence(text, (contender,), "learning")
 
 

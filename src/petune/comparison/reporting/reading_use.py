@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from petune.comparison.record import Forgetting, Trial
 from petune.comparison.reporting.contenders import Contender
 from petune.comparison.reporting.quantities import number, share
-from petune.comparison.reporting.sentences import Sentence, listed
+from petune.comparison.reporting.sentences import Sentence, agreeing, listed
 from petune.comparison.reporting.standing import Standing
 
 SLOWER = 0.05
@@ -20,7 +20,12 @@ OTHER_LANGUAGE = 0.05
 LENGTH = 1.5
 """Factor on the length of the answers, or on its inverse, from which it is said."""
 
-_ENDINGS = {"failed": "failed", "out_of_memory": "ran out of memory", "refused": "was not started"}
+_ENDINGS = {
+    "failed": ("failed", "failed"),
+    "out_of_memory": ("ran out of memory", "ran out of memory"),
+    "refused": ("was not started", "were not started"),
+}
+"""How a trial ended, of one method and of several."""
 
 
 def use_sentences(standing: Standing) -> Iterator[Sentence]:
@@ -55,7 +60,7 @@ def _neutral_text(trained: list[Contender]) -> Iterator[Sentence]:
             f"No method's loss on neutral text rises by more than {share(FORGOTTEN)}.", tuple(order), "forgetting"
         )
         return
-    text = f"{most.label} forgets most: its loss on neutral text goes {_course(most)}"
+    text = f"{most.label} {agreeing([most], 'forgets', 'forget')} most: its loss on neutral text goes {_course(most)}"
     if len(order) > 1:
         text += f"; {order[0].label} least, {_course(order[0])}"
     yield Sentence(f"{text}.", tuple(dict.fromkeys((most, order[0]))), "forgetting")
@@ -79,7 +84,8 @@ def _answers(contender: Contender) -> Iterator[Sentence]:
     before = _forgetting(contender, lambda found: found.other_language_share_before)
     after = _forgetting(contender, lambda found: found.other_language_share_after)
     if before is not None and after is not None and after - before > OTHER_LANGUAGE:
-        text = f"{contender.label} answers {share(after)} of the prompts in another language"
+        verb = agreeing([contender], "answers", "answer")
+        text = f"{contender.label} {verb} {share(after)} of the prompts in another language"
         yield Sentence(f"{text}; the bare base {share(before)}.", (contender,), "forgetting")
     before = _forgetting(contender, lambda found: found.answer_tokens_before)
     after = _forgetting(contender, lambda found: found.answer_tokens_after)
@@ -95,14 +101,15 @@ def _forgetting(contender: Contender, value: Callable[[Forgetting], float | None
 
 def _problems(contender: Contender) -> Iterator[Sentence]:
     if not contender.trials and not contender.problems:
-        yield Sentence(f"{contender.label} has not been reached yet.", (contender,))
+        yield Sentence(f"Not reached yet: {contender.label}.", (contender,))
         return
-    for status, ending in _ENDINGS.items():
+    for status, endings in _ENDINGS.items():
         trials = [trial for trial in contender.problems if trial.status == status]
         if not trials:
             continue
         of = contender.trials or contender.search
         part = "" if len(trials) == len(of) else f" in {len(trials)} of {len(of)} trials"
+        ending = agreeing([contender], *endings)
         yield Sentence(f"{contender.label} {ending}{part}: {_reason(trials[0])}.", (contender,))
 
 

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import yaml
 
@@ -92,7 +92,7 @@ class Report:
         cost = self.comparison.search_cost
         return (
             f"{cost.trials:,} short trials took {duration(cost.seconds)} and {count(cost.tokens)} tokens. They were"
-            " judged on the development split; the test split was not used. Final trials began anew with what was chosen."
+            " judged on the development split; the test split was not used. Final trials began anew with the choice."
         )
 
     @property
@@ -155,10 +155,8 @@ def _summary(comparison: Comparison) -> str:
 def _facts(comparison: Comparison) -> list[tuple[str, str]]:
     finished = "not yet" if comparison.finished is None else moment(comparison.finished)
     facts = [("begun", moment(comparison.created)), ("finished", finished), ("petune", comparison.petune_version)]
-    facts += [(name.replace("_", " "), _fact(name, value)) for name, value in comparison.machine.items()]
+    for name, value in comparison.machine.items():
+        in_bytes = name.endswith("_bytes") and isinstance(value, int)
+        facts.append((name.removesuffix("_bytes").replace("_", " "), size(value) if in_bytes else str(value)))
     facts += [(f"SHA-256 of {path}", digest) for path, digest in comparison.data.items()]
     return facts
-
-
-def _fact(name: str, value: Any) -> str:
-    return size(value) if name.endswith("bytes") and isinstance(value, int) else str(value)

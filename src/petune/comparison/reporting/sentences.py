@@ -40,6 +40,12 @@ def listed(words: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
+def agreeing(contenders: Sequence[Contender], one: str, many: str) -> str:
+    """Return the form of a verb for a method, or for several; a name may be of several itself (adapters)."""
+    name = contenders[0].label.partition(" (")[0]
+    return many if len(contenders) > 1 or name.endswith("s") else one
+
+
 def labels(contenders: Sequence[Contender]) -> str:
     """Return the names of contenders as ``a, b and c``."""
     return listed(contender.label for contender in contenders)

@@ -29,7 +29,8 @@ def _quality(contender: Contender, standing: Standing) -> Cell | None:
     if spread is None:
         return None
     seeds = f"{spread.count} seeds" if spread.count > 1 else "1 seed"
-    ranged = (f"{number(spread.low)} to {number(spread.high)}",) if spread.count > 1 else ()
+    low, high = number(spread.low), number(spread.high)
+    ranged = (f"{low} to {high}",) if low != high else ()
     return Cell(number(spread.mean), (*ranged, seeds))
 
 
