@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from petune.catalogue import list_methods
     from petune.checkpoint.folder import save_adapter
     from petune.checkpoint.stack import save_stack
+    from petune.comparison.run import compare
     from petune.errors import PetuneError
     from petune.training.recipe import Recipe
     from petune.training.result import TrainingResult
@@ -28,6 +29,7 @@ __all__ = [
     "PetuneError",
     "Recipe",
     "TrainingResult",
+    "compare",
     "create_adapter",
     "evaluate",
     "generate",
@@ -49,6 +51,7 @@ _HOME = {
     "PetuneError": "errors",
     "Recipe": "training.recipe",
     "TrainingResult": "training.result",
+    "compare": "comparison.run",
     "create_adapter": "adapter",
     "list_methods": "catalogue",
     "load_base": "backbone.base",

@@ -183,6 +183,23 @@ def evaluate(
     return task.evaluate(asked.runner, kept_whole(examples, rows), settings, rows=rows.rows)
 
 
+def read_examples(model: AdaptedModel, data: Path_, **options: Any) -> ExampleSet:
+    """Return the rows of ``data`` as a model would be measured on them: written as its adapter was trained.
+
+    Args:
+        model: a base with or without an adapter.
+        data: a file or a hub data set id.
+        options: settings of reading, where they are to differ from the adapter's own.
+
+    Raises:
+        PetuneError: the data or a setting cannot be used.
+    """
+    asked = asked_for(model, None)
+    reading, rest = _split(asked, data, options, leave_out=("eval_data", "validation_split"))
+    _refuse_idle(options, [name for name in rest if name in options])
+    return _examples(model, get_task(asked.task), reading)
+
+
 def predict(model: AdaptedModel, data: Path_, *, task_name: str | None = None, **options: Any) -> list[Prediction]:
     """Answer every row of ``data``; rows need no target.
 

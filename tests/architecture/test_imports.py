@@ -29,6 +29,7 @@ LAYERS = (
     "tasks",
     "training",
     "api",
+    "comparison",
     "compat",
     "cli",
 )

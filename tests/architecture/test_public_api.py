@@ -13,6 +13,7 @@ NAMES = [
     "PetuneError",
     "Recipe",
     "TrainingResult",
+    "compare",
     "create_adapter",
     "evaluate",
     "generate",

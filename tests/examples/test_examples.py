@@ -14,7 +14,7 @@ from petune.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if not path.stem.startswith("compare_"))
 DATA = sorted((ROOT / "examples").glob("*.jsonl"))
 
 
