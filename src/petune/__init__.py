@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from petune.backbone.base import Base, load_base
     from petune.catalogue import list_methods
     from petune.checkpoint.folder import save_adapter
+    from petune.checkpoint.stack import save_stack
     from petune.errors import PetuneError
     from petune.training.recipe import Recipe
     from petune.training.result import TrainingResult
@@ -37,6 +38,7 @@ __all__ = [
     "merge",
     "predict",
     "save_adapter",
+    "save_stack",
     "train",
 ]
 
@@ -51,6 +53,7 @@ _HOME = {
     "list_methods": "catalogue",
     "load_base": "backbone.base",
     "save_adapter": "checkpoint.folder",
+    "save_stack": "checkpoint.stack",
     "train": "training.run",
 }
 

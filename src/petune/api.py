@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from petune.adapted_model import AdaptedModel
+from petune.adapter import Adapter
 from petune.backbone.base import Base, load_base, load_base_config
 from petune.backbone.task_names import TaskName
 from petune.backbone.tokenizer import load_tokenizer
-from petune.checkpoint.folder import base_of, load_adapter, task_of
+from petune.checkpoint import stack
+from petune.checkpoint.folder import load_adapter
 from petune.checkpoint.merged import save_merged
 from petune.data.encoding import kept_whole
 from petune.data.examples import ExampleSet
@@ -42,7 +44,7 @@ OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 
 def load(
-    adapter: Path_ | None = None,
+    adapter: Path_ | Sequence[Path_] | None = None,
     *,
     base: Base | Path_ | None = None,
     task: TaskName | None = None,
@@ -52,10 +54,11 @@ def load(
     allow_base_mismatch: bool = False,
     trust_remote_code: bool = False,
 ) -> AdaptedModel:
-    """Return a base model with the adapter of a folder attached, ready to use.
+    """Return a base model with the adapter of a folder, or those of several, attached, ready to use.
 
     Args:
-        adapter: an adapter folder, petune's or HF PEFT's; None for the bare base.
+        adapter: an adapter folder: petune's, HF PEFT's, AdapterHub's, or a stack of several; or a list of folders whose
+            adapters rows go through in this order, the first nearest to the base. None for the bare base.
         base: a loaded base, or where to get one; by default the one that the adapter names.
         task: what to load the base for; by default what the adapter was trained for, else what its weights were
             saved for.
@@ -66,20 +69,20 @@ def load(
         trust_remote_code: let the base's repository run its own code.
 
     Raises:
-        PetuneError: the base cannot be had, or the adapter is damaged or belongs to another base.
+        PetuneError: the base cannot be had, or an adapter is damaged, belongs to another base, or would undo what
+            another does.
     """
     if isinstance(base, Base) and (dtype, device, revision) != ("auto", "auto", None):
         raise ConfigError("the base is loaded already: dtype, device and revision would do nothing; leave them out")
-    if adapter is None and base is None:
+    chosen = () if adapter is None else (adapter,) if isinstance(adapter, str | os.PathLike) else tuple(adapter)
+    if not chosen and base is None:
         raise ConfigError("nothing to load: give an adapter folder, a base model, or both")
-    labels: tuple[str, ...] = ()
-    if adapter is not None:
-        trained_for, labels = task_of(adapter)
-        task = task or trained_for
-        labels = labels if task == trained_for else ()
+    members = stack.members(chosen)
+    trained_for, labels = stack.task_of(members)
+    task = task or trained_for
+    labels = labels if task == trained_for else ()
     if base is None:
-        assert adapter is not None
-        base, recorded = base_of(Path(adapter))
+        base, recorded = stack.base_of(members)
         revision = revision or recorded
     if not isinstance(base, Base):
         base = load_base(
@@ -94,8 +97,10 @@ def load(
     elif task is not None and task != base.task:
         raise ConfigError(f'the task is {task}, but the base was loaded for {base.task}; load it with task="{task}"')
     model = AdaptedModel(base)
-    if adapter is not None:
-        model.attach(load_adapter(Path(adapter), base, allow_base_mismatch=allow_base_mismatch))
+    for member in members:
+        loaded = load_adapter(member.folder, base, name=member.name, allow_base_mismatch=allow_base_mismatch)
+        model.attach(loaded, active=False)
+    model.activate(*(member.name for member in members))
     return model
 
 
@@ -198,7 +203,7 @@ def iter_predictions(model: AdaptedModel, data: Path_, **options: Any) -> Iterat
 
 
 def merge(
-    adapter: Path_,
+    adapter: Path_ | Sequence[Path_],
     output_dir: Path_,
     *,
     base: Base | Path_ | None = None,
@@ -209,7 +214,8 @@ def merge(
 ) -> Path:
     """Merge an adapter into its base and write a plain transformers folder; the adapter's folder is not changed.
 
-    Sums are made in fp32 and rounded to ``dtype``. In fp32 the merged model's logits equal the adapter's to 1e-4.
+    Several are merged one after the other. Sums are made in fp32 and rounded to ``dtype``. In fp32 the merged model's
+    logits equal the adapter's to 1e-4.
 
     Raises:
         PetuneError: the adapter cannot be merged, or the output folder cannot be used.
@@ -258,12 +264,26 @@ def _split(
 ) -> tuple[DataOptions, dict[str, Any]]:
     """Return the settings of reading, the adapter's own where none are given, and the other settings."""
     _refuse_idle(options, leave_out)
-    adapters = [model.adapter(name) for name in model.active]
-    trained = dict(adapters[-1].data_format) if adapters else {}
-    merged = {**trained, **options, "data": os.fspath(data)}
+    merged = {**_data_format([model.adapter(name) for name in model.active]), **options, "data": os.fspath(data)}
     reading = {k: v for k, v in merged.items() if k in DataOptions.model_fields}
     rest = {k: v for k, v in merged.items() if k not in DataOptions.model_fields}
     return _options(DataOptions, reading), rest
+
+
+def _data_format(active: Sequence[Adapter]) -> dict[str, Any]:
+    """Return how rows are written: as the last adapter that remembers it was trained."""
+    remembered = [adapter for adapter in active if adapter.data_format]
+    if not remembered:
+        return {}
+    *others, last = remembered
+    for other in others:
+        if other.data_format != last.data_format:
+            logger.warning(
+                "rows are written as '%s' was trained; '%s' was trained on rows written differently",
+                last.name,
+                other.name,
+            )
+    return dict(last.data_format)
 
 
 def _examples(model: AdaptedModel, task: Task, options: DataOptions, *, require_target: bool = True) -> ExampleSet:

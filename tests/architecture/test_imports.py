@@ -21,6 +21,7 @@ LAYERS = (
     "adapter",
     "catalogue",
     "merging",
+    "stacking",
     "adapted_model",
     "checkpoint",
     "data",

@@ -23,6 +23,7 @@ NAMES = [
     "merge",
     "predict",
     "save_adapter",
+    "save_stack",
     "train",
 ]
 
