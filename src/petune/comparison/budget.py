@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from petune.comparison.recipe import BudgetUnit
 from petune.errors import ConfigError
-from petune.training.schedule import Schedule
 from petune.training.options import TrainingOptions
+from petune.training.schedule import Schedule
 
 
 def steps_for(unit: BudgetUnit, amount: float, lengths: Sequence[int], options: TrainingOptions) -> int | None:
