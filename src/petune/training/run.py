@@ -180,7 +180,9 @@ def _load(recipe: Recipe, rows: TaskRows, *, trust_remote_code: bool) -> Base:
         "trust_remote_code": trust_remote_code,
     }
     skeleton = meta_model(options.model, **where)
-    build_adapter(options.method, recipe.method.model_dump(), skeleton, Structure(skeleton))
+    adapter = build_adapter(options.method, recipe.method.model_dump(), skeleton, Structure(skeleton))
+    for checked in filter(None, (rows.data.train, rows.data.eval)):
+        rows.task.check_answers(checked, adapter.placement)
     return load_base(options.model, seed=options.seed, dtype=options.dtype, device=options.device, **where)
 
 
