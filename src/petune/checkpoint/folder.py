@@ -184,6 +184,8 @@ def task_of(folder: str | os.PathLike[str]) -> tuple[TaskName | None, tuple[str,
     if content is not None:
         return content.task, content.labels
     task = peft.task_of(manifest.read_json(folder / peft.CONFIG_FILE))
+    if task == "masked_lm":  # PEFT says the same of any base whose head is of no task that it knows
+        return None, ()
     if task not in NAMED_CLASSES:
         return task, ()
     return task, peft.numbered_labels(_read_file(folder / peft.WEIGHTS_FILE))

@@ -79,6 +79,7 @@ class RowParser:
             _check_verbalizer(layout, self._verbalizer)
         self._prompt = None if prompt is None else TextTemplate(prompt, "--template")
         self._target = None if target is None else TextTemplate(target, "--target")
+        _check_slots(layout, self._prompt, self._target)
         self._lead = "" if target is None else target[: len(target) - len(target.lstrip())]
 
     def parse(self, row: Mapping[str, Any]) -> Content:
@@ -165,6 +166,17 @@ def _check_choice(
         raise DataError(
             "--chat on needs a prompt and a target to make turns of, and these rows are plain text; "
             "give --template and --target, or leave --chat out"
+        )
+
+
+def _check_slots(layout: Layout, prompt: TextTemplate | None, target: TextTemplate | None) -> None:
+    """Refuse templates that make the same text of every row, or ask for its label without showing it."""
+    if prompt is None or prompt.slots - {"mask"}:
+        return
+    if layout.name == "text-label" or target is None or not target.slots:
+        raise DataError(
+            "--template has no slot for a column, so it would be the same for every row; columns are written in double"
+            " braces, such as {{ text }}"
         )
 
 

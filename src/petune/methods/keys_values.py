@@ -4,8 +4,8 @@ They are learned directly, or computed while training by one network for all lay
 
     [P_k; P_v] of all layers = W_2 tanh(W_1 E + b_1) + b_2,   E [P, d] learned
 
-which is dropped after training: what it computed last is kept. An encoder-decoder has three, as in the authors' code: for
-the attentions of its encoder, of its decoder, and between the two.
+which is dropped after training: what it computed last is kept. An encoder-decoder has three, as in the authors' code:
+for the attentions of its encoder, of its decoder, and between the two.
 
 Shapes: P virtual tokens, d hidden width, m width inside the network, L attentions, K key-value heads, D head width.
 """
