@@ -95,7 +95,8 @@ def _check_labels(train: ExampleSet, evaluation: ExampleSet) -> None:
         label = str(strange[0].choices_key)
         raise DataError(
             f"{evaluation.source}: {len(strange):,} of {len(evaluation):,} rows have a label that no training row has;"
-            f" the first is '{label}' at {strange[0].origin}.{nearest(label, labels)} The labels are {', '.join(labels)}"
+            f" the first is '{label}' at {strange[0].origin}.{nearest(label, labels)} The labels are"
+            f" {', '.join(labels)}"
         )
 
 
