@@ -11,7 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from petune.adapter import Adapter
@@ -163,7 +163,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def build_text_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
     """Return the tokenizer of the byte alphabet that ends texts, and begins those of encoders."""
     fast = build_tokenizer()
-    begin, model = ("<s> ", {"cls_token": "<s>", "sep_token": "</s>"}) if architecture in ENCODERS else ("", {})
+    reads = {"cls_token": "<s>", "sep_token": "</s>", "mask_token": AddedToken("<mask>", lstrip=True)}
+    begin, model = ("<s> ", reads) if architecture in ENCODERS else ("", {})
     fast.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{begin}$A </s>",
         pair=f"{begin}$A </s> $B:1 </s>:1",
@@ -173,6 +174,37 @@ def build_text_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
     if architecture == "bert":
         fast.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     return fast
+
+
+WORDS = [
+    "a", "an", "the", "film", "joy", "was", "it", "so", "good", "great", "bad", "dull", "and", "long", "terrible",
+    "not", "answer", ":", ".", "!", "ter", "##rible",
+]  # fmt: skip
+
+
+def build_word_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of whole words: white space is part of them (roberta), or only between them (bert)."""
+    roberta = architecture == "roberta"
+    special = ["<pad>", "</s>", "<s>", "<unk>", "<mask>"]
+    words = [w for word in WORDS for w in ([word, f"Ġ{word}"] if roberta else [word])] + ["Ġ"] * roberta
+    vocabulary = {token: i for i, token in enumerate([*special, *words])}
+    if roberta:
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+    else:
+        without = {word: i for word, i in vocabulary.items() if word != "terrible"}
+        tokenizer = Tokenizer(models.WordPiece(without, unk_token="<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>", eos_token="</s>", bos_token="<s>", cls_token="<s>", sep_token="</s>", unk_token="<unk>",
+        mask_token=AddedToken("<mask>", lstrip=roberta), model_max_length=128,
+    )  # fmt: skip
 
 
 def build_model(
@@ -242,6 +274,12 @@ def tiny_base() -> Callable[..., Base]:
         return Base.from_model(model, tokenizer, name=f"tiny-{architecture}")
 
     return build
+
+
+@pytest.fixture
+def word_tokenizer() -> Callable[[str], PreTrainedTokenizerFast]:
+    """Build a tokenizer of whole words: ``word_tokenizer("bert")`` or ``word_tokenizer("roberta")``."""
+    return build_word_tokenizer
 
 
 @pytest.fixture

@@ -322,6 +322,7 @@ def _split(
 def _examples(model: AdaptedModel, task: Task, options: DataOptions, *, require_target: bool = True) -> ExampleSet:
     examples = load_examples(task.reading(options), model.tokenizer, require_target=require_target)
     task.check_layout(examples.layout, examples.source)
+    task.check_suffixes((example.suffix for example in examples), examples.source)
     return examples
 
 

@@ -57,6 +57,7 @@ TESTED_ELSEWHERE = {
     "data/tokens.py": "data/test_insertion.py",
     "data/rows.py": "data/test_reading.py",
     "data/text_files.py": "data/test_json_files.py",
+    "evaluation/cloze.py": "tasks/test_masked_lm.py",
     "evaluation/likelihood.py": "evaluation/test_evaluate.py",
     "evaluation/prompts.py": "evaluation/test_generate.py",
     "evaluation/seq2seq.py": "tasks/test_seq2seq_lm.py",

@@ -226,6 +226,8 @@ def task_of(folder: str | os.PathLike[str], task_name: str | None = None) -> tup
     if adapterhub.wrote(folder):
         return adapterhub.task_of(folder)
     task = peft.task_of(manifest.read_json(folder / peft.CONFIG_FILE))
+    if task == "masked_lm":  # PEFT says the same of any base whose head is of no task that it knows
+        return None, ()
     if task not in NAMED_CLASSES:
         return task, ()
     return task, peft.numbered_labels(read_tensors(folder / peft.WEIGHTS_FILE))

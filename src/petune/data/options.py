@@ -44,7 +44,8 @@ class DataOptions(BaseModel):
     """Columns under other names than the layout's: role to column, such as `text: review`."""
 
     template: str | None = None
-    """Jinja template of the prompt, with the columns as slots: `{{ title }}: {{ body }}`."""
+    """Jinja template of the prompt, with the columns as slots: `{{ title }}: {{ body }}`. A task that fills the answer
+    in finds its place at `{{ mask }}`."""
 
     target: str | None = None
     """Jinja template of the text to learn after the prompt, such as ` {{ label }}`."""

@@ -85,7 +85,7 @@ def evaluate(
         choices = likelihood.choices(runner, examples, labels, batch_tokens=options.batch_tokens)
         predictions["choices"] = [chosen(e, labels, c) for e, c in zip(examples, choices, strict=True)]
     if "text" in needs:
-        predictions["text"] = list(predict_texts(runner, examples, options.generation))
+        predictions["text"] = list(predict_texts(runner, examples, options.generation, likelihood))
     return Evaluation(
         metrics=values_of(metrics, loss, predictions),
         predictions=tuple(next(iter(predictions.values()), ())),

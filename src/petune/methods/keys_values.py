@@ -4,7 +4,8 @@ They are learned directly, or computed while training by one network for all lay
 
     [P_k; P_v] of all layers = W_2 tanh(W_1 E + b_1) + b_2,   E [P, d] learned
 
-which is dropped after training: what it computed last is kept.
+which is dropped after training: what it computed last is kept. An encoder-decoder has three, as in the authors' code:
+for the attentions of its encoder, of its decoder, and between the two.
 
 Shapes: P virtual tokens, d hidden width, m width inside the network, L attentions, K key-value heads, D head width.
 """
@@ -40,7 +41,7 @@ class KeysValuesConfig(MethodConfig):
     """Length of the prefix, in tokens."""
 
     prefix_projection: bool = False
-    """Compute keys and values with a network while training; it is dropped afterwards."""
+    """Compute keys and values with a network while training (three in an encoder-decoder), dropped afterwards."""
 
     encoder_hidden_size: int | None = Field(default=None, ge=1)
     """Width of the layer inside that network; 512 where none is given."""
@@ -100,8 +101,8 @@ class PrefixSlot(AttentionSlot):
 
 
 @final
-class Projection(Source):
-    """The network that computes the keys and values of all attentions from one embedding for each virtual token.
+class Network(nn.Module):
+    """Computes the keys and values of attentions of one kind from one embedding for each virtual token.
 
     Args:
         attentions: the attentions.
@@ -122,10 +123,6 @@ class Projection(Source):
         self.inner = drawn_linear(hidden_size, width, generator)
         self.outer = drawn_linear(width, sum(self._widths), generator)
 
-    def forward(self, read: Reader) -> Mapping[str, KeysValues]:
-        """Return the keys and values of each attention; the base is not asked."""
-        return self.keys_values()
-
     def keys_values(self) -> dict[str, KeysValues]:
         """Return keys and values [K, P, D] by the path of the attention."""
         flat = F.dropout(self.outer(self._inside()), self._dropout, self.training)
@@ -144,6 +141,41 @@ class Projection(Source):
 
     def _inside(self) -> Tensor:
         return torch.tanh(self.inner(self.embedding))
+
+
+@final
+class Projection(Source):
+    """The networks of a base, one for each kind of its attentions: of the encoder, of the decoder, between the two.
+
+    Args:
+        attentions: the attentions.
+        hidden_size: width d of the embeddings.
+        config: the settings.
+        generator: source of the start.
+    """
+
+    def __init__(
+        self, attentions: Sequence[Attention], hidden_size: int, config: KeysValuesConfig, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self._networks: list[Network] = []
+        for kind in dict.fromkeys(attention.kind for attention in attentions):
+            network = Network([a for a in attentions if a.kind == kind], hidden_size, config, generator)
+            self._networks.append(network)
+            self.add_module(kind, network)
+
+    def forward(self, read: Reader) -> Mapping[str, KeysValues]:
+        """Return the keys and values of each attention; the base is not asked."""
+        return self.keys_values()
+
+    def keys_values(self) -> dict[str, KeysValues]:
+        """Return keys and values [K, P, D] by the path of the attention."""
+        return {path: pair for network in self._networks for path, pair in network.keys_values().items()}
+
+    def fit(self, start: Mapping[str, KeysValues]) -> None:
+        """Make the networks' output ``start``, by the smallest change of their last layers."""
+        for network in self._networks:
+            network.fit(start)
 
 
 ConfigT = TypeVar("ConfigT", bound=KeysValuesConfig)
@@ -187,9 +219,9 @@ class KeysValuesMethod(Method[ConfigT], ABC):
         """Return the keys and values that the projection computes, without it."""
         if not isinstance(parts.source, Projection):
             return None
-        training, parts.source.training = parts.source.training, False
-        computed = parts.source.keys_values()
-        parts.source.training = training
+        training = parts.source.training
+        computed = parts.source.eval().keys_values()
+        parts.source.train(training)
         config = parts.config.model_copy(update={"prefix_projection": False, "encoder_hidden_size": None})
         slots = {}
         for path, slot in parts.slots.items():
