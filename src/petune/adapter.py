@@ -233,6 +233,12 @@ def build_adapter(
             f"{type(model).__name__} gives its decoder its encoder's tokens too, where virtual ones mean nothing;"
             " use a method that adds to attentions, outputs or weights (petune methods lists the sites of each)"
         )
+    fills_in = structure.kind == "encoder" and not structure.head
+    if placement is not None and not (placement.ends_with_answer or fills_in):
+        raise ConfigError(
+            f"the template goes on after {{mask}}, and a {type(model).__name__} does not fill an answer in: put"
+            " {mask} last, or load an encoder for masked_lm"
+        )
     adapter = Adapter(chosen, config, with_besides(chosen, config, target, slots), name, source, placement)
     if adapter.needs_answers and structure.head:
         raise ConfigError(

@@ -14,9 +14,9 @@ from petune.backbone.base import Base, load_base, load_base_config
 from petune.backbone.further_heads import HeadSpec
 from petune.backbone.task_names import TaskName
 from petune.backbone.tokenizer import load_tokenizer
-from petune.checkpoint.folder import base_of, load_adapter, task_of, tasks_of
+from petune.checkpoint import stack
+from petune.checkpoint.folder import load_adapter, tasks_of
 from petune.checkpoint.merged import save_merged
-from petune.checkpoint.named_tasks import require_choice
 from petune.data.encoding import kept_whole
 from petune.data.examples import ExampleSet
 from petune.data.loading import load_examples
@@ -45,7 +45,7 @@ OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 
 def load(
-    adapter: Path_ | None = None,
+    adapter: Path_ | Sequence[Path_] | None = None,
     *,
     base: Base | Path_ | None = None,
     task: TaskName | None = None,
@@ -56,10 +56,11 @@ def load(
     trust_remote_code: bool = False,
     task_name: str | None = None,
 ) -> AdaptedModel:
-    """Return a base model with the adapter of a folder attached, ready to use.
+    """Return a base model with the adapter of a folder, or those of several, attached, ready to use.
 
     Args:
-        adapter: an adapter folder, petune's or HF PEFT's; None for the bare base.
+        adapter: an adapter folder: petune's, HF PEFT's, AdapterHub's, or a stack of several; or a list of folders whose
+            adapters rows go through in this order, the first nearest to the base. None for the bare base.
         base: a loaded base, or where to get one; by default the one that the adapter names.
         task: what to load the base for; by default what the adapter was trained for, else what its weights were
             saved for.
@@ -72,25 +73,24 @@ def load(
             with the heads of all.
 
     Raises:
-        PetuneError: the base cannot be had, or the adapter is damaged or belongs to another base.
+        PetuneError: the base cannot be had, or an adapter is damaged, belongs to another base, or would undo what
+            another does.
     """
     if isinstance(base, Base) and (dtype, device, revision) != ("auto", "auto", None):
         raise ConfigError("the base is loaded already: dtype, device and revision would do nothing; leave them out")
-    if adapter is None and base is None:
+    chosen = () if adapter is None else _folders(adapter)
+    if not chosen and base is None:
         raise ConfigError("nothing to load: give an adapter folder, a base model, or both")
-    labels: tuple[str, ...] = ()
-    heads: list[HeadSpec] = []
-    if adapter is not None:
-        trained_for, labels = task_of(adapter, task_name)
-        task = task or trained_for
-        labels = labels if task == trained_for else ()
-        if task_name is None:
-            heads = [HeadSpec(t.name, t.task, t.labels) for t in tasks_of(adapter) if t.head is not None]
-    elif task_name is not None:
+    members = stack.members(chosen)
+    if task_name is not None and not members:
         raise ConfigError(f"there is no adapter that could have been trained for '{task_name}'; leave task_name out")
+    trained_for, labels = stack.task_of(members, task_name)
+    task = task or trained_for
+    labels = labels if task == trained_for else ()
+    learned = [] if task_name is not None else [t for member in members for t in tasks_of(member.folder)]
+    heads = [HeadSpec(t.name, t.task, t.labels) for t in learned if t.head is not None]
     if base is None:
-        assert adapter is not None
-        base, recorded = base_of(Path(adapter))
+        base, recorded = stack.base_of(members)
         revision = revision or recorded
     if not isinstance(base, Base):
         base = load_base(
@@ -106,9 +106,16 @@ def load(
     elif task is not None and task != base.task:
         raise ConfigError(f'the task is {task}, but the base was loaded for {base.task}; load it with task="{task}"')
     model = AdaptedModel(base)
-    if adapter is not None:
-        loaded = load_adapter(Path(adapter), base, allow_base_mismatch=allow_base_mismatch, task_name=task_name)
-        model.attach(loaded)
+    for member in members:
+        loaded = load_adapter(
+            member.folder,
+            base,
+            name=member.name,
+            allow_base_mismatch=allow_base_mismatch,
+            task_name=stack.task_name_for(member, members, task_name),
+        )
+        model.attach(loaded, active=False)
+    model.activate(*(member.name for member in members))
     return model
 
 
@@ -176,6 +183,23 @@ def evaluate(
     return task.evaluate(asked.runner, kept_whole(examples, rows), settings, rows=rows.rows)
 
 
+def read_examples(model: AdaptedModel, data: Path_, **options: Any) -> ExampleSet:
+    """Return the rows of ``data`` as a model would be measured on them: written as its adapter was trained.
+
+    Args:
+        model: a base with or without an adapter.
+        data: a file or a hub data set id.
+        options: settings of reading, where they are to differ from the adapter's own.
+
+    Raises:
+        PetuneError: the data or a setting cannot be used.
+    """
+    asked = asked_for(model, None)
+    reading, rest = _split(asked, data, options, leave_out=("eval_data", "validation_split"))
+    _refuse_idle(options, [name for name in rest if name in options])
+    return _examples(model, get_task(asked.task), reading)
+
+
 def predict(model: AdaptedModel, data: Path_, *, task_name: str | None = None, **options: Any) -> list[Prediction]:
     """Answer every row of ``data``; rows need no target.
 
@@ -219,7 +243,7 @@ def iter_predictions(
 
 
 def merge(
-    adapter: Path_,
+    adapter: Path_ | Sequence[Path_],
     output_dir: Path_,
     *,
     base: Base | Path_ | None = None,
@@ -231,15 +255,17 @@ def merge(
 ) -> Path:
     """Merge an adapter into its base and write a plain transformers folder; the adapter's folder is not changed.
 
-    Sums are made in fp32 and rounded to ``dtype``. In fp32 the merged model's logits equal the adapter's to 1e-4. Of an
-    adapter that was trained for several tasks, ``task_name`` says whose head the model gets.
+    Several are merged one after the other. Sums are made in fp32 and rounded to ``dtype``. In fp32 the merged model's
+    logits equal the adapter's to 1e-4. Of an adapter that was trained for several tasks, ``task_name`` says whose head
+    the model gets.
 
     Raises:
         PetuneError: the adapter cannot be merged, or the output folder cannot be used.
     """
-    require_choice(adapter, tasks_of(adapter), task_name)
+    chosen = _folders(adapter)
+    stack.require_choices(stack.members(chosen), task_name)
     model = load(
-        adapter,
+        chosen,
         base=base,
         dtype=dtype,
         allow_base_mismatch=allow_base_mismatch,
@@ -271,6 +297,10 @@ def inspect_data(data: Path_, *, model: Path_ = "demo", task: TaskName | None = 
     return report_on(rows, tokenizer, model_limit=limit)
 
 
+def _folders(adapter: Path_ | Sequence[Path_]) -> tuple[Path_, ...]:
+    return (adapter,) if isinstance(adapter, str | os.PathLike) else tuple(adapter)
+
+
 def _options(kind: type[OptionsT], options: Mapping[str, Any]) -> OptionsT:
     try:
         return kind.model_validate(dict(options))
@@ -292,6 +322,7 @@ def _split(
 def _examples(model: AdaptedModel, task: Task, options: DataOptions, *, require_target: bool = True) -> ExampleSet:
     examples = load_examples(task.reading(options), model.tokenizer, require_target=require_target)
     task.check_layout(examples.layout, examples.source)
+    task.check_suffixes((example.suffix for example in examples), examples.source)
     return examples
 
 

@@ -43,6 +43,8 @@ _LAST_LAYERS = ("score", "classifier", "out_proj")
 _TASK_TYPES: Mapping[TaskName, str] = {
     "causal_lm": "CAUSAL_LM",
     "seq2seq_lm": "SEQ_2_SEQ_LM",
+    # PEFT has no task with masks; without a task its models leave virtual tokens out, as feature extractors they do not
+    "masked_lm": "FEATURE_EXTRACTION",
     "sequence_classification": "SEQ_CLS",
     "token_classification": "TOKEN_CLS",
     "question_answering": "QUESTION_ANS",
@@ -143,9 +145,9 @@ def task_of(config: Mapping[str, Any]) -> TaskName | None:
     return next((task for task, name in _TASK_TYPES.items() if name == config.get("task_type")), None)
 
 
-def task_type_of(task: TaskName) -> str | None:
-    """Return what PEFT calls ``task``; None where it has no name for it."""
-    return _TASK_TYPES.get(task)
+def task_type_of(task: TaskName) -> str:
+    """Return what PEFT calls ``task``."""
+    return _TASK_TYPES[task]
 
 
 def numbered_labels(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:

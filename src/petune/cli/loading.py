@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from petune.backbone.task_names import TaskName
-from petune.cli.flags import values
+from petune.cli.flags import REPEATED, values
 from petune.errors import ConfigError, OutputFolderError
 from petune.methods.config import explain
 
@@ -22,8 +22,8 @@ class LoadOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    adapter: str | None = None
-    """Adapter folder, petune's or HF PEFT's."""
+    adapter: Annotated[tuple[str, ...], REPEATED] = ()
+    """Adapter folder: petune's, HF PEFT's, AdapterHub's, or a stack; of several, rows go through each in this order."""
 
     model: str | None = None
     """Base model: a hub id, a local folder, a .gguf file, or `demo` (default: the one the adapter names)."""
@@ -57,16 +57,14 @@ def load_model(flags: Mapping[str, Any]) -> "AdaptedModel":
         ConfigError: neither an adapter nor a base is named, or not which of an adapter's tasks it is for.
     """
     from petune.api import load
-    from petune.checkpoint.folder import tasks_of
-    from petune.checkpoint.named_tasks import require_choice
+    from petune.checkpoint import stack
 
     options = LoadOptions.model_validate(flags)
-    if options.adapter is None and options.model is None:
+    if not options.adapter and options.model is None:
         raise ConfigError("no model: give --adapter FOLDER, --model NAME (such as --model demo), or both")
-    if options.adapter is not None:
-        require_choice(options.adapter, tasks_of(options.adapter), options.task_name)
+    stack.require_choices(stack.members(options.adapter), options.task_name)
     return load(
-        options.adapter,
+        options.adapter or None,
         base=options.model,
         task=options.task,
         dtype=options.dtype,

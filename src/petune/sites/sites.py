@@ -1,8 +1,8 @@
 """Every site of one model, made where an adapter asks for it."""
 
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import final
 
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from petune.sites.embeddings import EmbeddingSite, EmbeddingSlot, EmbeddingSourc
 from petune.sites.gated import GatedSlot
 from petune.sites.host import Host
 from petune.sites.output import OutputSite, OutputSlot
-from petune.sites.routing import Routing
+from petune.sites.routing import Route, Routing
 from petune.sites.virtual_tokens import VirtualTokens
 from petune.sites.weights import WeightSite, WeightSlot
 
@@ -98,6 +98,12 @@ class Sites:
             self.unplug(name)
         self.routing.set_default(())
 
+    @contextmanager
+    def use(self, route: Route) -> Iterator[None]:
+        """Apply ``route`` inside the block, a backward pass in it included; the former one returns afterwards."""
+        with self.routing.use(route), self._attention.held_for(route):
+            yield
+
     def own_attention(self) -> AbstractContextManager[None]:
         """Train with our attention inside the block, where the model allows it; results are the same."""
         return self._attention.held()
@@ -119,7 +125,7 @@ class Sites:
     def _plug(self, name: str, path: str, slot: Slot, source: Source | None) -> None:
         if isinstance(slot, OutputSlot):
             if path not in self._outputs:
-                host = Host(self._model.get_submodule(path), path, self._bare)
+                host = Host(self._model.get_submodule(path), path, self._bare, self._model)
                 self._outputs[path] = OutputSite(host, self.routing)
             reads = None if slot.reads is None else self._model.get_submodule(slot.reads)
             self._outputs[path].plug(name, slot, reads)

@@ -83,6 +83,7 @@ class AdapterRun:
         if adapter.needs_answers:
             _require_prompts(adapter, rows)
         self.adapter = adapter
+        self.trained_parameters = adapter.num_parameters()
         self.rows = rows
         self.options = options
         versions = 1 if adapter.placement is None else adapter.placement.versions

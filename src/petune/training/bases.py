@@ -13,7 +13,7 @@ from petune.errors import ConfigError
 from petune.tasks.head_task import HeadTask
 from petune.tasks.rows import TaskRows
 from petune.training.recipe import Recipe
-from petune.training.rows import RunRows, data_format
+from petune.training.rows import RunRows, data_format, told_of
 from petune.training.task_entries import RunTask
 
 
@@ -46,7 +46,11 @@ def load_base_for(
     first = heads.pop(own)
     where |= {"task": first.task, "labels": first.labels, "heads": tuple(heads)}
     skeleton = meta_model(options.model, **where)
-    build_adapter(options.method, recipe.method.model_dump(), skeleton, Structure(skeleton))
+    adapter = build_adapter(options.method, recipe.method.model_dump(), skeleton, Structure(skeleton))
+    for task, read in zip(tasks, rows, strict=True):
+        with told_of(task.name):
+            for checked in filter(None, (read.data.train, read.data.eval)):
+                read.task.check_answers(checked, adapter.placement)
     return load_base(options.model, seed=options.seed, dtype=options.dtype, device=options.device, **where)
 
 

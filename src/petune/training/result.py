@@ -52,6 +52,9 @@ class TrainingResult:
     peak_memory: int
     """Most bytes held: by the process on CPU, by tensors on CUDA."""
 
+    trained_parameters: int
+    """Numbers learned, those that only training needs included."""
+
     history: list[dict[str, Any]]
     """The entries of ``metrics.jsonl``."""
 

@@ -14,7 +14,7 @@ from petune.data.examples import ExampleSet
 from petune.data.loading import CheckedRows, render_examples
 from petune.data.options import FORMAT_FIELDS, DataOptions, LayoutName
 from petune.data.report import DataReport
-from petune.errors import ConfigError, DataError
+from petune.errors import ConfigError, DataError, nearest
 from petune.evaluation.predict import are_choices
 from petune.evaluation.runner import context_length
 from petune.evaluation.scoring import distinct_labels
@@ -99,7 +99,27 @@ def encode_rows(
     if read.data.eval is None:
         return RunRows(name, read.task, examples, rows, None, None)
     eval_examples, eval_rows = encoded(read.data.eval)
+    _check_labels(examples, eval_examples)
     return RunRows(name, read.task, examples, rows, eval_rows, kept_whole(eval_examples, eval_rows))
+
+
+def _check_labels(train: ExampleSet, evaluation: ExampleSet) -> None:
+    """Check that validation rows have no label of their own.
+
+    Raises:
+        DataError: one has; nothing learned could be right about it.
+    """
+    if not (are_choices(train) and are_choices(evaluation)):
+        return
+    labels = distinct_labels(train)
+    strange = [example for example in evaluation if example.choices_key not in labels]
+    if strange:
+        label = str(strange[0].choices_key)
+        raise DataError(
+            f"{evaluation.source}: {len(strange):,} of {len(evaluation):,} rows have a label that no training row has;"
+            f" the first is '{label}' at {strange[0].origin}.{nearest(label, labels)} The labels are"
+            f" {', '.join(labels)}"
+        )
 
 
 def data_format(options: DataOptions, examples: ExampleSet, base: Base, name: str = "") -> dict[str, Any]:

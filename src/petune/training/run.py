@@ -143,6 +143,7 @@ def _trained(
             kept_step=_kept_step(run),
             seconds=time.perf_counter() - began,
             peak_memory=peak_memory(model.device),
+            trained_parameters=run.trained_parameters,
             history=run.progress.history,
             reports=tuple((of_task.rows.report, of_task.eval_report) for of_task in data),
         )
@@ -286,7 +287,7 @@ def _summary(result: TrainingResult, recipe: Recipe, run: AdapterRun) -> dict[st
         **run_summary(result, recipe),
         "epochs": round(run.epoch, 4),
         "learning_rate": run.optimizer.defaults["lr"],
-        "trained_parameters": run.adapter.num_parameters(),
+        "trained_parameters": result.trained_parameters,
         "train_loss": result.train_loss,
         "best_step": run.progress.best_step,
     }

@@ -123,6 +123,7 @@ def choose(
         kept_step=0,
         seconds=time.perf_counter() - began,
         peak_memory=peak_memory(base.device),
+        trained_parameters=0,
         history=[{**form, **{f"eval_{k}": v for k, v in m.items()}} for form, m in zip(forms, measured, strict=True)],
         reports=((data.rows.report, data.eval_report),),
         candidates=tuple(Candidate(f, m, i == chosen) for i, (f, m) in enumerate(zip(forms, measured, strict=True))),
