@@ -344,3 +344,17 @@ def test_new_tokens_and_recomputation_go_with_several_heads(
         alone = api.load(tmp_path / "out", task_name=name, dtype="float32")
         assert alone.base.new_tokens == ("<film>",)
         assert api.evaluate(alone, data).metrics == api.evaluate(result.model, data, task_name=name).metrics
+
+
+def test_an_encoder_fills_in_answers_beside_tagging_words(
+    recipe: Callable[..., dict[str, Any]], rows: Make, tmp_path: Path
+) -> None:
+    keys = entries(recipe(), "ner")
+    cloze = {"name": "cloze", "task": "masked_lm", "data": rows("reviews", "cloze"), "template": "{{ text }} {{ mask }}"}
+    words = {"verbalizer": {"pos": "a", "neg": "b"}}
+    result = train({**keys, "tasks": [*keys["tasks"], {**cloze, **words}]})
+    assert (result.model.base.task, set(result.model.base.heads)) == ("masked_lm", {"ner"})
+    for name, file in (("cloze", "cloze"), ("ner", "entities")):
+        alone = api.load(tmp_path / "out", task_name=name, dtype="float32")
+        data = tmp_path / f"{file}.jsonl"
+        assert api.evaluate(alone, data).metrics == api.evaluate(result.model, data, task_name=name).metrics
