@@ -60,7 +60,7 @@ def test_a_base_of_another_task(rows: Make, base_folder: Make, tmp_path: Path) -
 
 
 def test_what_cannot_be_is_told_before_the_weights_load(rows: Make, base_folder: Make, tmp_path: Path) -> None:
-    folder = base_folder("deberta-v2")
+    folder = base_folder("gptj")
     (Path(folder) / "model.safetensors").write_bytes(b"no weights")
     recipe = {"model": folder, "data": rows("reviews"), "output_dir": str(tmp_path / "out"), "method": "prefix_tuning"}
     with pytest.raises(BaseModelError, match="methods that change outputs or weights work"):

@@ -56,6 +56,8 @@ MODEL_LAYOUT = ("full",)
 
 def layout_of(adapter: Adapter, structure: Structure) -> Layout | None:
     """Return the layout that expresses ``adapter``; None where PEFT has nothing that does."""
+    if any(task.head is not None for task in adapter.tasks):
+        return None  # a base has one head there
     layout = LAYOUTS.get(adapter.method.name)
     learned = {"modules_to_save": adapter.replacements, "trainable_token_indices": adapter.token_rows}
     if layout is None or any(slots and field not in layout.besides for field, slots in learned.items()):

@@ -49,6 +49,9 @@ class KeysValuesConfig(MethodConfig):
     prefix_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the numbers of keys and values that are dropped in training."""
 
+    shift_positions: bool = True
+    """Move the positions of real tokens behind the virtual ones, as PEFT does; if not, they stay, as in AdapterHub."""
+
     prefix_init: Literal["vocabulary", "text", "random"] = "vocabulary"
     """Start: the base's own keys and values for sampled common tokens or for a text, or random ones like them."""
 
@@ -73,13 +76,16 @@ class PrefixSlot(AttentionSlot):
         values: start of the values [K, P, D].
         dropout: share that is dropped in training.
         answer_only: hide them from all tokens but those that predict the answer.
+        shift: move real tokens behind them.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, *, dropout: float = 0.0, answer_only: bool = False) -> None:
+    def __init__(
+        self, keys: Tensor, values: Tensor, *, dropout: float = 0.0, answer_only: bool = False, shift: bool = True
+    ) -> None:
         super().__init__()
         self.keys = nn.Parameter(keys.detach().to(torch.float32).clone(memory_format=torch.contiguous_format))
         self.values = nn.Parameter(values.detach().to(torch.float32).clone(memory_format=torch.contiguous_format))
-        self.position_shift = keys.shape[1]
+        self.position_shift = keys.shape[1] if shift else 0
         self.answer_only = answer_only
         self._dropout = dropout
 
@@ -191,11 +197,10 @@ class KeysValuesMethod(Method[ConfigT], ABC):
         """Return one slot for every attention."""
         hidden = self.hidden_from_prompt(config, target)
         if config.prefix_projection:
-            return {
-                a.path: SourcedSlot(config.num_virtual_tokens, answer_only=hidden) for a in target.structure.attentions
-            }
+            moved = config.num_virtual_tokens if config.shift_positions else 0
+            return {a.path: SourcedSlot(moved, answer_only=hidden) for a in target.structure.attentions}
         return {
-            path: PrefixSlot(keys, values, dropout=config.prefix_dropout, answer_only=hidden)
+            path: _slot(config, keys, values, answer_only=hidden)
             for path, (keys, values) in keys_values_start(config, target).items()
         }
 
@@ -222,12 +227,18 @@ class KeysValuesMethod(Method[ConfigT], ABC):
         for path, slot in parts.slots.items():
             assert isinstance(slot, SourcedSlot)
             keys, values = computed[path]
-            slots[path] = PrefixSlot(keys, values, dropout=config.prefix_dropout, answer_only=slot.answer_only)
+            slots[path] = _slot(config, keys, values, answer_only=slot.answer_only)
         return Parts(config, slots)
 
     def rate(self, config: ConfigT) -> float:
         """Return the rate of what is learned: keys and values, or the network that computes them."""
         return self.projection_learning_rate if config.prefix_projection else self.learning_rate
+
+
+def _slot(config: KeysValuesConfig, keys: Tensor, values: Tensor, *, answer_only: bool) -> PrefixSlot:
+    return PrefixSlot(
+        keys, values, dropout=config.prefix_dropout, answer_only=answer_only, shift=config.shift_positions
+    )
 
 
 def keys_values_start(config: KeysValuesConfig, target: Target) -> dict[str, KeysValues]:
