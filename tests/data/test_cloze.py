@@ -100,11 +100,22 @@ def test_virtual_tokens_around_a_row_that_has_its_own_gap(
     assert shown(row, word_tokenizer("roberta")) == expected.split()
 
 
+def test_a_gap_at_the_end_is_behind_what_an_adapter_puts_behind_the_text(
+    encode: Callable[..., EncodedSet], word_tokenizer: Tokenizers
+) -> None:
+    for placement, expected in (
+        (Placement.at("append", 2), "<s> a Ġdull Ġfilm : P P Ġbad </s>"),
+        (Placement.of_template("{p} {text} {p} so"), "<s> P a Ġdull Ġfilm : P Ġso Ġbad </s>"),
+    ):
+        row = encode("roberta", template="{{ text }}: {{ mask }}", placement=placement).rows[0]
+        assert shown(row, word_tokenizer("roberta")) == expected.split()
+
+
 def test_an_answer_without_a_space_before_it(encode: Callable[..., EncodedSet], word_tokenizer: Tokenizers) -> None:
     row = encode("roberta", template="{{ mask }} {{ text }}", target="{{ label }}").rows[0]
     assert shown(row, word_tokenizer("roberta")) == ["<s>", "bad", "Ġa", "Ġdull", "Ġfilm", "</s>"]
-    row = encode("roberta", template="so {{ mask }}", target="{{ label }}").rows[0]
-    assert shown(row, word_tokenizer("roberta")) == ["<s>", "so", "Ġbad", "</s>"]
+    row = encode("roberta", template="{{ text }} so {{ mask }}", target="{{ label }}").rows[0]
+    assert shown(row, word_tokenizer("roberta")) == ["<s>", "a", "Ġdull", "Ġfilm", "Ġso", "Ġbad", "</s>"]
 
 
 def test_a_word_of_two_tokens_has_two_masks(encode: Callable[..., EncodedSet], word_tokenizer: Tokenizers) -> None:

@@ -270,8 +270,11 @@ def test_a_gap_in_the_middle_is_for_bases_that_fill_in(tiny_base: Callable[..., 
     model = AdaptedModel(tiny_base("llama"))
     with pytest.raises(DataError, match=r"--template goes on after \{\{ mask \}\}, but the task causal_lm"):
         api.evaluate(model, rows(ROWS), template=TEMPLATE)
-    last = api.evaluate(model, rows(ROWS), template="{{ text }} was {{ mask }}").metrics
-    assert last == api.evaluate(model, rows(ROWS), template="{{ text }} was").metrics
+    for placement in ("prepend", "append"):  # at the end it says what holds without it
+        model.attach(create_adapter(model.base, "prompt_tuning", name=placement, placement=placement))
+        model.activate(placement)
+        last = api.evaluate(model, rows(ROWS), template="{{ text }} was {{ mask }}").metrics
+        assert last == api.evaluate(model, rows(ROWS), template="{{ text }} was").metrics
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,14 @@ def test_evaluates_each_epoch_on_validation_rows(
     assert json.loads((tmp_path / "run" / "data_report.json").read_text()).keys() == {"train", "eval"}
 
 
+@pytest.mark.parametrize("trained", ["lora", "prefix_tuning"])
+def test_a_model_that_bounds_its_scores_trains(
+    trained: str, tiny_base: Callable[..., Base], keys: Callable[..., Any]
+) -> None:
+    result = train(keys(method=trained), base=tiny_base("gemma2", attn_logit_softcapping=20.0))
+    assert result.train_loss < result.history[0]["loss"]
+
+
 def test_gradient_checkpointing_changes_nothing_but_memory(
     tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any]
 ) -> None:

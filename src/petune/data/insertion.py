@@ -27,13 +27,14 @@ def _insert(example: Example, insertion: Insertion) -> Example:
             f"{example.origin}: its answer has 2 places, {{mask}} in the adapter's template and {{{{ mask }}}} in the"
             " rows' own (--template); leave one of them out"
         )
-    stays = example.suffix is not None or not (placement.after or placement.places_answer)
-    head, answer = (example.segments, ()) if stays else _split(example)
+    # Where a row goes on after its answer, what belongs behind its text is behind all of it.
+    whole = bool(example.suffix) or not (placement.after or placement.places_answer)
+    head, answer = (example.segments, ()) if whole else _split(example)
     ids = insertion.ids()
     before = tuple(_segments(placement.before, ids, answer, before_special=placement.before_special))
     after = tuple(_segments(placement.after, ids, answer))
     segments = (*before, *head, *after, *(() if placement.places_answer else answer))
-    if example.suffix is not None:
+    if example.suffix:
         suffix = example.suffix + _text(placement.after)
         return replace(example, segments=segments, prompt=_text(placement.before) + example.prompt, suffix=suffix)
     line = (*placement.before, example.prompt, *placement.after)

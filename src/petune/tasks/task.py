@@ -45,12 +45,14 @@ class Task(ABC):
         layouts: the layouts of rows it learns from.
         fills_in: whether text may stand behind the answer.
         by_name_only: whether a run is for it only where somebody says so.
+        shares_prefix: whether labels lie beside the tokens, so that a batch may be cut where they begin.
     """
 
     name: ClassVar[TaskName]
     layouts: ClassVar[tuple[str, ...]]
     fills_in: ClassVar[bool] = False
     by_name_only: ClassVar[bool] = False
+    shares_prefix: ClassVar[bool] = False
 
     def reading(self, options: DataOptions) -> DataOptions:
         """Return how rows are to be read, with the templates of this task where the user gave none."""

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from accelerate import Accelerator
 from torch import nn
@@ -22,7 +22,9 @@ from petune.training.adapter_run import AdapterRun
 from petune.training.events import Evaluated, Listeners, Plan, Step
 from petune.training.memory import peak_memory
 from petune.training.options import TrainingOptions
+from petune.training.shared_prefix import SharedPrefix
 from petune.training.signals import StopSignals
+from petune.training.trunk_cache import Around, no_trunk_cache, trunk_cache
 
 Evaluate = Callable[[AdapterRun], dict[str, float]]
 """Measures an adapter on its validation rows: metric name to value, ``loss`` among them."""
@@ -76,6 +78,12 @@ class Loop:
         self._objectives: dict[str, Objective] = {
             name: task.task.objective(task.headed or model.model, model.plugged_into) for name, task in tasks.items()
         }
+        self._around: Around = no_trunk_cache
+        self._prefixes = {
+            name: SharedPrefix(model, self._objectives[name])
+            for name, task in tasks.items()
+            if options.share_prefix and task.task.shares_prefix and task.headed is None
+        }
 
     def run(self) -> None:
         """Train every adapter to its end.
@@ -92,7 +100,11 @@ class Loop:
             )
         )
         try:
-            with StopSignals() as signals, self._model.fast_training():
+            with (
+                StopSignals() as signals,
+                self._model.fast_training(),
+                trunk_cache(self._model, self._runs, self._options) as self._around,
+            ):
                 unfinished = [run for run in self._runs if self._goes_on(run)]
                 while unfinished:
                     unfinished = [run for run in unfinished if self._advance(run)]
@@ -161,12 +173,15 @@ class Loop:
         """Add the gradient of ``rows``' share of the step's mean loss; return that share."""
         pad = self._model.tokenizer.pad_token_id
         assert isinstance(pad, int)
-        batch = collate(rows, pad_token_id=pad, device=self._model.device)
-        targets = batch.pop("labels")
-        with self._model.route([run.adapter.name] * len(rows)), self._model.answers_from(answer_starts(rows)):
-            name = rows[0].task
-            forward = self._forward if self._tasks[name].headed is None else None
-            loss = self._objectives[name](batch, targets, forward) / labels
+        collated = collate(rows, pad_token_id=pad, device=self._model.device)
+        targets = collated.pop("labels")
+        batch: Mapping[str, Any] = collated
+        names, task = [run.adapter.name] * len(rows), rows[0].task
+        with self._model.route(names), self._model.answers_from(answer_starts(rows)), self._around(rows):
+            if task in self._prefixes and self._around is no_trunk_cache:
+                batch, targets = self._prefixes[task].cut(names, rows, batch, targets)
+            forward = self._forward if self._tasks[task].headed is None else None
+            loss = self._objectives[task](batch, targets, forward) / labels
             value = loss.item()
             if not math.isfinite(value):
                 raise DivergedError(self._report(run, f"the loss is {value}", rows))

@@ -34,6 +34,8 @@ FREE_ON_RESUME = frozenset(
         "save_total_limit",
         "save_steps",
         "max_tokens_per_batch",
+        "trunk_cache",
+        "keep_trunk_cache",
     }
 )
 
