@@ -350,9 +350,9 @@ def test_an_encoder_fills_in_answers_beside_tagging_words(
     recipe: Callable[..., dict[str, Any]], rows: Make, tmp_path: Path
 ) -> None:
     keys = entries(recipe(), "ner")
-    cloze = {"name": "cloze", "task": "masked_lm", "data": rows("reviews", "cloze"), "template": "{{ text }} {{ mask }}"}
-    words = {"verbalizer": {"pos": "a", "neg": "b"}}
-    result = train({**keys, "tasks": [*keys["tasks"], {**cloze, **words}]})
+    cloze = {"name": "cloze", "task": "masked_lm", "data": rows("reviews", "cloze")}
+    written = {"template": "{{ text }} {{ mask }}", "verbalizer": {"pos": "a", "neg": "b"}}
+    result = train({**keys, "tasks": [*keys["tasks"], {**cloze, **written}]})
     assert (result.model.base.task, set(result.model.base.heads)) == ("masked_lm", {"ner"})
     for name, file in (("cloze", "cloze"), ("ner", "entities")):
         alone = api.load(tmp_path / "out", task_name=name, dtype="float32")
