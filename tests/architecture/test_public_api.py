@@ -13,6 +13,7 @@ NAMES = [
     "PetuneError",
     "Recipe",
     "TrainingResult",
+    "compare",
     "create_adapter",
     "evaluate",
     "generate",
@@ -23,6 +24,7 @@ NAMES = [
     "merge",
     "predict",
     "save_adapter",
+    "save_stack",
     "train",
 ]
 

@@ -105,7 +105,7 @@ def test_best_evaluation_is_kept_and_restored(
     def evaluation(*_: Any) -> Callable[..., dict[str, float]]:
         return lambda _: {"loss": next(losses)}
 
-    monkeypatch.setattr(run, "_evaluation", evaluation)
+    monkeypatch.setattr(run, "validation", evaluation)
     options = keys(max_steps=6, eval_steps=1, save_total_limit=1, validation_split=2)
     result = train(options, base=tiny_base())
     assert checkpoints.steps_in(tmp_path / "run") == [2, 6]
@@ -136,7 +136,7 @@ def test_early_stopping(
     keys: Callable[..., Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     measured = iter(values)
-    monkeypatch.setattr(run, "_evaluation", lambda *_: lambda _: {metric: next(measured)})
+    monkeypatch.setattr(run, "validation", lambda *_: lambda _: {metric: next(measured)})
     options = keys(
         max_steps=6, eval_steps=1, metric_for_best_model=metric, metrics=[] if metric == "loss" else [metric],
         early_stopping_patience=patience, load_best_model_at_end=False, validation_split=2,

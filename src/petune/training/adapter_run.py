@@ -2,7 +2,7 @@
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -10,10 +10,11 @@ import torch
 
 from petune.adapter import Adapter
 from petune.backbone.base import Base
-from petune.data.batching import answer_starts, plan_steps
+from petune.data.batching import answer_starts
 from petune.data.encoding import Encoded
 from petune.errors import CheckpointError, DataError
 from petune.training import checkpoints
+from petune.training.mixing import MixedSchedule
 from petune.training.optimizer import (
     load_optimizer_tensors,
     make_optimizer,
@@ -21,68 +22,7 @@ from petune.training.optimizer import (
     optimizer_tensors,
 )
 from petune.training.options import TrainingOptions
-
-
-@final
-class Schedule:
-    """Which rows make up which step; a function of the rows' lengths, the options and the seed alone.
-
-    Args:
-        lengths: tokens of each row.
-        options: step size, epochs, seed.
-        versions: rows that are versions of one, lie one behind the other and belong to the same step.
-    """
-
-    def __init__(self, lengths: list[int], options: TrainingOptions, versions: int = 1) -> None:
-        self.lengths = lengths
-        self._versions = versions
-        self._options = options
-        self._epochs: dict[int, list[list[int]]] = {}
-        self.total_steps = self._count()
-
-    def rows(self, step: int) -> tuple[int, list[int]]:
-        """Return the epoch of ``step`` (counted from 0) and the indices of its rows."""
-        epoch, first = 0, 0
-        while step >= first + len(self._epoch(epoch)):
-            first += len(self._epoch(epoch))
-            epoch += 1
-        return epoch, self._epoch(epoch)[step - first]
-
-    def epoch_at(self, steps_done: int) -> float:
-        """Return how many epochs ``steps_done`` steps are."""
-        epoch, left = 0, steps_done
-        while left >= len(self._epoch(epoch)):
-            left -= len(self._epoch(epoch))
-            epoch += 1
-        return epoch + left / len(self._epoch(epoch))
-
-    def ends_epoch(self, steps_done: int) -> bool:
-        """Say whether an epoch, or the run, ends with step number ``steps_done``."""
-        return steps_done == self.total_steps or self.epoch_at(steps_done).is_integer()
-
-    def _count(self) -> int:
-        if self._options.max_steps is not None:
-            return self._options.max_steps
-        whole = int(self._options.num_train_epochs)
-        rest = self._options.num_train_epochs - whole
-        steps = sum(len(self._epoch(epoch)) for epoch in range(whole))
-        return max(1, steps + round(rest * len(self._epoch(whole))))
-
-    def _epoch(self, epoch: int) -> list[list[int]]:
-        if epoch not in self._epochs:
-            options = self._options
-            rows = options.per_device_train_batch_size * options.gradient_accumulation_steps
-            steps = plan_steps(
-                self.lengths[:: self._versions],
-                rows_per_step=rows if options.tokens_per_step is None else None,
-                tokens_per_step=options.tokens_per_step,
-                seed=options.seed,
-                epoch=epoch,
-                group_by_length=options.group_by_length,
-            )
-            number = self._versions
-            self._epochs[epoch] = [[row * number + v for row in step for v in range(number)] for step in steps]
-        return self._epochs[epoch]
+from petune.training.schedule import Schedule
 
 
 @dataclass(slots=True)
@@ -94,6 +34,7 @@ class Progress:
     best_step: int | None = None
     evaluations_without_improvement: int = 0
     losses_since_log: list[float] = field(default_factory=list)
+    losses_of_tasks: dict[str, list[float]] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -125,19 +66,33 @@ class AdapterRun:
         rows: its encoded training rows.
         options: how to train it.
         base: what it is attached to.
+        weights: the share of each task, by name, where the rows are of several; see :class:`MixedSchedule`.
 
     Raises:
         DataError: the adapter is hidden from what comes before the answer, and a row has nothing before it.
     """
 
-    def __init__(self, adapter: Adapter, rows: list[Encoded], options: TrainingOptions, base: Base) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        rows: list[Encoded],
+        options: TrainingOptions,
+        base: Base,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
         if adapter.needs_answers:
             _require_prompts(adapter, rows)
         self.adapter = adapter
+        self.trained_parameters = adapter.num_parameters()
         self.rows = rows
         self.options = options
         versions = 1 if adapter.placement is None else adapter.placement.versions
-        self.schedule = Schedule([len(row.input_ids) for row in rows], options, versions)
+        lengths, tasks = [len(row.input_ids) for row in rows], [row.task for row in rows]
+        self.schedule: Schedule | MixedSchedule
+        if len(set(tasks)) == 1:
+            self.schedule = Schedule(lengths, options, versions)
+        else:
+            self.schedule = MixedSchedule(lengths, tasks, weights or {}, options, versions)
         self.optimizer = make_optimizer(adapter, options)
         self.rate = make_schedule(self.optimizer, options, self.schedule.total_steps)
         # fp16 gradients underflow without a scale; bf16 and fp32 need none.
@@ -149,6 +104,13 @@ class AdapterRun:
     def total_steps(self) -> int:
         """Optimiser steps of the whole run."""
         return self.schedule.total_steps
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of each task in the steps, by name; they add up to 1."""
+        if isinstance(self.schedule, MixedSchedule):
+            return self.schedule.shares
+        return {self.rows[0].task: 1.0}
 
     @property
     def epoch(self) -> float:

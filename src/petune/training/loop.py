@@ -3,18 +3,20 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 from accelerate import Accelerator
 from torch import nn
+from transformers import PreTrainedModel
 
 from petune.adapted_model import AdaptedModel
 from petune.data.batching import answer_starts, collate, split_step
 from petune.data.encoding import Encoded
 from petune.errors import ConfigError, DivergedError, Interrupted
 from petune.evaluation.metrics import HIGHER_IS_WORSE
-from petune.tasks.task import Task
+from petune.tasks.task import Objective, Task
 from petune.training import checkpoints
 from petune.training.adapter_run import AdapterRun
 from petune.training.events import Evaluated, Listeners, Plan, Step
@@ -29,6 +31,16 @@ Evaluate = Callable[[AdapterRun], dict[str, float]]
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class LoopTask:
+    """What a batch is trained for."""
+
+    task: Task
+    headed: PreTrainedModel | None = None
+    """The body of the base with a head of the task's own; None for the head that the base was loaded with."""
+
+
+@final
 class Loop:
     """Steps, evaluations and checkpoints of the adapters in ``runs``.
 
@@ -40,7 +52,7 @@ class Loop:
         output: folder of the checkpoints.
         listeners: who follows.
         evaluate: how to measure; None where there are no validation rows.
-        task: what the base is trained for.
+        tasks: what the base is trained for, by the name of the task that rows are of; a step's rows are of one.
     """
 
     def __init__(
@@ -52,7 +64,7 @@ class Loop:
         output: Path,
         listeners: Listeners,
         evaluate: Evaluate | None,
-        task: Task,
+        tasks: Mapping[str, LoopTask],
     ) -> None:
         self._model = model
         self._runs = runs
@@ -62,11 +74,16 @@ class Loop:
         self._listeners = listeners
         self._evaluate = evaluate
         self._forward = accelerator.prepare_model(model)
-        self._task = task
-        self._objective = task.objective(model.model, model.plugged_into)
+        self._tasks = tasks
+        self._objectives: dict[str, Objective] = {
+            name: task.task.objective(task.headed or model.model, model.plugged_into) for name, task in tasks.items()
+        }
         self._around: Around = no_trunk_cache
-        shares = options.share_prefix and task.shares_prefix
-        self._prefix = SharedPrefix(model, self._objective) if shares else None
+        self._prefixes = {
+            name: SharedPrefix(model, self._objectives[name])
+            for name, task in tasks.items()
+            if options.share_prefix and task.task.shares_prefix and task.headed is None
+        }
 
     def run(self) -> None:
         """Train every adapter to its end.
@@ -124,7 +141,8 @@ class Loop:
         began = time.perf_counter()
         _, indices = run.schedule.rows(run.progress.step)
         rows = [run.rows[i] for i in indices]
-        labels = sum(self._task.num_labels(row) for row in rows)
+        task = self._tasks[rows[0].task].task
+        labels = sum(task.num_labels(row) for row in rows)
         batches = split_step(
             indices,
             run.schedule.lengths,
@@ -148,6 +166,7 @@ class Loop:
             tokens=tokens,
             tokens_per_second=tokens / seconds,
             memory=peak_memory(self._model.device),
+            task=rows[0].task,
         )
 
     def _accumulate(self, run: AdapterRun, rows: list[Encoded], labels: int) -> float:
@@ -157,11 +176,12 @@ class Loop:
         collated = collate(rows, pad_token_id=pad, device=self._model.device)
         targets = collated.pop("labels")
         batch: Mapping[str, Any] = collated
-        routed = self._model.route([run.adapter.name] * len(rows))
-        with routed, self._model.answers_from(answer_starts(rows)), self._around(rows):
-            if self._prefix is not None and self._around is no_trunk_cache:
-                batch, targets = self._prefix.cut([run.adapter.name] * len(rows), rows, batch, targets)
-            loss = self._objective(batch, targets, self._forward) / labels
+        names, task = [run.adapter.name] * len(rows), rows[0].task
+        with self._model.route(names), self._model.answers_from(answer_starts(rows)), self._around(rows):
+            if task in self._prefixes and self._around is no_trunk_cache:
+                batch, targets = self._prefixes[task].cut(names, rows, batch, targets)
+            forward = self._forward if self._tasks[task].headed is None else None
+            loss = self._objectives[task](batch, targets, forward) / labels
             value = loss.item()
             if not math.isfinite(value):
                 raise DivergedError(self._report(run, f"the loss is {value}", rows))
@@ -201,7 +221,7 @@ class Loop:
             raise ConfigError(
                 f"metric_for_best_model is '{key}', which is not measured; measured are {', '.join(metrics)}"
             )
-        value = -metrics[key] if key in HIGHER_IS_WORSE else metrics[key]
+        value = -metrics[key] if key.rpartition("/")[2] in HIGHER_IS_WORSE else metrics[key]
         better = math.isfinite(value) and (progress.best_value is None or value > progress.best_value)
         if better:
             progress.best_value, progress.best_step = value, progress.step

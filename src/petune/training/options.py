@@ -115,6 +115,10 @@ class TrainingOptions(BaseModel):
         """The name under which ``metric_for_best_model`` is measured: a user's own goes by its function's."""
         return self.metric_for_best_model.rpartition(":")[2]
 
+    def measured(self) -> tuple[str, ...]:
+        """Return the names of what an evaluation can measure."""
+        return ("loss", "perplexity", *self.metrics)
+
     @model_validator(mode="after")
     def _trunk_cache_has_a_size(self) -> Self:
         if self.trunk_cache != "off":
@@ -128,9 +132,9 @@ class TrainingOptions(BaseModel):
 
     @model_validator(mode="after")
     def _best_is_measured(self) -> Self:
-        known = ("loss", "perplexity", *self.metrics)
+        known = self.measured()
         # What a function of the user's own measures is known once it has run.
-        if self.metric_for_best_model not in known and not any(":" in name for name in self.metrics):
+        if self.metric_for_best_model not in known and not any(":" in name for name in known):
             raise ValueError(
                 f"metric_for_best_model is '{self.metric_for_best_model}', which is not measured; measured are"
                 f" {', '.join(known)}: add it to metrics"

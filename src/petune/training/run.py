@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,29 +21,28 @@ from accelerate.utils import (
 
 from petune import methods
 from petune.adapted_model import AdaptedModel
-from petune.adapter import Adapter, build_adapter, create_adapter
-from petune.backbone.base import Base, load_base, load_base_config, meta_model
-from petune.backbone.structure import Structure
-from petune.backbone.task_names import TaskName
-from petune.data.options import DataOptions
+from petune.adapter import Adapter, create_adapter
+from petune.backbone.base import Base, load_base_config
 from petune.data.report import DataReport
 from petune.errors import CheckpointError, ConfigError, MissingExtraError
 from petune.evaluation.metrics import resolve_metric
-from petune.evaluation.options import EvaluationOptions
 from petune.sites.embeddings import vocabulary_size
 from petune.sites.placement import Insertion
-from petune.tasks.rows import TaskRows, read_rows_for
+from petune.tasks.rows import Draft, TaskRows, read_rows_for
 from petune.training import checkpoints, output, records, selection
 from petune.training.adapter_run import AdapterRun
+from petune.training.bases import check_heads, learned_tasks, load_base_for, task_on
 from petune.training.events import Listener, Listeners
-from petune.training.loop import Evaluate, Loop
+from petune.training.loop import Loop, LoopTask
 from petune.training.memory import peak_memory
 from petune.training.recipe import FILE_NAME as RECIPE_FILE
-from petune.training.recipe import Recipe, RunOptions
+from petune.training.recipe import Recipe
 from petune.training.recomputation import gradient_checkpointing
 from petune.training.result import TrainingResult, run_summary, save_run
-from petune.training.rows import RunRows, data_format, encode_rows, record_start
+from petune.training.rows import RunRows, data_format, encode_rows, record_start, told_of
 from petune.training.signals import telling_how_to_go_on
+from petune.training.task_entries import RunTask
+from petune.training.validation import validation
 
 _TRACKERS = {
     "tensorboard": is_tensorboard_available,
@@ -72,52 +72,69 @@ def train(
         trust_remote_code: let the base's repository run its own code.
         listeners: told of every step, evaluation and checkpoint.
         on_data: given the data reports of the training and validation rows (of several ways to write them, the first)
-            before the first step.
+            before the first step; once for each task where the recipe names several.
 
     Raises:
         PetuneError: see :mod:`petune.errors`; bad input is found before the base loads wherever it can be.
     """
     recipe = _as_recipe(recipe)
     options, folder = recipe.run, Path(recipe.run.output_dir)
-    if options.data is None:
+    if options.data is None and not options.tasks:
         raise ConfigError("no training data: give --data with a file or a hub data set id")
     _require_trackers(options.report_to)
     method = methods.get(options.method)
-    written = [options.model_copy(update=dict(form)) for form in method.candidates(recipe.method)]
-    metrics = (*options.metrics, *filter(None, [method.selection_metric(recipe.method)]))
-    for metric in metrics:
-        resolve_metric(metric)
-    task = options.task if base is None else _task_of(base, options)
-    drafts = [read_rows_for(candidate, task=task, seed=options.seed) for candidate in written]
+    if options.tasks and not method.trains:
+        raise ConfigError(f"{method.title} trains nothing, so it cannot be trained for several tasks; give data alone")
+    tasks = _ways_to_write(recipe)
+    for task in tasks:
+        for metric in task.metrics:
+            resolve_metric(metric)
+    drafts = [_draft(task, options.seed, base) for task in tasks]
     output.refuse_base_folder(folder, options.model if base is None else base.name)
     output.prepare(folder, resume=resume, overwrite=overwrite)
     checkpoint = _checkpoint_to_resume(folder, recipe) if resume else None
-    configuration = partial(
-        load_base_config, options.model, revision=options.revision, trust_remote_code=trust_remote_code
-    )
-    checked = [draft.settled(configuration) for draft in drafts]
-    rows = checked[0]
-    rows.task.check_metrics(metrics)
+    checked = _settled(recipe, tasks, drafts, trust_remote_code=trust_remote_code)
     if base is None:
-        base = _load(recipe, rows, trust_remote_code=trust_remote_code)
+        wanted = slice(None if options.tasks else 1)  # several ways to write one task's rows need one head
+        base = load_base_for(recipe, tasks[wanted], checked[wanted], trust_remote_code=trust_remote_code)
+    elif options.tasks:
+        check_heads(base, tasks, checked)
     adapter = _fresh_adapter(recipe, base)
-    placement = adapter.placement
-    insertions = () if placement is None else (Insertion(placement, vocabulary_size(base.model)),)
-    data = encode_rows(rows, base, virtual_tokens=adapter.virtual_tokens, insertions=insertions)
-    if on_data is not None:
-        on_data(data.rows.report, data.eval_report)
     if not method.trains:
+        rows = encode_rows(checked[0], base)
+        if on_data is not None:
+            on_data(rows.rows.report, rows.eval_report)
         return selection.choose(recipe, base, adapter, checked, overwrite=overwrite)
-    model = _attached(adapter, base, rows.options, data)
-    began = time.perf_counter()
+    data = _encoded(tasks, checked, base, adapter)
+    if on_data is not None:
+        for rows in data:
+            on_data(rows.rows.report, rows.eval_report)
+    model = _attached(adapter, base, checked, data)
+    return _trained(recipe, model, tasks, data, checkpoint, listeners, overwrite=overwrite)
+
+
+def _trained(
+    recipe: Recipe,
+    model: AdaptedModel,
+    tasks: Sequence[RunTask],
+    data: Sequence[RunRows],
+    checkpoint: checkpoints.Checkpoint | None,
+    listeners: Sequence[Listener],
+    *,
+    overwrite: bool,
+) -> TrainingResult:
+    """Train the attached adapter, from a checkpoint where there is one, and write its folder."""
+    folder, began = Path(recipe.run.output_dir), time.perf_counter()
     with telling_how_to_go_on(folder), _detached_on_error(model):
-        run = AdapterRun(model.adapter("default"), data.rows.rows, options, base)
+        rows = [row for of_task in data for row in of_task.rows.rows]
+        weights = {task.name: task.weight for task in tasks if task.weight is not None}
+        run = AdapterRun(model.adapter("default"), rows, recipe.run, model.base, weights)
         if checkpoint is not None:
             run.restore(checkpoint)
         if overwrite:
             output.clear(folder)
         record_start(recipe, folder, data)
-        _optimise(recipe, run, model, data, listeners)
+        _optimise(recipe, run, model, tasks, data, listeners)
         model.bake(run.adapter.name)
         result = TrainingResult(
             model=model,
@@ -125,10 +142,10 @@ def train(
             steps=run.progress.step,
             kept_step=_kept_step(run),
             seconds=time.perf_counter() - began,
-            peak_memory=peak_memory(base.device),
+            peak_memory=peak_memory(model.device),
+            trained_parameters=run.trained_parameters,
             history=run.progress.history,
-            train_report=data.rows.report,
-            eval_report=data.eval_report,
+            reports=tuple((of_task.rows.report, of_task.eval_report) for of_task in data),
         )
         save_run(result, _summary(result, recipe, run))
     return result
@@ -159,29 +176,46 @@ def _checkpoint_to_resume(folder: Path, recipe: Recipe) -> checkpoints.Checkpoin
     return checkpoint
 
 
-def _task_of(base: Base, options: RunOptions) -> TaskName:
-    if options.task not in (None, base.task):
-        raise ConfigError(
-            f'the task is {options.task}, but the base was loaded for {base.task}; load it with task="{options.task}"'
-        )
-    return base.task
+def _ways_to_write(recipe: Recipe) -> list[RunTask]:
+    """Return the tasks of the run; or its one task in each way to write its rows, for a method that chooses."""
+    method = methods.get(recipe.run.method)
+    metrics = tuple(filter(None, [method.selection_metric(recipe.method)]))
+    return [
+        replace(task, data=task.data.model_copy(update=dict(form)), metrics=(*task.metrics, *metrics))
+        for task in recipe.run.run_tasks()
+        for form in method.candidates(recipe.method)
+    ]
 
 
-def _load(recipe: Recipe, rows: TaskRows, *, trust_remote_code: bool) -> Base:
-    """Return the base for the rows' task.
+def _draft(task: RunTask, seed: int, base: Base | None) -> Draft:
+    with told_of(task.name):
+        return read_rows_for(task.data, task=task.task if base is None else task_on(base, task), seed=seed)
 
-    The adapter is built for the base's shapes first, so that what cannot be is told before the weights load.
-    """
+
+def _settled(
+    recipe: Recipe, tasks: Sequence[RunTask], drafts: Sequence[Draft], *, trust_remote_code: bool
+) -> list[TaskRows]:
+    """Return the rows, each for its task, which can give the metrics that are asked for."""
     options = recipe.run
-    where: dict[str, Any] = {
-        "task": rows.task.name,
-        "labels": rows.labels,
-        "revision": options.revision,
-        "trust_remote_code": trust_remote_code,
-    }
-    skeleton = meta_model(options.model, **where)
-    build_adapter(options.method, recipe.method.model_dump(), skeleton, Structure(skeleton))
-    return load_base(options.model, seed=options.seed, dtype=options.dtype, device=options.device, **where)
+    configuration = partial(
+        load_base_config, options.model, revision=options.revision, trust_remote_code=trust_remote_code
+    )
+    found = []
+    for task, draft in zip(tasks, drafts, strict=True):
+        with told_of(task.name):
+            found.append(draft.settled(configuration))
+            found[-1].task.check_metrics(task.metrics)
+    return found
+
+
+def _encoded(tasks: Sequence[RunTask], checked: Sequence[TaskRows], base: Base, adapter: Adapter) -> list[RunRows]:
+    placement, found = adapter.placement, []
+    insertions = () if placement is None else (Insertion(placement, vocabulary_size(base.model)),)
+    for task, rows in zip(tasks, checked, strict=True):
+        with told_of(task.name):
+            virtual_tokens = adapter.virtual_tokens
+            found.append(encode_rows(rows, base, name=task.name, virtual_tokens=virtual_tokens, insertions=insertions))
+    return found
 
 
 def _fresh_adapter(recipe: Recipe, base: Base) -> Adapter:
@@ -189,8 +223,11 @@ def _fresh_adapter(recipe: Recipe, base: Base) -> Adapter:
     return create_adapter(base, recipe.run.method, seed=recipe.run.seed, **recipe.method.model_dump())
 
 
-def _attached(adapter: Adapter, base: Base, options: DataOptions, data: RunRows) -> AdaptedModel:
-    adapter.data_format = data_format(options, data.examples, base)
+def _attached(adapter: Adapter, base: Base, checked: Sequence[TaskRows], data: Sequence[RunRows]) -> AdaptedModel:
+    if data[0].name:
+        adapter.tasks = learned_tasks(base, checked, data)
+    else:
+        adapter.data_format = data_format(checked[0].options, data[0].examples, base)
     adapter.set_trainable(True)
     return AdaptedModel(base, [adapter])
 
@@ -207,7 +244,12 @@ def _detached_on_error(model: AdaptedModel) -> Iterator[None]:
 
 
 def _optimise(
-    recipe: Recipe, run: AdapterRun, model: AdaptedModel, data: RunRows, listeners: Sequence[Listener]
+    recipe: Recipe,
+    run: AdapterRun,
+    model: AdaptedModel,
+    tasks: Sequence[RunTask],
+    data: Sequence[RunRows],
+    listeners: Sequence[Listener],
 ) -> None:
     options, folder = recipe.run, Path(recipe.run.output_dir)
     accelerator = Accelerator(
@@ -221,8 +263,11 @@ def _optimise(
     recompute = gradient_checkpointing(model.model) if options.gradient_checkpointing else nullcontext()
     try:
         with recompute:
-            measure = _evaluation(model, data, recipe)
-            Loop(model, [run], options, accelerator, folder, everyone, measure, data.task).run()
+            measure, heads = validation(model, tasks, data, options), model.base.heads
+            for_each = {
+                rows.name: LoopTask(rows.task, heads[rows.name].model if rows.name in heads else None) for rows in data
+            }
+            Loop(model, [run], options, accelerator, folder, everyone, measure, for_each).run()
     finally:
         records.write_trainer_state(run, folder)
         if run.progress.history:
@@ -230,21 +275,6 @@ def _optimise(
         accelerator.end_training()
         model.eval()
         run.adapter.set_trainable(False)
-
-
-def _evaluation(model: AdaptedModel, data: RunRows, recipe: Recipe) -> Evaluate | None:
-    if data.eval_rows is None or data.eval_examples is None:
-        return None
-    examples, rows, options = data.eval_examples, data.eval_rows.rows, recipe.run
-    names = ["loss", *options.metrics]
-    if options.metric_for_best_model == "perplexity":
-        names.append("perplexity")
-    wanted = EvaluationOptions(metrics=tuple(dict.fromkeys(names)), batch_tokens=options.max_tokens_per_batch)
-
-    def measure(run: AdapterRun) -> dict[str, float]:
-        return dict(data.task.evaluate(model, examples, wanted, rows=rows).metrics)
-
-    return measure
 
 
 def _kept_step(run: AdapterRun) -> int:
@@ -257,7 +287,7 @@ def _summary(result: TrainingResult, recipe: Recipe, run: AdapterRun) -> dict[st
         **run_summary(result, recipe),
         "epochs": round(run.epoch, 4),
         "learning_rate": run.optimizer.defaults["lr"],
-        "trained_parameters": run.adapter.num_parameters(),
+        "trained_parameters": result.trained_parameters,
         "train_loss": result.train_loss,
         "best_step": run.progress.best_step,
     }

@@ -103,6 +103,8 @@ def _open(model: AdaptedModel, runs: Sequence[AdapterRun], options: TrainingOpti
     slots = [item for run in runs for item in run.adapter.slots.items()]
     if len({run.adapter.virtual_tokens for run in runs}) > 1:
         return "the adapters move the positions of the tokens differently"
+    if len({row.task for row in rows}) > 1:
+        return "the rows are of several tasks"
     model.train()
     trunk = find_trunk(model.model, model.base.structure, slots, lambda others: _output(model, runs[0], others))
     if isinstance(trunk, str):
