@@ -10,9 +10,10 @@ from petune.adapter import create_adapter
 from petune.backbone.base import Base
 from petune.data.encoding import Encoded
 from petune.errors import ConfigError
-from petune.training.adapter_run import Schedule, rows_digest
+from petune.training.adapter_run import rows_digest
 from petune.training.optimizer import load_optimizer_tensors, make_optimizer, make_schedule, optimizer_tensors
 from petune.training.options import TrainingOptions
+from petune.training.schedule import Schedule
 
 LENGTHS = [3, 9, 4, 7, 5, 8, 6, 3, 9, 4]
 

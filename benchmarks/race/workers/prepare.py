@@ -11,7 +11,7 @@ from petune.data.loading import load_examples
 from petune.data.options import DataOptions
 from petune.data.reviews import movie_reviews, prompt_format
 from petune.evaluation.runner import context_length
-from petune.training.adapter_run import Schedule
+from petune.training.schedule import Schedule
 from petune.training.options import TrainingOptions
 from race.task import Task
 from race.work import Row

@@ -1,19 +1,24 @@
-"""One adapter in training: its rows, its optimiser, and how far it has come."""
+"""One adapter in training: its rows, its optimiser, how far it has come, and what is due after a step."""
 
 import hashlib
+import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, final
 
 import torch
+from torch import nn
 
 from petune.adapter import Adapter
 from petune.backbone.base import Base
-from petune.data.batching import answer_starts, plan_steps
+from petune.data.batching import answer_starts
 from petune.data.encoding import Encoded
-from petune.errors import CheckpointError, DataError
+from petune.errors import CheckpointError, ConfigError, DataError, DivergedError, PetuneError
+from petune.evaluation.metrics import HIGHER_IS_WORSE
 from petune.training import checkpoints
+from petune.training.events import Evaluated, Listeners
 from petune.training.optimizer import (
     load_optimizer_tensors,
     make_optimizer,
@@ -21,68 +26,7 @@ from petune.training.optimizer import (
     optimizer_tensors,
 )
 from petune.training.options import TrainingOptions
-
-
-@final
-class Schedule:
-    """Which rows make up which step; a function of the rows' lengths, the options and the seed alone.
-
-    Args:
-        lengths: tokens of each row.
-        options: step size, epochs, seed.
-        versions: rows that are versions of one, lie one behind the other and belong to the same step.
-    """
-
-    def __init__(self, lengths: list[int], options: TrainingOptions, versions: int = 1) -> None:
-        self.lengths = lengths
-        self._versions = versions
-        self._options = options
-        self._epochs: dict[int, list[list[int]]] = {}
-        self.total_steps = self._count()
-
-    def rows(self, step: int) -> tuple[int, list[int]]:
-        """Return the epoch of ``step`` (counted from 0) and the indices of its rows."""
-        epoch, first = 0, 0
-        while step >= first + len(self._epoch(epoch)):
-            first += len(self._epoch(epoch))
-            epoch += 1
-        return epoch, self._epoch(epoch)[step - first]
-
-    def epoch_at(self, steps_done: int) -> float:
-        """Return how many epochs ``steps_done`` steps are."""
-        epoch, left = 0, steps_done
-        while left >= len(self._epoch(epoch)):
-            left -= len(self._epoch(epoch))
-            epoch += 1
-        return epoch + left / len(self._epoch(epoch))
-
-    def ends_epoch(self, steps_done: int) -> bool:
-        """Say whether an epoch, or the run, ends with step number ``steps_done``."""
-        return steps_done == self.total_steps or self.epoch_at(steps_done).is_integer()
-
-    def _count(self) -> int:
-        if self._options.max_steps is not None:
-            return self._options.max_steps
-        whole = int(self._options.num_train_epochs)
-        rest = self._options.num_train_epochs - whole
-        steps = sum(len(self._epoch(epoch)) for epoch in range(whole))
-        return max(1, steps + round(rest * len(self._epoch(whole))))
-
-    def _epoch(self, epoch: int) -> list[list[int]]:
-        if epoch not in self._epochs:
-            options = self._options
-            rows = options.per_device_train_batch_size * options.gradient_accumulation_steps
-            steps = plan_steps(
-                self.lengths[:: self._versions],
-                rows_per_step=rows if options.tokens_per_step is None else None,
-                tokens_per_step=options.tokens_per_step,
-                seed=options.seed,
-                epoch=epoch,
-                group_by_length=options.group_by_length,
-            )
-            number = self._versions
-            self._epochs[epoch] = [[row * number + v for row in step for v in range(number)] for step in steps]
-        return self._epochs[epoch]
+from petune.training.schedule import Schedule
 
 
 @dataclass(slots=True)
@@ -106,8 +50,7 @@ def rows_digest(rows: Sequence[Encoded]) -> str:
 
 
 def _require_prompts(adapter: Adapter, rows: Sequence[Encoded]) -> None:
-    # One token before the answer has to predict it: there must be another one to hide from.
-    bare = [row.origin for row, start in zip(rows, answer_starts(rows), strict=True) if start < 2]
+    bare = [row.origin for row, start in zip(rows, answer_starts(rows), strict=True) if start == 0]
     if bare:
         raise DataError(
             f"with these settings {adapter.method.title} is hidden from what comes before the answer, and in"
@@ -125,17 +68,30 @@ class AdapterRun:
         rows: its encoded training rows.
         options: how to train it.
         base: what it is attached to.
+        output: folder of its checkpoints.
+
+    Attributes:
+        listeners: who follows.
+        evaluate: measures the adapter on its validation rows: metric name to value, ``loss`` among them; None where
+            there are no such rows.
+        error: what has stopped it before its end.
 
     Raises:
         DataError: the adapter is hidden from what comes before the answer, and a row has nothing before it.
     """
 
-    def __init__(self, adapter: Adapter, rows: list[Encoded], options: TrainingOptions, base: Base) -> None:
+    def __init__(
+        self, adapter: Adapter, rows: list[Encoded], options: TrainingOptions, base: Base, output: Path
+    ) -> None:
         if adapter.needs_answers:
             _require_prompts(adapter, rows)
         self.adapter = adapter
         self.rows = rows
         self.options = options
+        self.output = output
+        self.listeners = Listeners()
+        self.evaluate: Callable[[], dict[str, float]] | None = None
+        self.error: PetuneError | None = None
         versions = 1 if adapter.placement is None else adapter.placement.versions
         self.schedule = Schedule([len(row.input_ids) for row in rows], options, versions)
         self.optimizer = make_optimizer(adapter, options)
@@ -155,6 +111,102 @@ class AdapterRun:
         """Epochs done."""
         return self.schedule.epoch_at(self.progress.step)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether another step comes."""
+        patience = self.options.early_stopping_patience
+        waits = patience is None or self.progress.evaluations_without_improvement < patience
+        return self.error is None and waits and self.progress.step < self.total_steps
+
+    def update(self, rows: Sequence[Encoded]) -> tuple[float, float]:
+        """Clip, step, and count the step; return the learning rate used and the gradient's norm before clipping.
+
+        Args:
+            rows: those of the step, to be named in an error.
+
+        Raises:
+            DivergedError: the norm is not finite; nothing was changed.
+        """
+        parameters = [p for p in self.adapter.parameters() if p.grad is not None]
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm or math.inf))
+        # An fp16 overflow only costs this step, as long as the scale can still be lowered.
+        if not math.isfinite(norm) and self.scaler.get_scale() <= 1:
+            raise self.diverged(f"the gradient's norm is {norm}", rows)
+        rate = float(self.rate.get_last_lr()[0])
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.rate.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.adapter.refresh()
+        self.progress.step += 1
+        return rate, norm
+
+    def diverged(self, what: str, rows: Sequence[Encoded]) -> DivergedError:
+        """Return the error that says ``what`` is not finite, in which rows, and what is left."""
+        names = ", ".join(row.origin for row in rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+        steps = checkpoints.steps_in(self.output)
+        last = f"the last checkpoint is {self.output / f'checkpoint-{steps[-1]}'}" if steps else "no checkpoint yet"
+        return DivergedError(
+            f"{what} at step {self.progress.step + 1}, in rows {names}; learning rate {self.rate.get_last_lr()[0]:.3g};"
+            f" the step was not taken, {last}. Lower --learning-rate, look at these rows, or try --dtype float32"
+        )
+
+    def follow_up(self) -> None:
+        """Do what is due after a step: evaluate, write a checkpoint."""
+        if self.evaluate is not None and self._due(self.options.eval_steps):
+            self._judge(self.evaluate())
+            self.save()
+        elif self._due(self.options.save_steps):
+            self.save()
+
+    def _due(self, every: int | None) -> bool:
+        done = self.progress.step
+        if every is None:
+            return self.schedule.ends_epoch(done)
+        return done % every == 0 or done == self.total_steps
+
+    def _judge(self, metrics: dict[str, float]) -> None:
+        """Note an evaluation, and whether it is the best so far."""
+        progress, key = self.progress, self.options.best_metric
+        if key not in metrics:
+            raise ConfigError(
+                f"metric_for_best_model is '{key}', which is not measured; measured are {', '.join(metrics)}"
+            )
+        value = -metrics[key] if key in HIGHER_IS_WORSE else metrics[key]
+        better = math.isfinite(value) and (progress.best_value is None or value > progress.best_value)
+        if better:
+            progress.best_value, progress.best_step = value, progress.step
+            progress.evaluations_without_improvement = 0
+        else:
+            progress.evaluations_without_improvement += 1
+        self.listeners.evaluated(Evaluated(progress.step, self.epoch, metrics, better))
+
+    def save(self) -> Path:
+        """Write a checkpoint, remove those that are too many, and return its folder."""
+        folder = checkpoints.save(self.output, self.progress.step, self.checkpoint())
+        self.listeners.saved(folder, self.progress.step)
+        checkpoints.rotate(self.output, self.options.save_total_limit, self.progress.best_step)
+        return folder
+
+    def saved(self) -> Path:
+        """Return the folder of the last step's checkpoint, written now where it is missing."""
+        # What was saved right after the step is not written again over itself: a second signal could hit then.
+        newest = checkpoints.steps_in(self.output)[-1:]
+        return self.output / f"checkpoint-{newest[0]}" if newest == [self.progress.step] else self.save()
+
+    def take_best(self) -> None:
+        """Go back to the tensors of the best evaluation, where that is wanted."""
+        best = self.progress.best_step
+        if self.options.load_best_model_at_end and best is not None and best != self.progress.step:
+            self.adapter.load_tensors(checkpoints.load(self.output / f"checkpoint-{best}").masters)
+
+    @property
+    def kept_step(self) -> int:
+        """The step whose tensors are kept: that of the best evaluation, or the last."""
+        best = self.progress.best_step if self.options.load_best_model_at_end else None
+        return self.progress.step if best is None else best
+
     def checkpoint(self) -> checkpoints.Checkpoint:
         """Return the state to save."""
         progress = {name: getattr(self.progress, name) for name in Progress.__dataclass_fields__}
@@ -171,7 +223,7 @@ class AdapterRun:
         )
 
     def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
-        """Go back to a saved state.
+        """Go back to a saved state; the random generators, which are everybody's, stay as they are.
 
         Raises:
             CheckpointError: it was made with other training rows.
@@ -191,4 +243,3 @@ class AdapterRun:
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(checkpoint.state["scaler"])
         self.progress = Progress(**checkpoint.state["progress"])
-        checkpoints.set_random_state(checkpoint.random)

@@ -1,0 +1,263 @@
+"""Adapters trained together in one pass over their base, each with a folder and records of its own."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from accelerate import Accelerator
+
+from petune.adapted_model import AdaptedModel
+from petune.adapter import Adapter, create_adapter
+from petune.backbone.base import Base
+from petune.errors import ConfigError, PetuneError
+from petune.evaluation.options import EvaluationOptions
+from petune.sites.embeddings import vocabulary_size
+from petune.sites.placement import Insertion
+from petune.training import output, records
+from petune.training.adapter_run import AdapterRun
+from petune.training.checkpoints import Checkpoint, set_random_state
+from petune.training.drafts import Draft
+from petune.training.events import Listener
+from petune.training.loop import Loop
+from petune.training.memory import peak_memory
+from petune.training.recipe import Recipe
+from petune.training.recomputation import gradient_checkpointing
+from petune.training.result import Outcome, TrainingResult, run_summary, save_run
+from petune.training.rows import RunRows, data_format, encode_rows, record_start
+from petune.training.signals import telling_how_to_go_on
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A run that is ready to train: its adapter made for the base, its rows encoded."""
+
+    draft: Draft
+    adapter: Adapter
+    data: RunRows
+    checkpoint: Checkpoint | None = None
+    """Where it goes on from; None for a fresh start."""
+    listeners: Sequence[Listener] = ()
+    """Who follows it."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Member:
+    entry: Entry
+    run: AdapterRun
+    accelerator: Accelerator
+
+
+def ready(
+    draft: Draft,
+    base: Base,
+    name: str = "default",
+    *,
+    checkpoint: Checkpoint | None = None,
+    listeners: Sequence[Listener] = (),
+) -> Entry:
+    """Make the adapter of ``draft`` for ``base``, called ``name``, and encode its rows.
+
+    Raises:
+        ConfigError: the adapter cannot be made on this base.
+        DataError: rows are too long, or nothing is left to learn.
+    """
+    options = draft.recipe.run
+    torch.manual_seed(options.seed)
+    settings = draft.recipe.method.model_dump()
+    adapter = create_adapter(base, options.method, name=name, seed=options.seed, **settings)
+    placement = adapter.placement
+    insertions = () if placement is None else (Insertion(placement, vocabulary_size(base.model)),)
+    data = encode_rows(draft.rows, base, virtual_tokens=adapter.virtual_tokens, insertions=insertions)
+    return Entry(draft, adapter, data, checkpoint, listeners)
+
+
+@final
+class OnePass:
+    """The training of several adapters on one base, a step of each at a time.
+
+    Args:
+        base: the base.
+        entries: what is trained; several at once share the base's work.
+        overwrite: clear the runs that the folders hold.
+        how_to_go_on: what to do after a signal has stopped the training.
+    """
+
+    def __init__(self, base: Base, entries: Sequence[Entry], *, overwrite: bool, how_to_go_on: str) -> None:
+        self._base = base
+        self._entries = entries
+        self._overwrite = overwrite
+        self._how_to_go_on = how_to_go_on
+        self._model = AdaptedModel(base)
+        self._results: dict[str, TrainingResult] = {}
+        self._open: dict[str, _Member] = {}
+
+    def run(self) -> list[Outcome]:
+        """Train every adapter to its end, and write its folder as soon as that is reached.
+
+        Afterwards the adapters that did not fail are attached, and active where there is but one entry.
+
+        Raises:
+            PetuneError: what concerns all of them, or a signal; the base is given back as it was.
+        """
+        for entry in self._entries:
+            entry.adapter.data_format = data_format(entry.draft.rows.options, entry.data.examples, self._base)
+            entry.adapter.set_trainable(True)
+            self._model.attach(entry.adapter, active=len(self._entries) == 1)
+        began = time.perf_counter()
+        folders = [entry.draft.folder for entry in self._entries]
+        with telling_how_to_go_on(folders, self._how_to_go_on), _detached_on_error(self._model):
+            members = [self._member(entry) for entry in self._entries]
+            self._go_back(members)
+            for entry, member in zip(self._entries, members, strict=True):
+                if self._overwrite:
+                    output.clear(entry.draft.folder)
+                record_start(entry.draft.recipe, entry.draft.folder, entry.data)
+                self._open[entry.adapter.name] = member
+            self._train(members, began)
+        return [
+            Outcome(name, member.entry.draft.recipe, self._results.get(name), member.run.error)
+            for name, member in ((member.entry.adapter.name, member) for member in members)
+        ]
+
+    def _member(self, entry: Entry) -> _Member:
+        options, folder = entry.draft.recipe.run, entry.draft.folder
+        run = AdapterRun(entry.adapter, entry.data.rows.rows, options, self._base, folder)
+        run.evaluate = _evaluation(self._model, entry)
+        accelerator = Accelerator(
+            cpu=self._base.device.type == "cpu", log_with=list(options.report_to) or None, project_dir=str(folder)
+        )
+        if accelerator.num_processes > 1:
+            raise ConfigError("training runs in one process; start it with petune train, not with a launcher")
+        run.listeners.add(records.Recorder(run, folder, accelerator), *entry.listeners)
+        return _Member(entry, run, accelerator)
+
+    def _go_back(self, members: Sequence[_Member]) -> None:
+        """Restore what goes on from a checkpoint."""
+        for member in members:
+            if member.entry.checkpoint is not None:
+                member.run.restore(member.entry.checkpoint)
+        # The random generators are everybody's: those that go on were saved with the same state after a signal.
+        saved = [(m.run.progress.step, m.entry.checkpoint) for m in members if m.run.goes_on or len(members) == 1]
+        _, newest = max(saved, key=lambda pair: pair[0], default=(0, None))
+        if newest is not None:
+            set_random_state(newest.random)
+
+    def _train(self, members: Sequence[_Member], began: float) -> None:
+        options = members[0].entry.draft.recipe.run
+        recompute = gradient_checkpointing(self._model.model) if options.gradient_checkpointing else nullcontext()
+
+        def finish(run: AdapterRun) -> None:
+            member = self._open[run.adapter.name]
+            try:
+                self._close(member)
+                if run.error is None:
+                    self._results[run.adapter.name] = self._kept(member, time.perf_counter() - began)
+            except PetuneError as error:
+                run.error = run.error or error
+            if run.error is not None:
+                self._model.detach(run.adapter.name)
+
+        try:
+            for member in members:
+                options = member.entry.draft.recipe.run
+                if options.report_to:
+                    name = options.run_name or member.entry.draft.folder.name
+                    member.accelerator.init_trackers(name, config=_flat(member.entry.draft.recipe.keys()))
+            with recompute:
+                task, runs = members[0].entry.data.task, [member.run for member in members]
+                Loop(self._model, runs, members[0].accelerator, task, finish, self._how_to_go_on).run()
+        finally:
+            for member in list(self._open.values()):
+                self._close(member)
+            self._model.eval()
+
+    def _close(self, member: _Member) -> None:
+        """Write the records of a run that ends here."""
+        run, folder = member.run, member.entry.draft.folder
+        del self._open[run.adapter.name]
+        records.write_trainer_state(run, folder)
+        if run.progress.history:
+            records.plot_loss(run, folder)
+        member.accelerator.end_training()
+        run.adapter.eval()
+        run.adapter.set_trainable(False)
+
+    def _kept(self, member: _Member, seconds: float) -> TrainingResult:
+        """Return the result of a run that has reached its end, after its folder was written."""
+        run, entry = member.run, member.entry
+        self._model.bake(run.adapter.name)
+        result = TrainingResult(
+            model=self._model,
+            output_dir=entry.draft.folder,
+            steps=run.progress.step,
+            kept_step=run.kept_step,
+            seconds=seconds,
+            peak_memory=peak_memory(self._base.device),
+            history=run.progress.history,
+            train_report=entry.data.rows.report,
+            eval_report=entry.data.eval_report,
+            adapter_name=run.adapter.name,
+        )
+        save_run(result, _summary(result, entry.draft.recipe, run))
+        return result
+
+
+@contextmanager
+def _detached_on_error(model: AdaptedModel) -> Iterator[None]:
+    """Give a caller's base back as it was where the runs fail or are interrupted."""
+    try:
+        yield
+    except BaseException:
+        for name in tuple(model.adapters):
+            model.detach(name)
+        raise
+
+
+@contextmanager
+def _alone(model: AdaptedModel, name: str) -> Iterator[None]:
+    """Send every row through the adapter called ``name`` inside the block."""
+    before = model.active
+    model.activate(name)
+    try:
+        yield
+    finally:
+        model.activate(*before)
+
+
+def _evaluation(model: AdaptedModel, entry: Entry) -> Callable[[], dict[str, float]] | None:
+    data, options = entry.data, entry.draft.recipe.run
+    if data.eval_rows is None or data.eval_examples is None:
+        return None
+    examples, rows = data.eval_examples, data.eval_rows.rows
+    names = ["loss", *options.metrics]
+    if options.metric_for_best_model == "perplexity":
+        names.append("perplexity")
+    wanted = EvaluationOptions(metrics=tuple(dict.fromkeys(names)), batch_tokens=options.max_tokens_per_batch)
+
+    def measure() -> dict[str, float]:
+        with _alone(model, entry.adapter.name):
+            return dict(data.task.evaluate(model, examples, wanted, rows=rows).metrics)
+
+    return measure
+
+
+def _summary(result: TrainingResult, recipe: Recipe, run: AdapterRun) -> dict[str, Any]:
+    return {
+        **run_summary(result, recipe),
+        "epochs": round(run.epoch, 4),
+        "learning_rate": run.optimizer.defaults["lr"],
+        "trained_parameters": run.adapter.num_parameters(),
+        "train_loss": result.train_loss,
+        "best_step": run.progress.best_step,
+    }
+
+
+def _flat(keys: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
+    """Return the keys as trackers take them: plain values, the rest as JSON text."""
+    return {k: v if isinstance(v, str | int | float | bool) else json.dumps(v) for k, v in keys.items()}
