@@ -1,6 +1,7 @@
 """A run as far as it can be made ready before its base loads."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from petune.adapter import build_adapter
 from petune.backbone.base import Base, load_base, load_base_config, meta_model
 from petune.backbone.structure import Structure
 from petune.backbone.task_names import TaskName
-from petune.errors import CheckpointError, ConfigError, MissingExtraError
+from petune.errors import CheckpointError, ConfigError, MissingExtraError, PetuneError
 from petune.evaluation.metrics import resolve_metric
 from petune.tasks.rows import TaskRows, read_rows_for
 from petune.training import checkpoints, output
@@ -106,22 +107,38 @@ def checkpoint_to_resume(recipe: Recipe) -> checkpoints.Checkpoint:
     return checkpoint
 
 
-def load_base_for(drafts: Sequence[Draft], *, trust_remote_code: bool) -> Base:
-    """Return the base that all ``drafts`` name, for their task.
+def load_base_for(drafts: Mapping[str, Draft], *, trust_remote_code: bool) -> Base:
+    """Return the base that all ``drafts``, by name, are for, with the head of their task.
 
     The adapters are built for the base's shapes first, so that what cannot be is told before the weights load.
+
+    Raises:
+        PetuneError: the base cannot be had, or an adapter cannot be made for it.
     """
-    options, rows = drafts[0].recipe.run, drafts[0].rows
+    first = next(iter(drafts.values()))
+    options = first.recipe.run
     where: dict[str, Any] = {
-        "task": rows.task.name,
-        "labels": rows.labels,
+        "task": first.rows.task.name,
+        "labels": first.rows.labels,
         "revision": options.revision,
         "trust_remote_code": trust_remote_code,
     }
     skeleton = meta_model(options.model, **where)
-    for one in drafts:
-        build_adapter(one.recipe.run.method, one.recipe.method.model_dump(), skeleton, Structure(skeleton))
+    for name, one in drafts.items():
+        with about(name):
+            build_adapter(one.recipe.run.method, one.recipe.method.model_dump(), skeleton, Structure(skeleton))
     return load_base(options.model, seed=options.seed, dtype=options.dtype, device=options.device, **where)
+
+
+@contextmanager
+def about(name: str) -> Iterator[None]:
+    """Put ``name``, that of the adapter an error is about, in front of its message; nothing where it is empty."""
+    try:
+        yield
+    except PetuneError as error:
+        if not name:
+            raise
+        raise type(error)(f"{name}: {error}") from error
 
 
 def _require_trackers(trackers: Sequence[str]) -> None:

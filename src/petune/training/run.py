@@ -44,7 +44,7 @@ def train(
     one = draft(recipe, base=base, resume=resume, overwrite=overwrite, trust_remote_code=trust_remote_code)
     checkpoint = checkpoint_to_resume(recipe) if resume else None
     if base is None:
-        base = load_base_for([one], trust_remote_code=trust_remote_code)
+        base = load_base_for({"": one}, trust_remote_code=trust_remote_code)
     entry = ready(one, base, checkpoint=checkpoint, listeners=listeners)
     if on_data is not None:
         on_data(entry.data.rows.report, entry.data.eval_report)
