@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from petune.checkpoint.folder import save_adapter
     from petune.errors import PetuneError
     from petune.training.recipe import Recipe
-    from petune.training.result import TrainingResult
+    from petune.training.result import Outcome, TrainingResult
     from petune.training.run import train
+    from petune.training.run_many import train_many
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ __all__ = [
     "AdaptedModel",
     "Adapter",
     "Base",
+    "Outcome",
     "PetuneError",
     "Recipe",
     "TrainingResult",
@@ -37,12 +39,14 @@ __all__ = [
     "predict",
     "save_adapter",
     "train",
+    "train_many",
 ]
 
 _HOME = {
     "AdaptedModel": "adapted_model",
     "Adapter": "adapter",
     "Base": "backbone.base",
+    "Outcome": "training.result",
     "PetuneError": "errors",
     "Recipe": "training.recipe",
     "TrainingResult": "training.result",
@@ -50,6 +54,7 @@ _HOME = {
     "load_base": "backbone.base",
     "save_adapter": "checkpoint.folder",
     "train": "training.run",
+    "train_many": "training.run_many",
 }
 
 

@@ -56,11 +56,14 @@ TESTED_ELSEWHERE = {
     "tasks/rows.py": "training/test_rows.py",
     "tasks/task.py": "tasks/test_registry.py",
     "training/adapter_run.py": "training/test_run.py",
+    "training/drafts.py": "training/test_run.py",
     "training/events.py": "training/test_records.py",
     "training/loop.py": "training/test_run.py",
+    "training/one_pass.py": "training/test_run_many.py",
     "training/optimizer.py": "training/test_optimizer_and_schedule.py",
     "training/options.py": "training/test_recipe.py",
     "training/result.py": "training/test_run.py",
+    "training/schedule.py": "training/test_optimizer_and_schedule.py",
 }
 
 

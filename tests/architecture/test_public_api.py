@@ -10,6 +10,7 @@ NAMES = [
     "AdaptedModel",
     "Adapter",
     "Base",
+    "Outcome",
     "PetuneError",
     "Recipe",
     "TrainingResult",
@@ -24,6 +25,7 @@ NAMES = [
     "predict",
     "save_adapter",
     "train",
+    "train_many",
 ]
 
 
