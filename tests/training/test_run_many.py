@@ -293,7 +293,7 @@ def test_what_cannot_begin_is_told_by_name(tmp_path: Path, keys: Callable[..., A
     nowhere = str(tmp_path / "no-such-model")
 
     def recipe(name: str, **changes: Any) -> dict[str, Any]:
-        return keys(model=nowhere, output_dir=str(tmp_path / name), **changes)
+        return keys(model=nowhere, task="causal_lm", output_dir=str(tmp_path / name), **changes)
 
     with pytest.raises(ConfigError, match="no recipe to train with"):
         train_many([])

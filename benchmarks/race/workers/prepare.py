@@ -11,8 +11,8 @@ from petune.data.loading import load_examples
 from petune.data.options import DataOptions
 from petune.data.reviews import movie_reviews, prompt_format
 from petune.evaluation.runner import context_length
-from petune.training.schedule import Schedule
 from petune.training.options import TrainingOptions
+from petune.training.schedule import Schedule
 from race.task import Task
 from race.work import Row
 
