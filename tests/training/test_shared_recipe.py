@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from petune.errors import ConfigError
 from petune.training.recipe import Recipe
@@ -53,3 +54,11 @@ def test_what_is_written_can_be_read(tmp_path: Path) -> None:
 def test_what_is_no_recipe(adapters: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SharedRecipe.parse({"data": "rows.jsonl", "adapters": adapters})
+
+
+def test_the_recipe_in_the_docs_can_be_read() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "many_adapters.md").read_text()
+    text = page.partition("```yaml\n")[2].partition("```")[0]
+    shared = SharedRecipe.parse(yaml.safe_load(text))
+    assert list(shared.recipes) == ["small", "large", "again", "prompt"]
+    assert shared.recipes["prompt"].run.data == "examples/reviews.jsonl#40"

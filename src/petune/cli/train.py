@@ -105,9 +105,7 @@ def train(
     print_result(result)
 
 
-def _read(
-    arguments: list[str], given: dict[str, Any], *, resume: bool
-) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _read(arguments: list[str], given: dict[str, Any], *, resume: bool) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return the keys of the recipe, and the settings that flags and KEY=VALUE arguments write over them."""
     extra, others = extra_settings(arguments, _switches())
     if len(others) > 1:
