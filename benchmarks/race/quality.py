@@ -10,7 +10,7 @@ ACCURACY_MARGIN = 0.01
 
 
 def compare(work: Work, tell: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    """Return accuracy, F1 and loss of the untrained base and of both sides, and what their training took."""
+    """Return accuracy, F1 and loss of the untrained base and of both sides, and the memory of their training."""
     settings = work.settings
     found: dict[str, dict[str, Any]] = {"base": measure(work, None)}
     tell(f"  base: accuracy {found['base']['accuracy']:.3f}")
@@ -20,7 +20,6 @@ def compare(work: Work, tell: Callable[[str], None]) -> dict[str, dict[str, Any]
         run = run_worker(work, f"{side}_side", settings.threads, output=output, **request, **manner)
         found[side] = {
             **measure(work, output),
-            "training_seconds": run["ends"][-1],
             "peak_memory": run["peak"],
             "last_losses": run["losses"][-10:],
         }

@@ -112,12 +112,6 @@ def quality_rows(quality: dict[str, dict[str, Any]]) -> list[Row]:
             f"{ours['loss'] - theirs['loss']:+.4f}",
         ),
         Row(
-            "seconds of the pass",
-            f"{ours['training_seconds']:.0f}",
-            f"{theirs['training_seconds']:.0f}",
-            f"x {ours['training_seconds'] / theirs['training_seconds']:.2f}",
-        ),
-        Row(
             "peak memory of the pass, MiB",
             f"{ours['peak_memory'] / MIB:.0f}",
             f"{theirs['peak_memory'] / MIB:.0f}",

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from petune.adapted_model import AdaptedModel
     from petune.adapter import Adapter, create_adapter
-    from petune.api import evaluate, generate, inspect_data, list_methods, load, merge, predict
+    from petune.api import evaluate, generate, inspect_data, load, merge, predict
     from petune.backbone.base import Base, load_base
+    from petune.catalogue import list_methods
     from petune.checkpoint.folder import save_adapter
     from petune.errors import PetuneError
     from petune.training.recipe import Recipe
@@ -51,6 +52,7 @@ _HOME = {
     "Recipe": "training.recipe",
     "TrainingResult": "training.result",
     "create_adapter": "adapter",
+    "list_methods": "catalogue",
     "load_base": "backbone.base",
     "save_adapter": "checkpoint.folder",
     "train": "training.run",

@@ -3,7 +3,6 @@
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -14,22 +13,12 @@ from petune.adapter import Adapter
 from petune.backbone.base import Base
 from petune.backbone.tokenizer import beginning_token_id
 from petune.errors import ConfigError, nearest
+from petune.merging import Merges
 from petune.sites.embeddings import vocabulary_size
-from petune.sites.output import OutputSlot
 from petune.sites.placement import Insertion, insert_into_batch
 from petune.sites.routing import Route, Stack
 from petune.sites.sites import Sites
 from petune.sites.weights import WeightSlot
-
-_UNMERGEABLE = "an adapter of method {} changes activations, not weights, so it cannot be merged; use it as it is"
-
-
-@dataclass(frozen=True, slots=True)
-class _Merged:
-    """What unmerging brings back: the base's parameters by path, and whether rows went through the adapter."""
-
-    originals: dict[str, nn.Parameter]
-    was_active: bool
 
 
 @final
@@ -49,7 +38,7 @@ class AdaptedModel(nn.Module):
         self._sites = Sites(base.model)
         # Adapters act as long as this object lives: once it is gone, the base is as it was.
         weakref.finalize(self, self._sites.clear).atexit = False
-        self._merged: dict[str, _Merged] = {}
+        self._merges = Merges(base.model)
         self._active: Stack = ()
         self.eval()
         for adapter in adapters:
@@ -83,7 +72,7 @@ class AdaptedModel(nn.Module):
     @property
     def merged(self) -> Stack:
         """The adapters that are merged into the base, in order."""
-        return tuple(self._merged)
+        return self._merges.names
 
     @property
     def virtual_tokens(self) -> int:
@@ -139,7 +128,7 @@ class AdaptedModel(nn.Module):
     def detach(self, name: str) -> Adapter:
         """Unplug the adapter called ``name`` and return it; the base is as it was before, bit for bit."""
         adapter = self.adapter(name)
-        if name in self._merged:
+        if name in self.merged:
             self.unmerge(name)
         self._sites.unplug(name)
         del self.adapters[name]
@@ -155,7 +144,7 @@ class AdaptedModel(nn.Module):
         """
         for name in names:
             self.adapter(name)
-            if name in self._merged:
+            if name in self.merged:
                 raise ConfigError(f"'{name}' is merged, so every row goes through it already; call unmerge first")
         self._active = names
         self._sites.routing.set_default(names)
@@ -171,7 +160,7 @@ class AdaptedModel(nn.Module):
         stacks = _stacks(rows)
         for name in {name for stack in stacks for name in stack}:
             self.adapter(name)
-        if self._merged:
+        if self.merged:
             raise ConfigError("rows cannot be routed while an adapter is merged; call unmerge first")
         for name, adapter in self.adapters.items():
             if not adapter.method.shares_batch and any(name not in stack for stack in stacks):
@@ -263,48 +252,9 @@ class AdaptedModel(nn.Module):
             ConfigError: the method, or the place it is plugged into, cannot be merged.
         """
         adapter = self.adapter(name)
-        if name in self._merged:
-            raise ConfigError(f"'{name}' is merged already")
-        merged: dict[str, nn.Parameter] = {}
-        for path, slot in adapter.slots.items():
-            if isinstance(slot, WeightSlot):
-                continue  # its value stands in for the base's weight already
-            if not isinstance(slot, OutputSlot):
-                raise ConfigError(_UNMERGEABLE.format(adapter.method.name))
-            merged |= self._merged_parameters(adapter, path, slot)
-        originals = {path: self._model.get_parameter(path) for path in merged}
-        self._merged[name] = _Merged(originals, name in self._active)
-        self._set_parameters(merged)
+        self._merges.add(adapter, was_active=name in self._active)
+        self._sites.base_changed(self._merges.set_aside)
         self.activate(*(n for n in self._active if n != name))
-
-    def _merged_parameters(self, adapter: Adapter, path: str, slot: OutputSlot) -> dict[str, nn.Parameter]:
-        """Return what ``slot`` makes of the parameters at ``path``, by their own paths and all that share them."""
-        values = slot.merged_parameters(self._model.get_submodule(path))
-        if values is None:
-            raise ConfigError(_UNMERGEABLE.format(adapter.method.name))
-        tied = {p for p, other in adapter.token_rows.items() if other.tied_to is slot}
-        merged: dict[str, nn.Parameter] = {}
-        for name, value in values.items():
-            parameter = self._model.get_parameter(f"{path}.{name}")
-            shared = [n for n, p in self._model.named_parameters(remove_duplicate=False) if p is parameter]
-            others = [n for n in shared if n.rpartition(".")[0] not in {path, *tied}]
-            if others:
-                raise ConfigError(
-                    f"'{path}' shares its {name} with {', '.join(others)}: merging would change both. Leave it out with"
-                    " exclude_modules, or use the adapter unmerged"
-                )
-            rounded = nn.Parameter(value.to(parameter.dtype, copy=True).contiguous(), requires_grad=False)
-            merged |= dict.fromkeys(shared, rounded)
-        return merged
-
-    def _set_parameters(self, values: Mapping[str, nn.Parameter]) -> None:
-        for path, value in values.items():
-            owner, _, name = path.rpartition(".")
-            self._model.get_submodule(owner)._parameters[name] = value
-        bare: dict[str, Tensor] = {}
-        for done in reversed(self._merged.values()):  # the first to be merged into a weight found the base's own
-            bare |= done.originals
-        self._sites.base_changed(bare)
 
     def unmerge(self, name: str) -> None:
         """Give the base its own weights back, bit for bit, and let the adapter act as before merging.
@@ -313,26 +263,22 @@ class AdaptedModel(nn.Module):
             ConfigError: the adapter is not merged.
         """
         self.adapter(name)
-        if name not in self._merged:
-            raise ConfigError(f"'{name}' is not merged")
-        if name != (last := next(reversed(self._merged))):
-            raise ConfigError(f"'{last}' was merged after '{name}': unmerge '{last}' first")
-        merged = self._merged.pop(name)
-        self._set_parameters(merged.originals)
-        if merged.was_active:
+        was_active = self._merges.take_back(name)
+        self._sites.base_changed(self._merges.set_aside)
+        if was_active:
             self.activate(*self._active, name)
 
     @torch.no_grad()
     def keep_merged(self) -> list[Adapter]:
         """Make every merge final: the base keeps the sums; return the merged adapters, detached."""
-        names = list(self._merged)
+        names = self.merged
         learned = {
             path: slot.master.detach().clone()
             for name in names
             for path, slot in self.adapters[name].slots.items()
             if isinstance(slot, WeightSlot)
         }
-        self._merged.clear()  # what was set aside would come back on detaching
+        self._merges.forget()  # what was set aside would come back on detaching
         adapters = [self.detach(name) for name in names]
         for path, value in learned.items():
             self._model.get_parameter(path).copy_(value)

@@ -3,18 +3,14 @@
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from petune import methods as registry
 from petune.adapted_model import AdaptedModel
-from petune.adapter import build_adapter
-from petune.backbone.base import Base, load_base, load_base_config, meta_model
-from petune.backbone.structure import Structure
+from petune.backbone.base import Base, load_base, load_base_config
 from petune.backbone.task_names import TaskName
 from petune.backbone.tokenizer import load_tokenizer
 from petune.checkpoint.folder import base_of, load_adapter, task_of
@@ -24,7 +20,7 @@ from petune.data.examples import ExampleSet
 from petune.data.loading import load_examples
 from petune.data.options import DataOptions
 from petune.data.report import DataReport
-from petune.errors import BaseModelError, ConfigError
+from petune.errors import ConfigError
 from petune.evaluation import generate as generation
 from petune.evaluation import predict as prediction
 from petune.evaluation.evaluate import Evaluation
@@ -34,7 +30,6 @@ from petune.evaluation.predict import Prediction
 from petune.evaluation.prompts import chat_prompt
 from petune.evaluation.runner import context_length
 from petune.methods.config import explain
-from petune.methods.method import Paper
 from petune.tasks.inspect import report_on
 from petune.tasks.registry import get as get_task
 from petune.tasks.rows import read_rows_for
@@ -249,48 +244,6 @@ def inspect_data(data: Path_, *, model: Path_ = "demo", task: TaskName | None = 
     configuration = partial(load_base_config, model, revision=revision, trust_remote_code=trust)
     rows = read_rows_for(settings, task=task, seed=seed).settled(configuration)
     return report_on(rows, tokenizer, model_limit=limit)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class MethodInfo:
-    """One method, and what it would train on a given base."""
-
-    name: str
-    title: str
-    paper: Paper | None
-    sites: tuple[str, ...]
-    learning_rate: float
-    """Default peak learning rate."""
-    trainable: int | None
-    """Parameters it trains with its default settings on the base asked about; None without a base or where refused."""
-    total: int | None
-    """Parameters of that base."""
-    refused: str | None
-    """Why it cannot be used on that base; None where it can."""
-
-
-def list_methods(model: Path_ | None = None, **options: Any) -> list[MethodInfo]:
-    """Return every method; with a base, how many parameters each trains there (its weights are not loaded).
-
-    Raises:
-        BaseModelError: the base's configuration cannot be had.
-    """
-    skeleton = None if model is None else meta_model(model, **options)
-    total = None if skeleton is None else sum(p.numel() for p in skeleton.parameters())
-    found = []
-    for name in registry.names():
-        method = registry.get(name)
-        trainable: int | None = None
-        refused: str | None = None
-        if skeleton is not None:
-            try:
-                trainable = build_adapter(name, {}, skeleton, Structure(skeleton)).num_parameters()
-            except (BaseModelError, ConfigError) as error:
-                refused = str(error)
-        facts = (name, method.title, method.paper, method.sites, method.learning_rate)
-        found.append(MethodInfo(*facts, trainable, total, refused))
-    return found
 
 
 def _options(kind: type[OptionsT], options: Mapping[str, Any]) -> OptionsT:

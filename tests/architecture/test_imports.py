@@ -19,6 +19,8 @@ LAYERS = (
     "sites",
     "methods",
     "adapter",
+    "catalogue",
+    "merging",
     "adapted_model",
     "checkpoint",
     "data",

@@ -16,6 +16,7 @@ LONGEST_FUNCTION = 80
 # Modules without a test file of their own name, and where they are tested instead.
 TESTED_ELSEWHERE = {
     "adapted_model.py": "test_adapter.py",
+    "catalogue.py": "test_api.py",
     "backbone/arguments.py": "sites/test_head.py",
     "backbone/attentions.py": "backbone/test_structure.py",
     "backbone/embeddings.py": "backbone/test_structure.py",
@@ -43,6 +44,7 @@ TESTED_ELSEWHERE = {
     "evaluation/prompts.py": "evaluation/test_generate.py",
     "evaluation/seq2seq.py": "tasks/test_seq2seq_lm.py",
     "evaluation/stopping.py": "evaluation/test_generate.py",
+    "merging.py": "test_adapter.py",
     "methods/beside.py": "contract/test_modules_saved_whole.py",
     "methods/method.py": "methods/test_registry.py",
     "methods/soft_prompt.py": "methods/test_prompt_tuning.py",

@@ -13,7 +13,7 @@ from petune.cli.reporting import say
 from petune.methods.config import fields_of
 
 if TYPE_CHECKING:
-    from petune.api import MethodInfo
+    from petune.catalogue import MethodInfo
 
 app = new_app()
 
@@ -27,7 +27,7 @@ def methods(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the methods."""
-    from petune.api import list_methods
+    from petune.catalogue import list_methods
 
     found = list_methods(model)
     if as_json:
