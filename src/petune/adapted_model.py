@@ -285,10 +285,7 @@ class AdaptedModel(nn.Module):
         return adapters
 
     def parameter_summary(self, name: str | None = None) -> str:
-        """Return the line everybody knows: trainable parameters, all parameters, and the share in percent.
-
-        Of the adapter called ``name`` on the base, or of all that are attached.
-        """
+        """Return the line everybody knows, of adapter ``name`` or of all: parameters to train, all, and the share."""
         adapters = list(self.adapters.values()) if name is None else [self.adapter(name)]
         own = {id(p): p for a in adapters for p in a.parameters()}
         trainable = sum(p.numel() for p in own.values() if p.requires_grad)

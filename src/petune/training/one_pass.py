@@ -149,8 +149,8 @@ class OnePass:
             set_random_state(newest.random)
 
     def _train(self, members: Sequence[_Member], began: float) -> None:
-        options = members[0].entry.draft.recipe.run
-        recompute = gradient_checkpointing(self._model.model) if options.gradient_checkpointing else nullcontext()
+        recomputes = members[0].entry.draft.recipe.run.gradient_checkpointing  # one setting for all of them
+        recompute = gradient_checkpointing(self._model.model) if recomputes else nullcontext()
 
         def finish(run: AdapterRun) -> None:
             member = self._open[run.adapter.name]
