@@ -301,6 +301,8 @@ def test_what_cannot_begin_is_told_by_name(tmp_path: Path, keys: Callable[..., A
         train_many([recipe("a"), recipe("a")])
     with pytest.raises(DataError, match=r"^b: .*no-such\.jsonl"):
         train_many([recipe("a"), recipe("b", data=str(tmp_path / "no-such.jsonl"))])
+    with pytest.raises(ConfigError, match=r"listeners of 'bb', but the adapters are a, b"):
+        train_many([recipe("a"), recipe("b")], listeners={"bb": []})
     (tmp_path / "c").touch()
     with pytest.raises(OutputFolderError, match=r"^c: .*c is a file; give a folder"):
         train_many([recipe("a"), recipe("c")])

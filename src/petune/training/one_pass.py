@@ -20,7 +20,7 @@ from petune.sites.placement import Insertion
 from petune.training import output, records
 from petune.training.adapter_run import AdapterRun
 from petune.training.checkpoints import Checkpoint, set_random_state
-from petune.training.drafts import Draft
+from petune.training.drafts import Draft, about
 from petune.training.events import Listener
 from petune.training.loop import Loop
 from petune.training.memory import peak_memory
@@ -105,16 +105,16 @@ class OnePass:
         Raises:
             PetuneError: what concerns all of them, or a signal; the base is given back as it was.
         """
-        for entry in self._entries:
-            entry.adapter.data_format = data_format(entry.draft.rows.options, entry.data.examples, self._base)
-            entry.adapter.set_trainable(True)
-            self._model.attach(entry.adapter, active=len(self._entries) == 1)
-        began = time.perf_counter()
         folders = [entry.draft.folder for entry in self._entries]
         with telling_how_to_go_on(folders, self._how_to_go_on), _detached_on_error(self._model):
-            members = [self._member(entry) for entry in self._entries]
-            self._go_back(members)
-            for entry, member in zip(self._entries, members, strict=True):
+            members = []
+            for entry in self._entries:
+                with about(entry.adapter.name if len(self._entries) > 1 else ""):
+                    members.append(self._member(entry))
+            _restore_random_state(members)
+            began = time.perf_counter()
+            for member in members:
+                entry = member.entry
                 if self._overwrite:
                     output.clear(entry.draft.folder)
                 record_start(entry.draft.recipe, entry.draft.folder, entry.data)
@@ -126,7 +126,11 @@ class OnePass:
         ]
 
     def _member(self, entry: Entry) -> _Member:
+        """Attach the adapter, and return its run, brought to where it goes on."""
         options, folder = entry.draft.recipe.run, entry.draft.folder
+        entry.adapter.data_format = data_format(entry.draft.rows.options, entry.data.examples, self._base)
+        entry.adapter.set_trainable(True)
+        self._model.attach(entry.adapter, active=len(self._entries) == 1)
         run = AdapterRun(entry.adapter, entry.data.rows.rows, options, self._base, folder)
         run.evaluate = _evaluation(self._model, entry)
         accelerator = Accelerator(
@@ -135,18 +139,9 @@ class OnePass:
         if accelerator.num_processes > 1:
             raise ConfigError("training runs in one process; start it with petune train, not with a launcher")
         run.listeners.add(records.Recorder(run, folder, accelerator), *entry.listeners)
+        if entry.checkpoint is not None:
+            run.restore(entry.checkpoint)
         return _Member(entry, run, accelerator)
-
-    def _go_back(self, members: Sequence[_Member]) -> None:
-        """Restore what goes on from a checkpoint."""
-        for member in members:
-            if member.entry.checkpoint is not None:
-                member.run.restore(member.entry.checkpoint)
-        # The random generators are everybody's: those that go on were saved with the same state after a signal.
-        saved = [(m.run.progress.step, m.entry.checkpoint) for m in members if m.run.goes_on or len(members) == 1]
-        _, newest = max(saved, key=lambda pair: pair[0], default=(0, None))
-        if newest is not None:
-            set_random_state(newest.random)
 
     def _train(self, members: Sequence[_Member], began: float) -> None:
         recomputes = members[0].entry.draft.recipe.run.gradient_checkpointing  # one setting for all of them
@@ -206,6 +201,17 @@ class OnePass:
         )
         save_run(result, _summary(result, entry.draft.recipe, run))
         return result
+
+
+def _restore_random_state(members: Sequence[_Member]) -> None:
+    """Bring the random generators, which are everybody's, to where the run is that has come farthest.
+
+    After a signal all runs that go on were saved with the same state.
+    """
+    saved = [(m.run.progress.step, m.entry.checkpoint) for m in members if m.run.goes_on or len(members) == 1]
+    _, newest = max(saved, key=lambda pair: pair[0], default=(0, None))
+    if newest is not None:
+        set_random_state(newest.random)
 
 
 @contextmanager

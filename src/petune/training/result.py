@@ -48,7 +48,7 @@ class TrainingResult:
     """The step after which the adapter was as it is kept: that of the best evaluation, or the last."""
 
     seconds: float
-    """Time of the steps of this process, evaluations included."""
+    """Time of the steps of this process, evaluations and the steps of runs that shared the base included."""
 
     peak_memory: int
     """Most bytes held: by the process on CPU, by tensors on CUDA."""

@@ -9,7 +9,7 @@ from typing import Any
 from petune.backbone.base import Base
 from petune.checkpoint.durable import write_text
 from petune.data.report import DataReport
-from petune.errors import CheckpointError, ConfigError
+from petune.errors import CheckpointError, ConfigError, nearest
 from petune.training import output
 from petune.training.checkpoints import Checkpoint, steps_in
 from petune.training.drafts import Draft, about, checkpoint_to_resume, draft, load_base_for
@@ -67,17 +67,14 @@ def train_many(
     """
     named, shared = _read(recipes)
     where = None if shared is None else shared.output_dir
-    require_one_base(named, loaded=base is not None)
+    unknown = next((name for name in listeners or {} if name not in named), None)
+    if unknown is not None:
+        raise ConfigError(f"listeners of '{unknown}', but the adapters are {', '.join(named)}{nearest(unknown, named)}")
     require_own_folders(named, where)
     if where is not None:
         output.prepare(where, resume=resume, overwrite=overwrite)
-    drafts: dict[str, Draft] = {}
-    for name, recipe in named.items():
-        with about(name):
-            drafts[name] = draft(
-                recipe, base=base, resume=resume, overwrite=overwrite, trust_remote_code=trust_remote_code
-            )
-    require_one_head(drafts, loaded=base is not None)
+    options = {"resume": resume, "overwrite": overwrite, "trust_remote_code": trust_remote_code}
+    drafts = _drafts(named, base, **options)
     checkpoints = _checkpoints(named) if resume else {}
     if base is None:
         base = load_base_for(drafts, trust_remote_code=trust_remote_code)
@@ -95,6 +92,17 @@ def train_many(
             output.clear(shared.output_dir)
         write_text(shared.output_dir / FILE_NAME, shared.to_yaml())
     return OnePass(base, entries, overwrite=overwrite, how_to_go_on=how).run()
+
+
+def _drafts(recipes: Mapping[str, Recipe], base: Base | None, **options: bool) -> dict[str, Draft]:
+    """Return the runs, all of which can begin, and on one base."""
+    require_one_base(recipes, loaded=base is not None)
+    drafts = {}
+    for name, recipe in recipes.items():
+        with about(name):
+            drafts[name] = draft(recipe, base=base, **options)
+    require_one_head(drafts, loaded=base is not None)
+    return drafts
 
 
 def _read(recipes: Recipes) -> tuple[Mapping[str, Recipe], SharedRecipe | None]:
