@@ -70,6 +70,7 @@ def train_many(
     unknown = next((name for name in listeners or {} if name not in named), None)
     if unknown is not None:
         raise ConfigError(f"listeners of '{unknown}', but the adapters are {', '.join(named)}{nearest(unknown, named)}")
+    require_one_base(named, loaded=base is not None)
     require_own_folders(named, where)
     if where is not None:
         output.prepare(where, resume=resume, overwrite=overwrite)
@@ -95,8 +96,7 @@ def train_many(
 
 
 def _drafts(recipes: Mapping[str, Recipe], base: Base | None, **options: bool) -> dict[str, Draft]:
-    """Return the runs, all of which can begin, and on one base."""
-    require_one_base(recipes, loaded=base is not None)
+    """Return the runs, all of which can begin, with one head."""
     drafts = {}
     for name, recipe in recipes.items():
         with about(name):
