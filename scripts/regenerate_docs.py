@@ -26,12 +26,14 @@ from petune.backbone.kind import kind_of
 from petune.backbone.loading import quiet
 from petune.backbone.structure import Structure
 from petune.cli.main import COMMANDS
+from petune.comparison.recipe import ALL, SHARED_KEYS, CompareOptions, MethodEntry
 from petune.data.layouts import LAYOUTS
 from petune.data.options import DataOptions
 from petune.evaluation.metrics import METRICS
 from petune.methods.config import fields_of
 from petune.training.options import TrainingOptions
 from petune.training.recipe import SEVERAL, RunOptions
+from petune.training.task_entries import TaskEntry
 
 BASES = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "glm", "phi", "gpt2", "gpt_neox", "opt", "bloom", "falcon",
@@ -48,7 +50,11 @@ _SECTION = re.compile(
 
 def pages() -> dict[Path, str]:
     """Return what every page with generated parts should hold."""
-    wanted = {DOCS / "cli.md": cli_page(), DOCS / "recipe.schema.json": schema()}
+    wanted = {
+        DOCS / "cli.md": cli_page(),
+        DOCS / "recipe.schema.json": schema(),
+        DOCS / "compare.schema.json": compare_schema(),
+    }
     sections = all_sections()
     for path in sorted(DOCS.rglob("*.md")):
         text = path.read_text(encoding="utf-8")
@@ -69,6 +75,9 @@ def all_sections() -> dict[str, Callable[[], str]]:
         "run-options": lambda: settings_table(
             RunOptions, leave_out={*DataOptions.model_fields, *TrainingOptions.model_fields}
         ),
+        "task-entries": lambda: settings_table(TaskEntry, leave_out=set(DataOptions.model_fields)),
+        "compare-options": lambda: settings_table(CompareOptions, leave_out=set(DataOptions.model_fields)),
+        "method-entry": lambda: settings_table(MethodEntry),
         "layouts": layouts_table,
         "metrics": metrics_table,
         "bases": bases_table,
@@ -104,7 +113,7 @@ def settings_table(model: type[BaseModel], leave_out: Sequence[str] | set[str] =
 def _default(value: Any) -> str:
     if value is None or value in ((), ""):
         return ""
-    return f"`{','.join(value) if isinstance(value, tuple) else value}`"
+    return f"`{','.join(map(str, value)) if isinstance(value, tuple) else value}`"
 
 
 def layouts_table() -> str:
@@ -258,6 +267,31 @@ def schema() -> str:
         "properties": properties,
         "allOf": choices,
         "unevaluatedProperties": False,
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def compare_schema() -> str:
+    """Return the JSON schema of the recipes of comparisons."""
+    content = CompareOptions.model_json_schema()
+    shared = TrainingOptions.model_json_schema()["properties"]
+    properties = {**content["properties"], **{name: shared[name] for name in SHARED_KEYS}}
+    properties = {name: _plain(field) for name, field in properties.items()}
+    entry = _plain(content["$defs"]["MethodEntry"])
+    entry["properties"] = {name: _plain(field) for name, field in entry["properties"].items()}
+    entry["properties"]["method"]["enum"] = list(methods.names())
+    names = {"enum": [ALL, *methods.names()]}
+    properties["methods"] = {
+        "description": properties["methods"]["description"],
+        "anyOf": [names, {"type": "array", "items": {"anyOf": [names, {"$ref": "#/$defs/MethodEntry"}]}}],
+    }
+    content = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "petune comparison",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        "$defs": {"MethodEntry": entry},
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 

@@ -11,7 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from petune.adapter import Adapter
@@ -109,10 +109,22 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
         "init_std": 0.15,
         "dropout": 0.0,
     },
+    "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "rotary_dim": 4},
     "falcon": {**_BLOCKS, "hidden_dropout": 0.0, "attention_dropout": 0.0, "new_decoder_architecture": False},
     **{name: {**_GROUPED, "max_position_embeddings": 128} for name in ("mistral", "qwen2", "qwen3", "gemma", "glm")},
     "phi": {**_BLOCKS, "max_position_embeddings": 128, "resid_pdrop": 0.0, "embd_pdrop": 0.0},
-    **{name: {**_BLOCKS, **_NO_DROPOUT} for name in ("bert", "deberta-v2")},
+    "bert": {**_BLOCKS, **_NO_DROPOUT},
+    "deberta-v2": {
+        **_BLOCKS,
+        **_NO_DROPOUT,
+        "relative_attention": True,
+        "position_buckets": 4,
+        "pos_att_type": ["p2c", "c2p"],
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+    },
     **{name: {**_BLOCKS, **_NO_DROPOUT, "max_position_embeddings": 130} for name in ("roberta", "xlm-roberta")},
     **{name: {**_BLOCKS, **_NO_DROPOUT, "embedding_size": 16} for name in ("albert", "electra")},
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "initializer_range": 0.15, "dropout": 0.0},
@@ -151,7 +163,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def build_text_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
     """Return the tokenizer of the byte alphabet that ends texts, and begins those of encoders."""
     fast = build_tokenizer()
-    begin, model = ("<s> ", {"cls_token": "<s>", "sep_token": "</s>"}) if architecture in ENCODERS else ("", {})
+    reads = {"cls_token": "<s>", "sep_token": "</s>", "mask_token": AddedToken("<mask>", lstrip=True)}
+    begin, model = ("<s> ", reads) if architecture in ENCODERS else ("", {})
     fast.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{begin}$A </s>",
         pair=f"{begin}$A </s> $B:1 </s>:1",
@@ -161,6 +174,37 @@ def build_text_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
     if architecture == "bert":
         fast.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     return fast
+
+
+WORDS = [
+    "a", "an", "the", "film", "joy", "was", "it", "so", "good", "great", "bad", "dull", "and", "long", "terrible",
+    "not", "answer", ":", ".", "!", "ter", "##rible",
+]  # fmt: skip
+
+
+def build_word_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of whole words: white space is part of them (roberta), or only between them (bert)."""
+    roberta = architecture == "roberta"
+    special = ["<pad>", "</s>", "<s>", "<unk>", "<mask>"]
+    words = [w for word in WORDS for w in ([word, f"Ġ{word}"] if roberta else [word])] + ["Ġ"] * roberta
+    vocabulary = {token: i for i, token in enumerate([*special, *words])}
+    if roberta:
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+    else:
+        without = {word: i for word, i in vocabulary.items() if word != "terrible"}
+        tokenizer = Tokenizer(models.WordPiece(without, unk_token="<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>", eos_token="</s>", bos_token="<s>", cls_token="<s>", sep_token="</s>", unk_token="<unk>",
+        mask_token=AddedToken("<mask>", lstrip=roberta), model_max_length=128,
+    )  # fmt: skip
 
 
 def build_model(
@@ -230,6 +274,12 @@ def tiny_base() -> Callable[..., Base]:
         return Base.from_model(model, tokenizer, name=f"tiny-{architecture}")
 
     return build
+
+
+@pytest.fixture
+def word_tokenizer() -> Callable[[str], PreTrainedTokenizerFast]:
+    """Build a tokenizer of whole words: ``word_tokenizer("bert")`` or ``word_tokenizer("roberta")``."""
+    return build_word_tokenizer
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import petune
+from petune.api import read_examples
 from petune.cli import main as command_line
 from petune.errors import BaseMismatchError, ConfigError, DataError, OutputFolderError
 
@@ -74,6 +75,14 @@ def test_evaluation_reads_data_as_training_did(trained: petune.TrainingResult, r
     assert result.metrics["loss"] != pytest.approx(other.metrics["loss"])
 
 
+def test_examples_are_read_as_training_read_them(trained: petune.TrainingResult, rows: Path) -> None:
+    examples = read_examples(trained.model, rows)
+    assert all(example.prompt.startswith("Text: ") and example.prompt.endswith("Class:") for example in examples)
+    assert read_examples(trained.model, rows, template="{{ text }}")[0].prompt == ROWS[0]["text"]
+    with pytest.raises(ConfigError, match="max_new_tokens would do nothing here"):
+        read_examples(trained.model, rows, max_new_tokens=3)
+
+
 def test_prediction_chooses_among_the_labels_of_training(trained: petune.TrainingResult, tmp_path: Path) -> None:
     new = tmp_path / "new.jsonl"
     new.write_text('{"text": "unseen"}\n')
@@ -114,7 +123,7 @@ def test_the_revision_asked_for_goes_before_the_recorded_one(
         return base
 
     trained.model.detach("default")
-    monkeypatch.setattr("petune.api.base_of", lambda folder: ("some/model", "v1"))
+    monkeypatch.setattr("petune.checkpoint.stack.base_of", lambda folder: ("some/model", "v1"))
     monkeypatch.setattr("petune.api.load_base", load_base)
     petune.load(trained.output_dir)
     petune.load(trained.output_dir, revision="v2")

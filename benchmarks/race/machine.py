@@ -3,23 +3,34 @@
 import os
 import platform
 import sys
-from importlib.metadata import version
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 PACKAGES = ("petune", "torch", "transformers", "peft", "accelerate", "datasets")
 
 
-def machine_facts() -> dict[str, Any]:
-    """Return the processor, its cores, the memory, the load and the versions of what was raced."""
+def machine_facts(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
+    """Return the processor, its cores, the memory and the versions of the installed ones among ``packages``."""
     return {
         "cpu": _cpu_model(),
         "cores": usable_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": versions(packages),
     }
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Return the versions of those of ``packages`` that are installed here."""
+    found: dict[str, str] = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def usable_cores() -> int:

@@ -18,13 +18,14 @@ class WorkerError(RuntimeError):
     """A worker failed; the message ends with what it said."""
 
 
-def run_worker(work: Work, name: str, threads: int, **arguments: Any) -> dict[str, Any]:
-    """Run ``race.workers.<name>`` in a fresh process of this Python and return what it reports.
+def run_worker(work: Work, name: str, threads: int, *, python: Path | None = None, **arguments: Any) -> dict[str, Any]:
+    """Run ``race.workers.<name>`` in a fresh process and return what it reports.
 
     Args:
         work: the folder of the work.
         name: module of the worker.
         threads: threads of its matrix products.
+        python: the interpreter of another environment, which then sees nothing of this one; by default this one.
         arguments: what it is asked to do; JSON values.
 
     Raises:
@@ -34,8 +35,8 @@ def run_worker(work: Work, name: str, threads: int, **arguments: Any) -> dict[st
         report = Path(folder) / "report.json"
         task = json.dumps({"work": str(work.folder), "report": str(report), **arguments})
         done = subprocess.run(
-            [sys.executable, "-m", f"race.workers.{name}", task],
-            env=_environment(threads),
+            [str(python or sys.executable), "-m", f"race.workers.{name}", task],
+            env=_environment(threads, alone=python is not None),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -47,9 +48,9 @@ def run_worker(work: Work, name: str, threads: int, **arguments: Any) -> dict[st
         return found
 
 
-def _environment(threads: int) -> dict[str, str]:
-    """Return this process's environment with the threads set, and the race importable."""
-    paths = [str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])]
+def _environment(threads: int, *, alone: bool) -> dict[str, str]:
+    """Return this process's environment with the threads set, and the race (``alone``: nothing else) importable."""
+    paths = [str(BENCHMARKS), *filter(None, [None if alone else os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,
         **dict.fromkeys(THREAD_VARIABLES, str(threads)),

@@ -53,6 +53,12 @@ class Settings:
     """Norm to which gradients are clipped."""
     seed: int = 42
     """Seed of the adapter's start and of the order of the rows."""
+    data: str | None = None
+    """File of training rows (JSON Lines) in place of the movie reviews."""
+    test_data: str | None = None
+    """File of held-out rows that goes with it."""
+    measured_every: int = 10
+    """Steps between measurements of the held-out loss, where a run ends once that is low enough."""
 
     @property
     def epoch_steps(self) -> int:

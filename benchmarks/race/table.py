@@ -122,8 +122,13 @@ def quality_rows(quality: dict[str, dict[str, Any]]) -> list[Row]:
 
 def render(rows: Sequence[Row]) -> str:
     """Return the table as text, columns aligned."""
-    lines = [HEADINGS, *(row.cells() for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    return aligned(HEADINGS, [row.cells() for row in rows])
+
+
+def aligned(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """Return lines of texts as a table, columns aligned."""
+    lines = [tuple(headings), *map(tuple, cells)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     lines.insert(1, tuple("-" * width for width in widths))
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines

@@ -60,6 +60,16 @@ class Work:
         return self.folder / "plan.json"
 
     @property
+    def start_tensors(self) -> Path:
+        """The tensors that petune's adapter starts from, by their names there: what an adapter file leaves out too."""
+        return self.folder / "start_tensors.safetensors"
+
+    @property
+    def test_tokens(self) -> Path:
+        """The held-out rows as token ids and labels (JSON Lines)."""
+        return self.folder / "test_tokens.jsonl"
+
+    @property
     def settings(self) -> Settings:
         """The settings of the race."""
         return Settings.read(self.folder / "settings.json")
@@ -70,13 +80,19 @@ class Work:
 
     def write_rows(self, rows: Sequence[Row]) -> None:
         """Write the token ids and labels."""
-        lines = (json.dumps({"input_ids": row.input_ids, "labels": row.labels}) + "\n" for row in rows)
-        self.tokens.write_text("".join(lines), encoding="utf-8")
+        _write(self.tokens, rows)
 
     def read_rows(self) -> list[Row]:
         """Return the token ids and labels."""
-        lines = self.tokens.read_text(encoding="utf-8").splitlines()
-        return [Row(**json.loads(line)) for line in lines]
+        return _read(self.tokens)
+
+    def write_test_rows(self, rows: Sequence[Row]) -> None:
+        """Write the token ids and labels of the held-out rows."""
+        _write(self.test_tokens, rows)
+
+    def read_test_rows(self) -> list[Row]:
+        """Return the token ids and labels of the held-out rows."""
+        return _read(self.test_tokens)
 
     def write_plan(self, steps: Sequence[Sequence[int]]) -> None:
         """Write the row indices of each step."""
@@ -103,3 +119,12 @@ class Work:
             "steps_of_an_epoch": self.settings.epoch_steps,
             "tokens_sha256": hashlib.sha256(self.tokens.read_bytes()).hexdigest(),
         }
+
+
+def _write(path: Path, rows: Sequence[Row]) -> None:
+    lines = (json.dumps({"input_ids": row.input_ids, "labels": row.labels}) + "\n" for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _read(path: Path) -> list[Row]:
+    return [Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from petune.backbone.base import Base, load_base
     from petune.catalogue import list_methods
     from petune.checkpoint.folder import save_adapter
+    from petune.checkpoint.stack import save_stack
+    from petune.comparison.run import compare
     from petune.errors import PetuneError
     from petune.training.recipe import Recipe
     from petune.training.result import Outcome, TrainingResult
@@ -29,6 +31,7 @@ __all__ = [
     "PetuneError",
     "Recipe",
     "TrainingResult",
+    "compare",
     "create_adapter",
     "evaluate",
     "generate",
@@ -39,6 +42,7 @@ __all__ = [
     "merge",
     "predict",
     "save_adapter",
+    "save_stack",
     "train",
     "train_many",
 ]
@@ -51,10 +55,12 @@ _HOME = {
     "PetuneError": "errors",
     "Recipe": "training.recipe",
     "TrainingResult": "training.result",
+    "compare": "comparison.run",
     "create_adapter": "adapter",
     "list_methods": "catalogue",
     "load_base": "backbone.base",
     "save_adapter": "checkpoint.folder",
+    "save_stack": "checkpoint.stack",
     "train": "training.run",
     "train_many": "training.run_many",
 }

@@ -16,9 +16,10 @@ from petune.errors import ConfigError, nearest
 from petune.merging import Merges
 from petune.sites.embeddings import vocabulary_size
 from petune.sites.placement import Insertion, insert_into_batch
-from petune.sites.routing import Route, Stack
+from petune.sites.routing import Route, Stack, stacks_of
 from petune.sites.sites import Sites
 from petune.sites.weights import WeightSlot
+from petune.stacking import require_stackable
 
 
 @final
@@ -35,7 +36,7 @@ class AdaptedModel(nn.Module):
         self._model: PreTrainedModel = base.model
         self.adapters: dict[str, Adapter] = {}
         self._registered = nn.ModuleList()  # a ModuleDict would forbid names such as "v1.2" and "keys"
-        self._sites = Sites(base.model)
+        self._sites = Sites(base.model, [head.model for head in base.heads.values()])
         # Adapters act as long as this object lives: once it is gone, the base is as it was.
         weakref.finalize(self, self._sites.clear).atexit = False
         self._merges = Merges(base.model)
@@ -140,12 +141,16 @@ class AdaptedModel(nn.Module):
         """Send every row through the adapters called ``names``, in order; through none without names.
 
         Raises:
-            ConfigError: no such adapter is attached, or it is merged and so acts already.
+            ConfigError: no such adapter is attached, it is merged and so acts already, or one of them would undo what
+                another does.
         """
-        for name in names:
-            self.adapter(name)
-            if name in self.merged:
-                raise ConfigError(f"'{name}' is merged, so every row goes through it already; call unmerge first")
+        require_stackable([self.adapter(name) for name in names])
+        merged = next((name for name in names if name in self.merged), None)
+        if merged is not None:
+            raise ConfigError(f"'{merged}' is merged, so every row goes through it already; call unmerge first")
+        self._go_through(names)
+
+    def _go_through(self, names: Stack) -> None:
         self._active = names
         self._sites.routing.set_default(names)
 
@@ -155,17 +160,18 @@ class AdaptedModel(nn.Module):
         A context manager. Keep a backward pass inside it where gradient checkpointing recomputes the forward pass.
 
         Raises:
-            ConfigError: a name is not attached, or a merged adapter would be routed around.
+            ConfigError: a name is not attached, a merged adapter would be routed around, or one adapter of a row would
+                undo what another does.
         """
-        stacks = _stacks(rows)
-        for name in {name for stack in stacks for name in stack}:
-            self.adapter(name)
+        stacks = stacks_of(rows)
+        for stack in set(stacks):
+            require_stackable([self.adapter(name) for name in stack])
         if self.merged:
             raise ConfigError("rows cannot be routed while an adapter is merged; call unmerge first")
         for name, adapter in self.adapters.items():
             if not adapter.method.shares_batch and any(name not in stack for stack in stacks):
                 raise ConfigError(f"'{name}' replaces weights of the base: every row must go through it")
-        return self._sites.routing.use(Route.of(stacks))
+        return self._sites.use(Route.of(stacks))
 
     @property
     def insertions(self) -> tuple[Insertion, ...]:
@@ -187,7 +193,7 @@ class AdaptedModel(nn.Module):
             ConfigError: the virtual tokens stand in a template, rows are written in several versions, or the batch
                 holds something else.
         """
-        stacks = [self._active] * len(batch.get("input_ids", ())) if rows is None else _stacks(rows)
+        stacks = [self._active] * len(batch.get("input_ids", ())) if rows is None else stacks_of(rows)
         pad, beginning = self._model.config.get_text_config().pad_token_id, None
         if self.base.has_tokenizer:
             pad, beginning = self.tokenizer.pad_token_id, beginning_token_id(self.tokenizer)
@@ -266,7 +272,7 @@ class AdaptedModel(nn.Module):
         was_active = self._merges.take_back(name)
         self._sites.base_changed(self._merges.set_aside)
         if was_active:
-            self.activate(*self._active, name)
+            self._go_through((*self._active, name))
 
     @torch.no_grad()
     def keep_merged(self) -> list[Adapter]:
@@ -293,7 +299,3 @@ class AdaptedModel(nn.Module):
         total = sum(p.numel() for p in self._model.parameters())
         total += 0 if replaced else sum(p.numel() for p in own.values())
         return f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}"
-
-
-def _stacks(rows: Sequence[str | Sequence[str] | None]) -> list[Stack]:
-    return [() if row is None else (row,) if isinstance(row, str) else tuple(row) for row in rows]

@@ -1,6 +1,7 @@
 """A trained adapter: its method, its settings and its tensors."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from petune import methods
 from petune.backbone.base import Base
 from petune.backbone.structure import Structure
+from petune.backbone.task_names import TaskName
 from petune.backbone.vocabulary import read_tokens
 from petune.errors import AdapterFormatError, BaseModelError, ConfigError, nearest
 from petune.methods.beside import with_besides
@@ -23,6 +25,23 @@ from petune.sites.replacement import Replacement
 from petune.sites.sites import Slot
 from petune.sites.token_rows import TokenRows, with_tokens
 from petune.sites.weights import WeightSlot
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LearnedTask:
+    """One of several tasks that an adapter was trained for at once."""
+
+    name: str
+    task: TaskName
+    labels: tuple[str, ...]
+    """Names of the classes that its head tells apart; empty where it has none."""
+    head: str | None
+    """Path of its head's modules in a base with several heads; None for the head that the base was loaded with."""
+    parameters: int
+    """Parameters of a base that is loaded for this task alone, its head not counted."""
+    data_format: dict[str, Any]
+    """How its rows became text."""
 
 
 @final
@@ -55,6 +74,8 @@ class Adapter(nn.Module):
         """The settings it was trained with, where it has been baked since."""
         self.data_format: dict[str, Any] = {}
         """How rows became text when it was trained; rows it answers later are written the same way."""
+        self.tasks: tuple[LearnedTask, ...] = ()
+        """The tasks it was trained for, where they were named."""
         self.source = source
         self.placement = placement
         # Module names may not contain dots; paths may.
@@ -169,6 +190,7 @@ class Adapter(nn.Module):
         adapter = Adapter(self.method, parts.config, slots, self.name, parts.source, self.placement)
         adapter.trained_config = self.trained_config
         adapter.data_format = self.data_format
+        adapter.tasks = self.tasks
         adapter.set_trainable(False)
         return adapter.train(self.training)
 
@@ -210,6 +232,12 @@ def build_adapter(
         raise BaseModelError(
             f"{type(model).__name__} gives its decoder its encoder's tokens too, where virtual ones mean nothing;"
             " use a method that adds to attentions, outputs or weights (petune methods lists the sites of each)"
+        )
+    fills_in = structure.kind == "encoder" and not structure.head
+    if placement is not None and not (placement.ends_with_answer or fills_in):
+        raise ConfigError(
+            f"the template goes on after {{mask}}, and a {type(model).__name__} does not fill an answer in: put"
+            " {mask} last, or load an encoder for masked_lm"
         )
     adapter = Adapter(chosen, config, with_besides(chosen, config, target, slots), name, source, placement)
     if adapter.needs_answers and structure.head:

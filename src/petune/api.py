@@ -11,9 +11,11 @@ from pydantic import BaseModel, ValidationError
 
 from petune.adapted_model import AdaptedModel
 from petune.backbone.base import Base, load_base, load_base_config
+from petune.backbone.further_heads import HeadSpec
 from petune.backbone.task_names import TaskName
 from petune.backbone.tokenizer import load_tokenizer
-from petune.checkpoint.folder import base_of, load_adapter, task_of
+from petune.checkpoint import stack
+from petune.checkpoint.folder import load_adapter, tasks_of
 from petune.checkpoint.merged import save_merged
 from petune.data.encoding import kept_whole
 from petune.data.examples import ExampleSet
@@ -30,6 +32,7 @@ from petune.evaluation.predict import Prediction
 from petune.evaluation.prompts import chat_prompt
 from petune.evaluation.runner import context_length
 from petune.methods.config import explain
+from petune.tasks.asked import Asked, asked_for
 from petune.tasks.inspect import report_on
 from petune.tasks.registry import get as get_task
 from petune.tasks.rows import read_rows_for
@@ -42,7 +45,7 @@ OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 
 def load(
-    adapter: Path_ | None = None,
+    adapter: Path_ | Sequence[Path_] | None = None,
     *,
     base: Base | Path_ | None = None,
     task: TaskName | None = None,
@@ -51,11 +54,13 @@ def load(
     revision: str | None = None,
     allow_base_mismatch: bool = False,
     trust_remote_code: bool = False,
+    task_name: str | None = None,
 ) -> AdaptedModel:
-    """Return a base model with the adapter of a folder attached, ready to use.
+    """Return a base model with the adapter of a folder, or those of several, attached, ready to use.
 
     Args:
-        adapter: an adapter folder, petune's or HF PEFT's; None for the bare base.
+        adapter: an adapter folder: petune's, HF PEFT's, AdapterHub's, or a stack of several; or a list of folders whose
+            adapters rows go through in this order, the first nearest to the base. None for the bare base.
         base: a loaded base, or where to get one; by default the one that the adapter names.
         task: what to load the base for; by default what the adapter was trained for, else what its weights were
             saved for.
@@ -64,22 +69,28 @@ def load(
         revision: branch, tag or commit of the base, where it is a hub id; by default the one the adapter names.
         allow_base_mismatch: use the adapter even on a base it was not made for.
         trust_remote_code: let the base's repository run its own code.
+        task_name: of an adapter that was trained for several tasks, the one to load it for; by default it is loaded
+            with the heads of all.
 
     Raises:
-        PetuneError: the base cannot be had, or the adapter is damaged or belongs to another base.
+        PetuneError: the base cannot be had, or an adapter is damaged, belongs to another base, or would undo what
+            another does.
     """
     if isinstance(base, Base) and (dtype, device, revision) != ("auto", "auto", None):
         raise ConfigError("the base is loaded already: dtype, device and revision would do nothing; leave them out")
-    if adapter is None and base is None:
+    chosen = () if adapter is None else _folders(adapter)
+    if not chosen and base is None:
         raise ConfigError("nothing to load: give an adapter folder, a base model, or both")
-    labels: tuple[str, ...] = ()
-    if adapter is not None:
-        trained_for, labels = task_of(adapter)
-        task = task or trained_for
-        labels = labels if task == trained_for else ()
+    members = stack.members(chosen)
+    if task_name is not None and not members:
+        raise ConfigError(f"there is no adapter that could have been trained for '{task_name}'; leave task_name out")
+    trained_for, labels = stack.task_of(members, task_name)
+    task = task or trained_for
+    labels = labels if task == trained_for else ()
+    learned = [] if task_name is not None else [t for member in members for t in tasks_of(member.folder)]
+    heads = [HeadSpec(t.name, t.task, t.labels) for t in learned if t.head is not None]
     if base is None:
-        assert adapter is not None
-        base, recorded = base_of(Path(adapter))
+        base, recorded = stack.base_of(members)
         revision = revision or recorded
     if not isinstance(base, Base):
         base = load_base(
@@ -90,12 +101,21 @@ def load(
             device=device,
             revision=revision,
             trust_remote_code=trust_remote_code,
+            heads=heads,
         )
     elif task is not None and task != base.task:
         raise ConfigError(f'the task is {task}, but the base was loaded for {base.task}; load it with task="{task}"')
     model = AdaptedModel(base)
-    if adapter is not None:
-        model.attach(load_adapter(Path(adapter), base, allow_base_mismatch=allow_base_mismatch))
+    for member in members:
+        loaded = load_adapter(
+            member.folder,
+            base,
+            name=member.name,
+            allow_base_mismatch=allow_base_mismatch,
+            task_name=stack.task_name_for(member, members, task_name),
+        )
+        model.attach(loaded, active=False)
+    model.activate(*(member.name for member in members))
     return model
 
 
@@ -123,13 +143,16 @@ def generate(
     return generation.generate(model, texts, settings, add_special_tokens=plain)
 
 
-def evaluate(model: AdaptedModel, data: Path_, *, metrics: Sequence[str] = (), **options: Any) -> Evaluation:
+def evaluate(
+    model: AdaptedModel, data: Path_, *, metrics: Sequence[str] = (), task_name: str | None = None, **options: Any
+) -> Evaluation:
     """Measure a model on data.
 
     Args:
         model: a base with or without an adapter.
         data: rows with targets: a file or a hub data set id.
         metrics: names of metrics, or ``file.py:function``; by default those that fit the data.
+        task_name: which task the rows are of, where the model has the heads of several.
         options: settings of reading (template, columns, ...; by default as the adapter was trained) and of
             evaluation (labels, max_new_tokens, batch_tokens). Of rows that ``overlong`` truncates, the loss is
             measured on what is left, and nothing else is.
@@ -137,68 +160,90 @@ def evaluate(model: AdaptedModel, data: Path_, *, metrics: Sequence[str] = (), *
     Raises:
         PetuneError: the data, a metric or a setting cannot be used.
     """
-    reading, rest = _split(model, data, options, leave_out=("eval_data", "validation_split"))
+    asked = asked_for(model, task_name)
+    reading, rest = _split(asked, data, options, leave_out=("eval_data", "validation_split"))
     names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     settings = _options(EvaluationOptions, {**rest, "metrics": names})
-    task = get_task(model.base.task)
+    task = get_task(asked.task)
     examples = _examples(model, task, reading)
     if reading.max_length is None and reading.overlong == "error":
-        return task.evaluate(model, examples, settings)
+        return task.evaluate(asked.runner, examples, settings)
     rows = task.encode_within(
         examples,
         model.tokenizer,
-        labels=model.base.labels,
+        labels=asked.labels,
         max_length=reading.max_length,
         overlong=reading.overlong,
-        model_limit=context_length(model.model),
+        model_limit=context_length(asked.runner.model),
         virtual_tokens=model.virtual_tokens,
         insertions=model.insertions,
     )
     for reason, count in rows.report.dropped.items():
         logger.info("%s of %s rows left out: %s", f"{count:,}", f"{len(examples):,}", reason)
-    return task.evaluate(model, kept_whole(examples, rows), settings, rows=rows.rows)
+    return task.evaluate(asked.runner, kept_whole(examples, rows), settings, rows=rows.rows)
 
 
-def predict(model: AdaptedModel, data: Path_, **options: Any) -> list[Prediction]:
+def read_examples(model: AdaptedModel, data: Path_, **options: Any) -> ExampleSet:
+    """Return the rows of ``data`` as a model would be measured on them: written as its adapter was trained.
+
+    Args:
+        model: a base with or without an adapter.
+        data: a file or a hub data set id.
+        options: settings of reading, where they are to differ from the adapter's own.
+
+    Raises:
+        PetuneError: the data or a setting cannot be used.
+    """
+    asked = asked_for(model, None)
+    reading, rest = _split(asked, data, options, leave_out=("eval_data", "validation_split"))
+    _refuse_idle(options, [name for name in rest if name in options])
+    return _examples(model, get_task(asked.task), reading)
+
+
+def predict(model: AdaptedModel, data: Path_, *, task_name: str | None = None, **options: Any) -> list[Prediction]:
     """Answer every row of ``data``; rows need no target.
 
     Args:
         model: a base with or without an adapter.
         data: a file or a hub data set id.
+        task_name: which task the rows are of, where the model has the heads of several.
         options: settings of reading (as in :func:`evaluate`), ``labels`` to choose among, or settings of generation.
 
     Raises:
         PetuneError: the data or a setting cannot be used.
     """
-    return list(iter_predictions(model, data, **options))
+    return list(iter_predictions(model, data, task_name=task_name, **options))
 
 
-def iter_predictions(model: AdaptedModel, data: Path_, **options: Any) -> Iterator[Prediction]:
+def iter_predictions(
+    model: AdaptedModel, data: Path_, *, task_name: str | None = None, **options: Any
+) -> Iterator[Prediction]:
     """Answer every row of ``data`` as :func:`predict` does, and yield answers, in order, while others are made.
 
     Raises:
         PetuneError: the data or a setting cannot be used; raised by the call itself, before the first answer.
     """
     leave_out = ("eval_data", "validation_split", "max_length", "overlong", "train_on")
-    reading, rest = _split(model, data, options, leave_out=leave_out)
+    asked = asked_for(model, task_name)
+    reading, rest = _split(asked, data, options, leave_out=leave_out)
     labels = rest.pop("labels", ())
     generation_options = _options(GenerationOptions, rest)
     settings = _options(EvaluationOptions, {"labels": labels, "batch_tokens": generation_options.batch_tokens})
-    task = get_task(model.base.task)
+    task = get_task(asked.task)
     examples = _examples(model, task, reading, require_target=False)
     idle = [name for name in rest if name != "batch_tokens"]
-    compared = model.base.labels or prediction.labels_to_compare(examples, settings)
-    if idle and (compared or not model.model.can_generate()):
+    compared = asked.labels or prediction.labels_to_compare(examples, settings)
+    if idle and (compared or not asked.runner.model.can_generate()):
         logger.warning(
             "%s would act on generated text, but %s",
             ", ".join(idle),
             f"the labels {', '.join(compared)} are compared" if compared else f"the task is {task.name}",
         )
-    return task.predict(model, examples, settings, generation=generation_options)
+    return task.predict(asked.runner, examples, settings, generation=generation_options)
 
 
 def merge(
-    adapter: Path_,
+    adapter: Path_ | Sequence[Path_],
     output_dir: Path_,
     *,
     base: Base | Path_ | None = None,
@@ -206,20 +251,26 @@ def merge(
     overwrite: bool = False,
     allow_base_mismatch: bool = False,
     trust_remote_code: bool = False,
+    task_name: str | None = None,
 ) -> Path:
     """Merge an adapter into its base and write a plain transformers folder; the adapter's folder is not changed.
 
-    Sums are made in fp32 and rounded to ``dtype``. In fp32 the merged model's logits equal the adapter's to 1e-4.
+    Several are merged one after the other. Sums are made in fp32 and rounded to ``dtype``. In fp32 the merged model's
+    logits equal the adapter's to 1e-4. Of an adapter that was trained for several tasks, ``task_name`` says whose head
+    the model gets.
 
     Raises:
         PetuneError: the adapter cannot be merged, or the output folder cannot be used.
     """
+    chosen = _folders(adapter)
+    stack.require_choices(stack.members(chosen), task_name)
     model = load(
-        adapter,
+        chosen,
         base=base,
         dtype=dtype,
         allow_base_mismatch=allow_base_mismatch,
         trust_remote_code=trust_remote_code,
+        task_name=task_name,
     )
     return save_merged(model, Path(output_dir), overwrite=overwrite)
 
@@ -246,6 +297,10 @@ def inspect_data(data: Path_, *, model: Path_ = "demo", task: TaskName | None = 
     return report_on(rows, tokenizer, model_limit=limit)
 
 
+def _folders(adapter: Path_ | Sequence[Path_]) -> tuple[Path_, ...]:
+    return (adapter,) if isinstance(adapter, str | os.PathLike) else tuple(adapter)
+
+
 def _options(kind: type[OptionsT], options: Mapping[str, Any]) -> OptionsT:
     try:
         return kind.model_validate(dict(options))
@@ -254,13 +309,11 @@ def _options(kind: type[OptionsT], options: Mapping[str, Any]) -> OptionsT:
 
 
 def _split(
-    model: AdaptedModel, data: Path_, options: Mapping[str, Any], *, leave_out: Sequence[str]
+    asked: Asked, data: Path_, options: Mapping[str, Any], *, leave_out: Sequence[str]
 ) -> tuple[DataOptions, dict[str, Any]]:
-    """Return the settings of reading, the adapter's own where none are given, and the other settings."""
+    """Return the settings of reading, those of training where none are given, and the other settings."""
     _refuse_idle(options, leave_out)
-    adapters = [model.adapter(name) for name in model.active]
-    trained = dict(adapters[-1].data_format) if adapters else {}
-    merged = {**trained, **options, "data": os.fspath(data)}
+    merged = {**asked.data_format, **options, "data": os.fspath(data)}
     reading = {k: v for k, v in merged.items() if k in DataOptions.model_fields}
     rest = {k: v for k, v in merged.items() if k not in DataOptions.model_fields}
     return _options(DataOptions, reading), rest
@@ -269,6 +322,7 @@ def _split(
 def _examples(model: AdaptedModel, task: Task, options: DataOptions, *, require_target: bool = True) -> ExampleSet:
     examples = load_examples(task.reading(options), model.tokenizer, require_target=require_target)
     task.check_layout(examples.layout, examples.source)
+    task.check_suffixes((example.suffix for example in examples), examples.source)
     return examples
 
 

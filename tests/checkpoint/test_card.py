@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from petune import methods
-from petune.adapter import create_adapter
+from petune.adapter import LearnedTask, create_adapter
 from petune.backbone.base import Base
 from petune.checkpoint.card import is_card, model_card
 from petune.checkpoint.peft import layout_of
@@ -45,3 +45,17 @@ def test_card_says_what_where_and_how(method: str, tiny_base_for: Callable[..., 
     paper = adapter.method.paper
     assert paper is None or f"[{paper.title}]({paper.url})" in body
     assert "## Training" not in model_card(adapter, base, None)
+
+
+def test_the_card_of_an_adapter_for_several_tasks_names_them(tiny_base: Callable[..., Base]) -> None:
+    base = tiny_base()
+    adapter = create_adapter(base, "lora")
+    adapter.tasks = (
+        LearnedTask("ner", "token_classification", ("O", "X"), "task_ner", 10, {}),
+        LearnedTask("text", "causal_lm", (), None, 10, {}),
+    )
+    card = model_card(adapter, base, None)
+    assert "| ner | token_classification | O, X |\n| text | causal_lm |  |\n" in card
+    assert "petune predict --adapter . --data rows.jsonl --task-name ner\n" in card
+    assert 'model = petune.load(".", task_name="ner")' in card
+    assert "PeftModel" not in card  # PEFT has one head

@@ -101,3 +101,28 @@ def test_resuming_needs_the_folder_alone(petune: Callable[..., str]) -> None:
 def test_overwriting_replaces_the_run(petune: Callable[..., str], adapter: str) -> None:
     petune(*TRAIN, "--max-steps", "3", "--overwrite")
     assert json.loads(Path("out/train_results.json").read_text())["steps"] == 3
+
+
+def test_several_tasks_from_flags_to_an_answer(petune: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("words.jsonl").write_text(
+        "".join(f'{{"tokens": ["row", "{i}"], "tags": ["O", "{"B-X" if i % 2 else "O"}"]}}\n' for i in range(6))
+    )
+    tasks = [
+        {"name": "side", "task": "sequence_classification", "data": "rows.jsonl", "validation_split": 2, "weight": 2},
+        {"name": "words", "task": "token_classification", "data": "words.jsonl", "weight": 1},
+    ]
+    told = petune(
+        "train", "--model", "tiny", "--tasks", json.dumps(tasks), "--output-dir", "out", "--max-steps", "3",
+    )  # fmt: skip
+    assert "task:    side\n" in told
+    assert "task:    words\n" in told
+    assert "side/loss  " in told
+    assert "use it:  petune predict --adapter out --task-name side|words --data rows.jsonl\n" in told
+    metrics = petune("eval", "--adapter", "out", "--task-name", "words", "--data", "words.jsonl")
+    assert "tag_accuracy" in metrics
+    (first, *_) = petune("predict", "--adapter", "out", "--task-name", "side", "--data", "rows.jsonl").splitlines()
+    assert json.loads(first)["prediction"] in ("positive", "negative")
+    assert command_line.run(["eval", "--adapter", "out", "--data", "words.jsonl"]) == 2
+    assert "out was trained for side, words; say with task_name (--task-name)" in capsys.readouterr().err
+    petune("merge", "--adapter", "out", "--task-name", "words", "--output-dir", "merged")
+    assert "tag_accuracy" in petune("eval", "--model", "merged", "--data", "words.jsonl")

@@ -127,7 +127,7 @@ def test_a_model_for_another_task_is_refused(tiny_model: Build) -> None:
     with pytest.raises(ConfigError, match="task_type is SEQ_CLS, but a LlamaForCausalLM is for CAUSAL_LM; load"):
         get_peft_model(tiny_model(), LoraConfig(task_type="SEQ_CLS"))
     model = get_peft_model(tiny_model("bert"), LoraConfig())
-    with pytest.raises(ConfigError, match="task_type is TOKEN_CLS, but a BertForMaskedLM is for masked_lm; load"):
+    with pytest.raises(ConfigError, match="is TOKEN_CLS, but a BertForMaskedLM is for FEATURE_EXTRACTION; load"):
         model.add_adapter("second", LoraConfig(task_type="TOKEN_CLS"))
     with pytest.raises(BaseModelError, match="a LlamaModel has no head of a task that petune knows"):
         get_peft_model(tiny_model().model, LoraConfig())

@@ -9,7 +9,7 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 
-IMPOSSIBLE = {("bitfit", "llama"): "no biases"}
+IMPOSSIBLE = {("bitfit", base): "no biases" for base in ("llama", "mistral", "qwen3", "gemma", "modernbert", "t5")}
 """Pairs of a method and a tiny base that it refuses, and why; tests/methods holds each of them to its refusal."""
 
 
@@ -23,7 +23,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _is_impossible(item: pytest.Item) -> bool:
     called = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     names = {called.get(key) for key in ("method", "sharing_method", "mergeable")}
-    return any((name, called.get("architecture")) in IMPOSSIBLE for name in names)
+    bases = {called.get(key) for key in ("architecture", "decoder", "encoder")}
+    return any((name, base) in IMPOSSIBLE for name in names for base in bases)
 
 
 TRAINING = [name for name in methods.names() if methods.get(name).trains]
@@ -44,6 +45,33 @@ def sharing_method(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=["llama", "gpt2", "gpt_neox"])
 def architecture(request: pytest.FixtureRequest) -> str:
     """A base with grouped queries, one with transposed weights, one with a fused query-key-value projection."""
+    return str(request.param)
+
+
+DECODERS = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "glm", "phi", "gpt2", "gpt_neox", "opt", "bloom", "falcon",
+)  # fmt: skip
+
+
+@pytest.fixture
+def decoders() -> tuple[str, ...]:
+    """Every family of decoders that the documentation names."""
+    return DECODERS
+
+
+@pytest.fixture(params=DECODERS)
+def decoder(request: pytest.FixtureRequest) -> str:
+    """One family of decoders."""
+    return str(request.param)
+
+
+@pytest.fixture(
+    params=[
+        "bert", "roberta", "xlm-roberta", "distilbert", "albert", "electra", "modernbert", "deberta-v2", "t5", "bart",
+    ]
+)  # fmt: skip
+def encoder(request: pytest.FixtureRequest) -> str:
+    """One family of encoders or of encoder-decoders."""
     return str(request.param)
 
 

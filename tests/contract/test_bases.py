@@ -10,11 +10,13 @@ from types import ModuleType
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from petune import methods
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
+from petune.checkpoint.folder import load_adapter, save_adapter
 from petune.errors import ConfigError, PetuneError
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +32,7 @@ def _script() -> ModuleType:
 
 
 DOCS = _script()
+NEW = tuple(f"<{i}>" for i in range(35))  # more tokens than the tables have rows to spare
 TRAINING = [name for name in methods.names() if methods.get(name).trains]
 REFUSALS = {(base, name): DOCS.refusal(base, name) for base in DOCS.BASES for name in TRAINING}
 WORKING = [pair for pair, reason in REFUSALS.items() if reason is None]
@@ -72,6 +75,27 @@ def test_a_method_that_works(
     model.detach("default")
     with torch.no_grad():
         assert all(map(torch.equal, call(AdaptedModel(base), ids, lengths), bare))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("architecture", "method"), WORKING)
+def test_files_bring_a_method_and_new_tokens_back(
+    architecture: str, method: str, tmp_path: Path, tiny_base: Callable[..., Base], randomise: Callable[..., Adapter]
+) -> None:
+    base = tiny_base(architecture)
+    model = AdaptedModel(base, [randomise(create_adapter(base, method, new_tokens=NEW))])
+    first, last = base.tokenizer.convert_tokens_to_ids([NEW[0], NEW[-1]])
+    ids, lengths = torch.tensor([[5, first, 7, last, 8], [first, 9, last, 4, 5]]), [5, 4]
+    live = call(model, ids, lengths)
+    assert {row.shape[-1] for row in live} == {last + 1}
+    folder = save_adapter(model, tmp_path)
+    assert AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(NEW[-1]) == last
+
+    again = tiny_base(architecture)
+    loaded = call(AdaptedModel(again, [load_adapter(folder, again)]), ids, lengths)
+    assert again.tokenizer.convert_tokens_to_ids(NEW[-1]) == last
+    for row, expected in zip(loaded, live, strict=True):
+        torch.testing.assert_close(row, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("architecture", "method"), sorted(REFUSALS.keys() - set(WORKING)))

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from petune.data.loading import check_files, load_examples, split_indices
+from petune.data.loading import check_files, check_source, load_examples, split_indices
 from petune.data.options import DataOptions
 from petune.errors import DataError
 
@@ -206,3 +206,18 @@ def test_rows_without_a_target_know_the_white_space_before_it(tmp_path: Path, ta
     options = DataOptions(data=str(file), layout="text-label", target=target)
     (example,) = load_examples(options, None, require_target=False)
     assert (example.target, example.lead) == (None, lead)
+
+
+def test_one_source_as_it_was_read_and_checked(write):
+    path = write("rows.jsonl", [{"body": "a", "label": 1}, {"body": "b", "label": 2}])
+    rows, checked = check_source(path, DataOptions(columns={"text": "body"}))
+    assert rows.columns == ("body", "label")
+    assert set(checked.rows.columns) == {"body", "label", "text"}
+    assert [content.prompt for content in checked.contents] == ["a\nLabel:", "b\nLabel:"]
+
+
+def test_all_problems_of_one_source_are_told(write):
+    path = write("rows.jsonl", [{"text": 1, "label": "x"}, {"text": "a", "label": "y"}, {"text": "b", "label": ""}])
+    with pytest.raises(DataError) as caught:
+        check_source(path, DataOptions())
+    assert [line.partition(": ")[0].rpartition(":")[2] for line in str(caught.value).splitlines()] == ["1", "3"]

@@ -7,6 +7,7 @@ import pytest
 
 from petune.backbone.pinned import Artefact
 from petune.data import reviews
+from petune.data.reading import read_rows
 from petune.errors import ArtifactError, DataError
 
 
@@ -48,6 +49,22 @@ def test_the_rows_are_always_the_same() -> None:
     large, small = reviews.movie_reviews(30, 10), reviews.movie_reviews(20, 5)
     assert read(small.train) == read(large.train)[:20]
     assert read(small.test) == read(large.test)[:5]
+
+
+def test_the_reviews_are_a_source_of_data() -> None:
+    files = reviews.movie_reviews(30, 10)
+    assert read_rows("demo").rows == read_rows("demo@train").rows == read(files.train)
+    test = read_rows("demo@test")
+    assert (test.rows, test.columns, test.origin(2)) == (read(files.test), ("text", "label"), "demo[test]:3")
+    assert len(read_rows("demo#4").rows) == 4
+
+
+def test_a_folder_called_demo_is_asked_for_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert len(read_rows("demo").rows) == 30
+    with pytest.raises(DataError, match=r"\./demo is a folder, and one file is needed"):
+        read_rows("./demo")
 
 
 def test_more_than_there_are_is_an_error() -> None:

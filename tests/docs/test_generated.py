@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from petune import methods
+from petune.comparison.recipe import SHARED_KEYS, CompareOptions, MethodEntry
 from petune.training.recipe import SEVERAL, RunOptions
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +30,7 @@ def test_every_page_is_up_to_date(regenerate: ModuleType) -> None:
     pages = regenerate.pages()
     stale = [path.name for path, text in pages.items() if path.read_text(encoding="utf-8") != text]
     assert stale == [], "run .venv/bin/python scripts/regenerate_docs.py"
-    assert len(pages) == 5 + len(methods.names())
+    assert len(pages) == 8 + len(methods.names())
 
 
 def test_every_section_stands_somewhere(regenerate: ModuleType) -> None:
@@ -65,4 +66,16 @@ def test_the_schema_knows_every_key_of_the_recipes() -> None:
     assert sorted(own) == list(methods.names())
     for path in (ROOT / "recipes").glob("*.yaml"):
         keys = yaml.safe_load(path.read_text(encoding="utf-8"))
-        assert set(keys) <= set(schema["properties"]) | own[keys["method"]], path.name
+        if not path.stem.startswith("compare_"):
+            assert set(keys) <= set(schema["properties"]) | own[keys["method"]], path.name
+
+
+def test_the_schema_of_comparisons_knows_every_key() -> None:
+    schema = json.loads((ROOT / "docs" / "compare.schema.json").read_text(encoding="utf-8"))
+    assert set(schema["properties"]) == {*CompareOptions.model_fields, *SHARED_KEYS}
+    entry = schema["$defs"]["MethodEntry"]
+    assert set(entry["properties"]) == set(MethodEntry.model_fields)
+    assert entry["properties"]["method"]["enum"] == list(methods.names())
+    assert entry["required"] == ["method"]
+    for path in (ROOT / "recipes").glob("compare_*.yaml"):
+        assert set(yaml.safe_load(path.read_text(encoding="utf-8"))) <= set(schema["properties"]), path.name

@@ -1,13 +1,16 @@
 """Pages of the documentation: links that lead somewhere, the same headings for every method, a current changelog."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import petune
 from petune import methods
+from petune.comparison.recipe import CompareRecipe
 from petune.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -82,8 +85,40 @@ def test_every_paper_stands_on_its_method_s_page() -> None:
 
 
 def test_every_method_has_a_recipe() -> None:
-    recipes = {path.stem: Recipe.read(path) for path in (ROOT / "recipes").glob("*.yaml")}
+    paths = [path for path in (ROOT / "recipes").glob("*.yaml") if not path.stem.startswith("compare_")]
+    recipes = {path.stem: Recipe.read(path) for path in paths}
     assert {name: recipe.run.method for name, recipe in recipes.items()} == {n: n for n in methods.names()}
+
+
+def test_the_recipes_of_comparisons_are_sound() -> None:
+    recipes = [CompareRecipe.read(path) for path in (ROOT / "recipes").glob("compare_*.yaml")]
+    assert [len(recipe.entries()) for recipe in recipes] == [5]
+
+
+def test_the_page_of_comparisons_is_true(
+    tiny_model: Callable[..., PreTrainedModel],
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    assert len(block.splitlines()) <= 11
+    (recipe,) = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    assert [entry.method for entry in CompareRecipe.parse(yaml.safe_load(recipe)).entries()] == [
+        "lora", "lora", "prefix_tuning", "full", "hard_prompts",
+    ]  # fmt: skip
+    tiny_tokenizer.model_max_length = 512
+    tiny_model("llama", num_hidden_layers=1, max_position_embeddings=512).save_pretrained(tmp_path / "tiny")
+    tiny_tokenizer.save_pretrained(tmp_path / "tiny")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    short = '"models": ["./tiny"], "budget": 1, "budget_unit": "steps", "rate_factors": [1], "baselines": False'
+    exec(compile(block.replace('"models": ["demo"]', short), "compare.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "('lora', {'learning_rate': 0.0004}" in printed
+    assert "('prefix_tuning', {'num_virtual_tokens': " in printed
 
 
 def test_the_changelog_has_the_current_version() -> None:

@@ -34,7 +34,14 @@ COMMANDS = [line for line in commands(ENGLISH) if line.startswith("petune ")]
 def on_tiny_model(line: str) -> list[str]:
     """Return the arguments of a command, with a tiny model in place of the demo's and two steps of training."""
     arguments = ["./tiny" if word == "demo" else word for word in shlex.split(line)[1:]]
-    extra = {"train": ["--model", "./tiny", "--max-steps", "2"], "data": ["--model", "./tiny"]}
+    extra = {
+        "train": ["--model", "./tiny", "--max-steps", "2"],
+        "data": ["--model", "./tiny"],
+        "compare": shlex.split(
+            "--models ./tiny --data examples/reviews.jsonl --test-data examples/reviews_test.jsonl --methods lora"
+            " --no-baselines --rate-factors 1 --budget 1 --budget-unit steps --validation-split 12"
+        ),
+    }
     return [*arguments, *extra.get(arguments[0], [])]
 
 
@@ -85,6 +92,7 @@ def test_the_commands_run_one_after_another(
     assert (folder / "outputs" / "lora" / "adapter_model.safetensors").is_file()
     assert len((folder / "outputs" / "answers.jsonl").read_text(encoding="utf-8").splitlines()) == 20
     assert (folder / "outputs" / "merged" / "model.safetensors").is_file()
+    assert (folder / "outputs" / "compare_reviews" / "report.html").is_file()
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("petune train")])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from petune.kernels.attention import product_attention
+from petune.kernels.attention import attend, capped_attention, product_attention
 
 
 def plain(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float) -> Tensor:
@@ -54,6 +54,19 @@ def test_a_bias_of_each_head_is_added_to_its_own_scores() -> None:
     keys, values = (t.repeat_interleave(3, 1) for t in tensors[1:])
     scores = 0.3 * tensors[0] @ keys.transpose(-1, -2) + bias
     torch.testing.assert_close(product_attention(*tensors, bias, 0.3), (scores.softmax(-1) @ values).transpose(1, 2))
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2)])
+def test_scores_are_bounded_where_a_model_asks_for_it(heads: int, groups: int) -> None:
+    query, key, value = inputs(heads, groups, 5, 9)
+    seen, repeats = causal(5, 9), heads // groups
+    keys, values = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    scores = (1.5 * torch.tanh(0.3 * query @ keys.transpose(-1, -2) / 1.5)).masked_fill(~seen, -torch.inf)
+    expected = (scores.softmax(-1) @ values).transpose(1, 2)
+    torch.testing.assert_close(capped_attention(query, key, value, seen, 0.3, 1.5), expected)
+    got = attend(torch.nn.Module(), query, key, value, seen, scaling=0.3, softcap=1.5, dropout=0.0)
+    torch.testing.assert_close(got, expected)
+    assert not torch.allclose(expected, product_attention(query, key, value, seen, 0.3))
 
 
 def test_only_what_asks_for_a_gradient_gets_one() -> None:

@@ -95,6 +95,71 @@ def test_a_parallel_adapter_reads_what_the_feed_forward_layer_reads(
     torch.testing.assert_close(ours, model(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
 
 
+STREAM = {  # of the last linear of a sub-layer: what reads the residual stream before it, and the norm of the sum
+    "bert": {
+        "attention.output.dense": ("attention.self.query", "attention.output.LayerNorm"),
+        "output.dense": ("intermediate.dense", "output.LayerNorm"),
+    },
+    "llama": {
+        "self_attn.o_proj": ("input_layernorm", None),
+        "mlp.down_proj": ("post_attention_layernorm", None),
+    },
+}
+
+
+@pytest.mark.parametrize("placement", ["houlsby", "pfeiffer", "parallel"])
+@pytest.mark.parametrize("architecture", STREAM)
+@torch.no_grad()
+def test_an_adapter_may_read_the_residual_stream(
+    architecture: str,
+    placement: str,
+    tiny_base: Callable[..., Base],
+    randomise: Callable[..., Adapter],
+    token_ids: Callable[..., torch.Tensor],
+) -> None:
+    base, ids = tiny_base(architecture), token_ids(2, 6)
+    options = {"placement": placement, "adapter_input": "residual", "train_layer_norms": False, "bottleneck_size": 5}
+    adapter = randomise(create_adapter(base, "bottleneck", **options))
+    ours = AdaptedModel(base, [adapter])(input_ids=ids).logits
+
+    model, stream = tiny_base(architecture).model, dict[str, torch.Tensor]()
+
+    def plug(path: str, block: str) -> None:
+        source, behind = STREAM[architecture][path.removeprefix(f"{block}.")]
+        norm = nn.Identity() if behind is None else model.get_submodule(f"{block}.{behind}")
+        p = dict(adapter.slots[path].named_parameters())
+
+        def note(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            stream[path] = inputs[0]
+
+        def add(module: nn.Module, inputs: object, y: torch.Tensor) -> torch.Tensor:
+            z = stream[path] if placement == "parallel" else norm(stream[path] + y)
+            return y + F.gelu(z @ p["down_weight"].t() + p["down_bias"]) @ p["up_weight"].t() + p["up_bias"]
+
+        model.get_submodule(f"{block}.{source}").register_forward_pre_hook(note)
+        model.get_submodule(path).register_forward_hook(add)
+
+    for path in adapter.slots:
+        plug(path, next(block for block in base.structure.blocks if path.startswith(f"{block}.")))
+    assert len(adapter.slots) == (2 if placement == "houlsby" else 1) * base.structure.num_blocks
+    torch.testing.assert_close(ours, model(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_rows_of_one_batch_read_their_own_stream(
+    tiny_base: Callable[..., Base], randomise: Callable[..., Adapter], token_ids: Callable[..., torch.Tensor]
+) -> None:
+    base, ids = tiny_base("bert"), token_ids(3, 6)
+    options = {"placement": "pfeiffer", "adapter_input": "residual"}
+    adapters = [randomise(create_adapter(base, "bottleneck", name=n, **options), seed=i) for i, n in enumerate("ab")]
+    model = AdaptedModel(base, adapters)
+    with model.route(["b", None, "a"]):
+        mixed = model(input_ids=ids).logits
+    for row, stack in enumerate([("b",), (), ("a",)]):
+        model.activate(*stack)
+        torch.testing.assert_close(mixed[row], model(input_ids=ids[row : row + 1]).logits[0], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("architecture", "norms", "has_shift"), [("llama", 7, False), ("gpt2", 5, True)])
 @torch.no_grad()
 def test_layer_norms_learn_as_if_their_own_weights_did(
@@ -147,6 +212,9 @@ def test_sizes(tiny_base: Callable[..., Base]) -> None:
         ({"non_linearity": "gleu"}, r"non_linearity is 'gleu'.*Did you mean 'gelu'\?"),
         ({"placement": "everywhere"}, "'houlsby', 'pfeiffer' or 'parallel'"),
         ({"scaling": 0}, "'scaling' is 0"),
+        ({"bottleneck_size": 10**9}, "'bottleneck_size' is 1000000000"),
+        ({"bottleneck_size": None, "reduction_factor": 1e-9}, "reduction_factor is 1e-09: 32 divided by it is wider"),
+        ({"adapter_input": "stream"}, "'sub_layer' or 'residual'"),
     ],
 )
 def test_bad_settings(options: dict[str, object], message: str, tiny_base: Callable[..., Base]) -> None:

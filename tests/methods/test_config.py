@@ -3,7 +3,7 @@
 import pytest
 from pydantic import Field, ValidationError, model_validator
 
-from petune.methods.config import MethodConfig, explain
+from petune.methods.config import MethodConfig, explain, fields_of
 
 
 class Example(MethodConfig):
@@ -46,3 +46,11 @@ def test_a_rule_over_all_settings() -> None:
     with pytest.raises(ValidationError) as caught:
         Example(size=3, names=("a",))
     assert explain(caught.value, Example) == "more than there are names"
+
+
+def test_an_inherited_field_has_the_default_that_was_set_last() -> None:
+    class Larger(Example):
+        size: int = Field(default=3, ge=1)
+
+    assert [*fields_of(Larger)] == [*fields_of(Example)]
+    assert (fields_of(Larger)["size"].default, fields_of(Example)["size"].default) == (3, 1)

@@ -74,7 +74,7 @@ def make(tiny_base: Callable[..., Base], randomise: Callable[..., Adapter]) -> C
 
 
 @pytest.mark.parametrize(("kind", "number"), [(kind, number) for number, kind in enumerate(IDS)])
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom", "falcon"])
 @torch.no_grad()
 def test_losses_scores_and_text_equal_embeddings_written_out(
     kind: str, number: int, architecture: str, make: Callable[..., AdaptedModel], tiny_base: Callable[..., Base]
@@ -320,3 +320,27 @@ def test_recomputed_activations_give_the_same_gradients(
         model.zero_grad(set_to_none=True)
     for plain, recomputed in zip(*found, strict=True):
         torch.testing.assert_close(recomputed, plain, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("last", ["prompt", "tables"])
+@torch.no_grad()
+def test_virtual_tokens_are_not_changed_by_what_else_is_at_the_embeddings(
+    last: str, tiny_base: Callable[..., Base], randomise: Callable[..., Adapter]
+) -> None:
+    base, ids = tiny_base(), torch.tensor([[2, 40, 41, 0, 42]])
+    prompt = create_adapter(base, "prompt_tuning", name="prompt", placement="after_bos", num_virtual_tokens=3)
+    rows = {"embed_tokens": (0, 41)}  # of the token, too, that is looked up in place of virtual ones
+    tables = create_adapter(base, "lora", name="tables", target_modules="embed_tokens")
+    own_rows = create_adapter(base, "lora", name="rows", target_modules="mlp", trainable_token_indices=rows)
+    copied = create_adapter(base, "ia3", name="copied", modules_to_save=("embed_tokens",))
+    adapters = [randomise(adapter) for adapter in (prompt, tables, own_rows, copied)]
+    model = AdaptedModel(base, adapters if last == "tables" else adapters[::-1])
+    for other in ("tables", "rows", "copied"):
+        with model.route([other]):
+            looked_up = base.model.get_input_embeddings()(ids)[0]
+            vectors = prompt.tensors()["source.prompt_embeddings"]
+            expected = model(inputs_embeds=torch.cat([looked_up[:1], vectors, looked_up[1:]])[None]).logits
+        together = [["prompt", other]]
+        with model.route(together):
+            actual = model(**model.insert_virtual_tokens({"input_ids": ids}, together)).logits
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)

@@ -6,10 +6,12 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from transformers import DynamicCache
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
+from petune.backbone.arguments import takes
 from petune.backbone.base import Base
 from petune.checkpoint.folder import load_adapter, save_adapter
 from petune.data.loading import load_examples
@@ -61,7 +63,7 @@ def test_start_without_a_text_has_the_scale_of_the_base(tiny_base: Callable[...,
         assert start.std().item() == pytest.approx(cache.layers[layer].keys.std().item(), rel=0.2)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "falcon"])
 @torch.no_grad()
 def test_peft_reads_our_folder_and_we_read_theirs(
     architecture: str,
@@ -112,16 +114,19 @@ def hidden_states(model: AdaptedModel, ids: torch.Tensor, **inputs: torch.Tensor
     return torch.stack(model(input_ids=ids, output_hidden_states=True, **inputs).hidden_states[1:-1])
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma", "gpt2", "opt", "bloom", "falcon"])
 @pytest.mark.parametrize("projection", [False, True])
 @torch.no_grad()
 def test_an_infix_is_a_prefix_that_the_prompt_does_not_see(
     projection: bool,
+    architecture: str,
     tiny_base: Callable[..., Base],
     token_ids: Callable[..., torch.Tensor],
     randomise: Callable[..., Adapter],
 ) -> None:
-    base, ids, starts = tiny_base(), token_ids(3, 9), (5, 1, 9)
-    bare = hidden_states(AdaptedModel(base), ids)
+    base, ids, starts = tiny_base(architecture), token_ids(3, 9), (5, 1, 9)
+    moved = {"position_ids": torch.arange(4, 13)[None]} if takes(base.model, "position_ids") else {}
+    bare = hidden_states(AdaptedModel(base), ids, **moved)
     model = infix(base, randomise, prefix_projection=projection)
     with model.answers_from(starts):
         seen = hidden_states(model, ids)
@@ -256,6 +261,36 @@ def test_a_gated_prefix_starts_from_the_unchanged_base_and_learns(
         assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
 
 
+@pytest.mark.parametrize("projection", [False, True])
+@torch.no_grad()
+def test_real_tokens_may_keep_their_positions(
+    projection: bool,
+    tiny_base: Callable[..., Base],
+    randomise: Callable[..., Adapter],
+    token_ids: Callable[..., torch.Tensor],
+    tmp_path: Path,
+) -> None:
+    base, ids = tiny_base(), token_ids(2, 6)
+    adapter = randomise(
+        create_adapter(base, "prefix_tuning", num_virtual_tokens=3, prefix_projection=projection, shift_positions=False)
+    ).baked()
+    cache = DynamicCache()
+    for layer, attention in enumerate(base.structure.attentions):
+        keys, values = (
+            adapter.tensors()[f"{attention.path}.{name}"].expand(2, -1, -1, -1) for name in ("keys", "values")
+        )
+        cache.update(keys, values, layer)
+    positions = torch.arange(6)[None].expand(2, -1)
+    expected = base.model(input_ids=ids, past_key_values=cache, position_ids=positions).logits
+    model = AdaptedModel(base, [adapter])
+    assert model.virtual_tokens == 0
+    torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=1e-5, atol=1e-5)
+    folder = save_adapter(model, tmp_path)
+    assert not (folder / "adapter_config.json").exists()  # PEFT would move them
+    again = AdaptedModel(other := tiny_base(), [load_adapter(folder, other)])
+    torch.testing.assert_close(again(input_ids=ids).logits, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_more_tokens_than_positions(tiny_base: Callable[..., Base], token_ids: Callable[..., torch.Tensor]) -> None:
     base = tiny_base("gpt2")
     model = AdaptedModel(base, [create_adapter(base, "prefix_tuning", num_virtual_tokens=100)])
@@ -269,6 +304,7 @@ def test_more_tokens_than_positions(tiny_base: Callable[..., Base], token_ids: C
         ({"prefix_init": "text"}, "go together"),
         ({"prefix_gate": True, "prefix_projection": True}, "leave out prefix_projection and placement=infix"),
         ({"prefix_gate": True, "placement": "infix"}, "leave out prefix_projection and placement=infix"),
+        ({"prefix_gate": True, "shift_positions": False}, "takes no positions anyway; leave out shift_positions"),
         ({"encoder_hidden_size": 8}, "is the width of the projection; set prefix_projection=true with it"),
         (
             {"prefix_init": "text", "prefix_init_text": "abc", "num_virtual_tokens": 2},

@@ -35,7 +35,7 @@ def plugged(model: PreTrainedModel, **sizes: int) -> tuple[EmbeddingSite, dict[s
 
 def embedded(model: PreTrainedModel, ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """Write out what the site should make of ``ids`` [T]: rows of ``table`` [P, d] in the places of virtual tokens."""
-    look_up = input_embeddings(model)[1]
+    look_up = input_embeddings(model)
     pieces = [table[token - V] if token >= V else look_up(torch.tensor(token)) for token in ids.tolist()]
     return torch.stack(pieces)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from petune.errors import ConfigError
-from petune.sites.placement import Insertion, Placement, insert_into_batch, insert_into_row
+from petune.sites.placement import Gap, Insertion, Part, Placement, insert_into_batch, insert_into_row
 
 BOS = 2
 
@@ -12,18 +12,22 @@ BOS = 2
 @pytest.mark.parametrize(
     ("template", "before", "after"),
     [
-        ("{p*3} {text} {p*3} the answer: {mask}", (3,), (3, " the answer:")),
+        ("{p*3} {text} {p*3} the answer: {mask}", (3,), (3, " the answer:", Gap.ANSWER)),
         ("{text}{p}", (), (1,)),
         ("Review: {p*2} {text}\nSentiment:", ("Review:", 2, " "), ("\nSentiment:",)),
-        ("  {{{text}}} {p*2}{p}{mask}", ("{",), ("}", 2, 1)),
+        ("  {{{text}}} {p*2}{p}{mask}", ("{",), ("}", 2, 1, Gap.ANSWER)),
+        ("{p*3} {mask} {p*3} {text} {p*3}", (3, Gap.ANSWER, 3, " "), (3,)),
+        ("{mask}: {text} {p}.", (Gap.ANSWER, ": "), (1, ".")),
         ("{p*4} {text} ", (4,), ()),
     ],
 )
-def test_templates(template: str, before: tuple[str | int, ...], after: tuple[str | int, ...]) -> None:
+def test_templates(template: str, before: tuple[Part, ...], after: tuple[Part, ...]) -> None:
     placement = Placement.of_template(template)
     assert (placement.before, placement.after) == (before, after)
     assert not placement.before_special
     assert placement.num_virtual_tokens == sum(p for p in (*before, *after) if isinstance(p, int))
+    assert placement.places_answer == ("{mask}" in template)
+    assert placement.ends_with_answer == (not placement.places_answer or template.endswith("{mask}"))
 
 
 @pytest.mark.parametrize(
@@ -39,8 +43,7 @@ def test_templates(template: str, before: tuple[str | int, ...], after: tuple[st
         ("{text!r} {p}", r"unknown slot \{text\}"),
         ("{} {text} {p}", r"unknown slot \{\}"),
         ("{text {p}", r"malformed \(.*\); double the braces of text"),
-        ("{mask} {text} {p}", r"goes on after \{mask\}: the answer comes last"),
-        ("{p} {text} {mask} {mask}", r"goes on after \{mask\}"),
+        ("{p} {text} {mask} {mask}", r"has the slot \{mask\} twice: a row has one answer"),
     ],
 )
 def test_bad_templates(template: str, message: str) -> None:

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from petune import api
+from petune.adapted_model import AdaptedModel
+from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.data.examples import Example, ExampleSet
 from petune.data.layouts import UNANSWERABLE
@@ -26,10 +28,16 @@ def examples(answers: object, question: str = "where?", context: str = CONTEXT) 
     return ExampleSet([row], source="x.jsonl", layout="question-answer")
 
 
-@pytest.mark.parametrize("method", ["lora", "prefix_tuning", "prompt_tuning"])
-def test_trained_saved_loaded_and_asked(method: str, rows: Make, base_folder: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "architecture"),
+    [("lora", "bert"), ("prefix_tuning", "bert"), ("prompt_tuning", "bert"), ("lora", "gpt2"), ("prefix_tuning", "t5")],
+)
+def test_trained_saved_loaded_and_asked(
+    method: str, architecture: str, rows: Make, base_folder: Make, tmp_path: Path
+) -> None:
     data = rows("questions")
-    recipe = {"model": base_folder("bert"), "data": data, "eval_data": data, "dtype": "float32", "method": method}
+    recipe = {"model": base_folder(architecture), "data": data, "eval_data": data, "dtype": "float32", "method": method}
+    recipe["task"] = "question_answering"
     train({**recipe, "max_steps": 4, "learning_rate": 1e-2, "output_dir": str(tmp_path / "out")})
     model = api.load(tmp_path / "out", dtype="float32")
     assert model.base.task == "question_answering"
@@ -69,6 +77,29 @@ def test_a_long_context_is_read_in_windows(tiny_base: Callable[..., Base]) -> No
 def test_no_answer_is_the_first_token(tiny_base: Callable[..., Base]) -> None:
     (row,) = TASK.encode(examples([]), tiny_base("bert").tokenizer, labels=(), max_length=128).rows
     assert row.labels == [0, 0]
+
+
+@pytest.mark.parametrize("method", ["lora", "prompt_tuning"])
+def test_a_decoder_says_it_with_a_last_token_that_sees_the_context(
+    method: str, tiny_base: Callable[..., Base], randomise: Callable[..., Adapter]
+) -> None:
+    base = tiny_base("gpt2", task="question_answering")
+    options = {"placement": "after_bos", "num_virtual_tokens": 3} if method == "prompt_tuning" else {}
+    model = AdaptedModel(base, [randomise(create_adapter(base, method, **options))])
+    scores = []
+    for context in (CONTEXT, CONTEXT.replace("Paris", "Milan")):
+        data = examples([], context=context)
+        (row,) = TASK.encode(data, base.tokenizer, labels=(), max_length=128, insertions=model.insertions).rows
+        assert row.labels == [len(row.input_ids) - 1] * 2
+        assert row.input_ids[-1] == base.tokenizer.eos_token_id
+        ((window,),) = TASK.inputs(model, data, 128)
+        assert window.input_ids == row.input_ids
+        with torch.no_grad():
+            output = model(input_ids=torch.tensor([row.input_ids]))
+        scores.append(TASK.read(output, 0, window)[1])
+        full = TASK.encode(data, base.tokenizer, labels=(), max_length=31, insertions=model.insertions).rows
+        assert max(len(part.input_ids) for part in full) == 31
+    assert scores[0] != pytest.approx(scores[1], abs=1e-4)
 
 
 def test_the_best_span_lies_in_the_context_and_runs_forward(tiny_base: Callable[..., Base]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from petune.training import memory
-from petune.training.memory import peak_memory
+from petune.training.memory import peak_memory, reset_peak
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -41,3 +41,20 @@ def test_without_proc_the_system_is_asked(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(memory, "_STATUS", Path("/nowhere"))
     unit = 1 if sys.platform == "darwin" else 1024
     assert peak_memory(CPU) == pytest.approx(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, rel=0.01)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux lets a process begin its count anew")
+def test_the_peak_may_begin_anew() -> None:
+    block = bytearray(128 * MIB)
+    block[:: 2**12] = b"x" * len(range(0, len(block), 2**12))
+    high = peak_memory(CPU)
+    del block
+    reset_peak(CPU)
+    assert peak_memory(CPU) < high - 64 * MIB
+
+
+def test_where_the_peak_cannot_begin_anew_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_RESET", Path("/nowhere"))
+    high = peak_memory(CPU)
+    reset_peak(CPU)
+    assert peak_memory(CPU) >= high * 0.99

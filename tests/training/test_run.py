@@ -103,9 +103,9 @@ def test_best_evaluation_is_kept_and_restored(
     losses = iter([3.0, 1.0, 2.0, 2.5, 2.6, 2.7])
 
     def evaluation(*_: Any) -> Callable[..., dict[str, float]]:
-        return lambda: {"loss": next(losses)}
+        return lambda _: {"loss": next(losses)}
 
-    monkeypatch.setattr(one_pass, "_evaluation", evaluation)
+    monkeypatch.setattr(one_pass, "validation", evaluation)
     options = keys(max_steps=6, eval_steps=1, save_total_limit=1, validation_split=2)
     result = train(options, base=tiny_base())
     assert checkpoints.steps_in(tmp_path / "run") == [2, 6]
@@ -136,7 +136,7 @@ def test_early_stopping(
     keys: Callable[..., Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     measured = iter(values)
-    monkeypatch.setattr(one_pass, "_evaluation", lambda *_: lambda: {metric: next(measured)})
+    monkeypatch.setattr(one_pass, "validation", lambda *_: lambda _: {metric: next(measured)})
     options = keys(
         max_steps=6, eval_steps=1, metric_for_best_model=metric, metrics=[] if metric == "loss" else [metric],
         early_stopping_patience=patience, load_best_model_at_end=False, validation_split=2,
@@ -155,6 +155,14 @@ def test_evaluates_each_epoch_on_validation_rows(
     assert result.eval_metrics["loss"] > 0
     assert [r.rows_kept for r in reports] == [13, 3]
     assert json.loads((tmp_path / "run" / "data_report.json").read_text()).keys() == {"train", "eval"}
+
+
+@pytest.mark.parametrize("trained", ["lora", "prefix_tuning"])
+def test_a_model_that_bounds_its_scores_trains(
+    trained: str, tiny_base: Callable[..., Base], keys: Callable[..., Any]
+) -> None:
+    result = train(keys(method=trained), base=tiny_base("gemma2", attn_logit_softcapping=20.0))
+    assert result.train_loss < result.history[0]["loss"]
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(

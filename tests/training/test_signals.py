@@ -17,7 +17,7 @@ from petune.backbone.base import Base
 from petune.errors import Interrupted
 from petune.training import one_pass
 from petune.training.run import train
-from petune.training.signals import StopSignals
+from petune.training.signals import StopSignals, interrupted_by_sigterm
 
 PROGRAM = """
 import json, sys
@@ -115,3 +115,24 @@ def test_outside_the_main_thread_nothing_is_changed() -> None:
     thread.start()
     thread.join()
     assert seen == [None, before]
+
+
+def test_a_sigterm_outside_of_training_is_an_error_of_ours() -> None:
+    former = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted) as caught, interrupted_by_sigterm():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert caught.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) == former
+
+
+def test_outside_the_main_thread_a_sigterm_stays_what_it_was() -> None:
+    former, seen = signal.getsignal(signal.SIGTERM), []
+
+    def look() -> None:
+        with interrupted_by_sigterm():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [former]

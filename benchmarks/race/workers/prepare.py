@@ -1,10 +1,11 @@
 """Makes the work: the reviews as token ids, the order of the rows, the base in bfloat16, the adapter to start from."""
 
 import shutil
+from pathlib import Path
 
 from petune.adapted_model import AdaptedModel
 from petune.adapter import create_adapter
-from petune.backbone.base import load_base
+from petune.backbone.base import Base, load_base
 from petune.checkpoint.folder import save_adapter
 from petune.data.lengths import encode_within
 from petune.data.loading import load_examples
@@ -13,37 +14,23 @@ from petune.data.reviews import movie_reviews, prompt_format
 from petune.evaluation.runner import context_length
 from petune.training.options import TrainingOptions
 from petune.training.schedule import Schedule
+from race.settings import Settings
 from race.task import Task
-from race.work import Row
+from race.work import Row, Work
 
 
 def main() -> None:
     """Fill the folder of the work."""
     task = Task.from_command_line()
     work, settings = task.work, task.work.settings
-    reviews = movie_reviews(settings.rows, settings.test_rows)
-    shutil.copyfile(reviews.train, work.train_text)
-    shutil.copyfile(reviews.test, work.test_text)
-
+    write_texts(work, settings)
     demo = load_base("demo", dtype="bfloat16", device="cpu")
     demo.model.save_pretrained(work.model)
     demo.tokenizer.save_pretrained(work.model)
 
     # Loaded anew, so that the adapter to start from names the folder that both sides train on.
     base = load_base(work.model, dtype="bfloat16", device="cpu")
-    options = DataOptions.model_validate({**prompt_format(), "data": str(work.train_text)})
-    examples = load_examples(options, base.tokenizer)
-    rows = encode_within(examples, base.tokenizer, model_limit=context_length(base.model)).rows
-    work.write_rows([Row(row.input_ids, row.labels) for row in rows])
-
-    training = TrainingOptions(
-        per_device_train_batch_size=settings.rows_per_step,
-        max_steps=settings.planned_steps,
-        seed=settings.seed,
-    )
-    schedule = Schedule([len(row.input_ids) for row in rows], training)
-    work.write_plan([schedule.rows(step)[1] for step in range(settings.planned_steps)])
-
+    write_rows(work, settings, base)
     adapter = create_adapter(
         base,
         "lora",
@@ -55,6 +42,56 @@ def main() -> None:
     )
     save_adapter(AdaptedModel(base, [adapter]), work.start)
     task.answer(dict(work.describe()))
+
+
+def write_texts(work: Work, settings: Settings) -> None:
+    """Write the rows as text: movie reviews, or the first ones of the files that the settings name."""
+    if settings.data is None:
+        reviews = movie_reviews(settings.rows, settings.test_rows)
+        shutil.copyfile(reviews.train, work.train_text)
+        shutil.copyfile(reviews.test, work.test_text)
+        return
+    write_first(Path(settings.data), work.train_text, settings.rows)
+    if settings.test_data is not None:
+        write_first(Path(settings.test_data), work.test_text, settings.test_rows)
+
+
+def write_first(source: Path, target: Path, count: int) -> None:
+    """Write the first ``count`` lines of ``source`` to ``target``.
+
+    Raises:
+        ValueError: it has fewer.
+    """
+    lines = source.read_text(encoding="utf-8").splitlines()[:count]
+    if len(lines) < count:
+        raise ValueError(f"{source} has {len(lines)} rows, the race needs {count}")
+    target.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def reading(settings: Settings) -> dict[str, str]:
+    """Return petune's keys for how the rows are read: a template for reviews, what it finds out for other files."""
+    return prompt_format() if settings.data is None else {}
+
+
+def write_rows(work: Work, settings: Settings, base: Base) -> None:
+    """Write the rows as token ids, and which of them make up each step."""
+    rows = encode(work.train_text, settings, base)
+    work.write_rows(rows)
+    training = TrainingOptions(
+        per_device_train_batch_size=settings.rows_per_step,
+        max_steps=settings.planned_steps,
+        seed=settings.seed,
+    )
+    schedule = Schedule([len(row.input_ids) for row in rows], training)
+    work.write_plan([schedule.rows(step)[1] for step in range(settings.planned_steps)])
+
+
+def encode(path: Path, settings: Settings, base: Base) -> list[Row]:
+    """Return the rows of a file as token ids and labels."""
+    options = DataOptions.model_validate({**reading(settings), "data": str(path)})
+    examples = load_examples(options, base.tokenizer)
+    rows = encode_within(examples, base.tokenizer, model_limit=context_length(base.model)).rows
+    return [Row(row.input_ids, row.labels) for row in rows]
 
 
 if __name__ == "__main__":

@@ -65,9 +65,14 @@ def _heads(config: PreTrainedConfig, side: AttentionKind) -> tuple[int, int, int
     """Return query heads, key-value heads and the width of one; an encoder-decoder's two sides may differ."""
     own = getattr(config, f"{side}_attention_heads", None)
     heads = own or config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or (1 if _shares_keys(config) else heads)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     return heads, kv_heads, head_dim
+
+
+def _shares_keys(config: PreTrainedConfig) -> bool:
+    """Whether all heads have one key and one value; Falcon's newer blocks, whatever else is set, have them by head."""
+    return bool(getattr(config, "multi_query", False)) and not getattr(config, "new_decoder_architecture", False)
 
 
 def _is_attention(module: nn.Module) -> bool:

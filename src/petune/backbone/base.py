@@ -1,7 +1,7 @@
 """A frozen pretrained model with everything petune must know of it."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import final
@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from petune.backbone.fingerprint import Fingerprint, fingerprint
+from petune.backbone.further_heads import FurtherHead, HeadSpec, add_heads
 from petune.backbone.heads import auto_class, class_labels, task_of
 from petune.backbone.loading import load, load_config, quiet, read_config, set_pad_token
 from petune.backbone.precision import pick_device, pick_dtype
@@ -35,10 +36,12 @@ class Base:
         revision: the hub commit it was loaded from.
         weight_files: the files its weights came from; none means they cannot be verified.
         random: names of the parameters that those files lack: a head that starts at random.
+        heads: the heads that the model has been given beside its own, by name.
 
     Attributes:
         task: what the model's head is for.
         labels: names of the classes that the head tells apart; empty where it has none.
+        heads: the heads that the model has beside its own, by name.
 
     Raises:
         BaseModelError: the model has no head of a known task, or its tokenizer cannot pad.
@@ -53,15 +56,18 @@ class Base:
         revision: str | None = None,
         weight_files: Iterable[Path] = (),
         random: Iterable[str] = (),
+        heads: Mapping[str, FurtherHead] | None = None,
     ) -> None:
+        self.heads = dict(heads or {})
         self.task = task_of(model)
         self.labels = class_labels(model.config, self.task)
         self._random = tuple(random)
         self.structure = Structure(model, self._random)
         if tokenizer is not None:
             set_pad_token(tokenizer, name)
-            if self.structure.head and model.config.pad_token_id is None:
-                model.config.pad_token_id = tokenizer.pad_token_id  # by which decoders find a row's last token
+            for config in (model.config, *(head.model.config for head in self.heads.values())):
+                if self.structure.head and config.pad_token_id is None:
+                    config.pad_token_id = tokenizer.pad_token_id  # by which decoders find a row's last token
         self.model = model.eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self.name = name
@@ -116,6 +122,10 @@ class Base:
         """Which model this is exactly; the first use reads the weight files once."""
         return fingerprint(self.model, self._tokenizer, self._weight_files, head=self.structure.head)
 
+    def labels_of(self, head: str) -> tuple[str, ...]:
+        """Return the classes of the head called ``head``, or of the base's own head where there is no such."""
+        return self.heads[head].spec.labels if head in self.heads else self.labels
+
     def add_tokens(self, tokens: str | Sequence[str]) -> tuple[int, ...]:
         """Add tokens to the tokenizer and rows for them to the model, and return their ids; old rows stay as they are.
 
@@ -162,6 +172,7 @@ def load_base(
     device: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    heads: Sequence[HeadSpec] = (),
 ) -> Base:
     """Load a base model.
 
@@ -177,12 +188,13 @@ def load_base(
         device: ``auto`` (CUDA where there is some), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         revision: branch, tag or commit of a Hugging Face id.
         trust_remote_code: run code that comes with the model.
+        heads: heads to give it beside that of its task; they start at random.
 
     Raises:
         BaseModelError: the model cannot be had, or cannot be loaded for the task.
         ArtifactError: its files are damaged.
         ResourceError: memory or disk space is short.
-        ConfigError: an unknown task, dtype or device; or a head without labels.
+        ConfigError: an unknown task, dtype or device; a head without labels; or a head that needs another body.
     """
     where = pick_device(device)
     precision = pick_dtype(dtype, where)
@@ -204,6 +216,7 @@ def load_base(
         revision=loaded.revision,
         weight_files=loaded.weight_files,
         random=loaded.random,
+        heads=add_heads(loaded.model, heads, seed=seed, random=loaded.random),
     )
 
 
@@ -228,15 +241,19 @@ def meta_model(
     labels: Sequence[str] = (),
     revision: str | None = None,
     trust_remote_code: bool = False,
+    heads: Sequence[HeadSpec] = (),
 ) -> PreTrainedModel:
     """Build a base model on the meta device, from its configuration only: sizes and names, no weights.
 
     Raises:
         BaseModelError: the configuration cannot be had, or the model cannot be loaded for the task.
+        ConfigError: a further head needs another body.
     """
     with quiet():
         source = resolve(model, revision=revision)
         with explained(source.name, hub=source.folder is None, revision=source.revision):
             config, chosen = load_config(source, task=task, labels=labels, trust_remote_code=trust_remote_code)
             with torch.device("meta"):
-                return auto_class(chosen).from_config(config, trust_remote_code=trust_remote_code)
+                built: PreTrainedModel = auto_class(chosen).from_config(config, trust_remote_code=trust_remote_code)
+            add_heads(built, heads)
+            return built

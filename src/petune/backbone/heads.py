@@ -94,6 +94,15 @@ def saved_task(architectures: Iterable[str], config: PreTrainedConfig) -> TaskNa
     return None
 
 
+def task_of_class(model_type: str, name: str) -> TaskName | None:
+    """Return the task of transformers' class ``name`` for models of ``model_type``; None where it is unknown."""
+    for task in TASK_NAMES:
+        known = _CLASSES[task][1].get(model_type, ())
+        if name in ((known,) if isinstance(known, str) else known):
+            return task
+    return None
+
+
 def task_of(model: PreTrainedModel) -> TaskName:
     """Return the task that a model in memory is for.
 

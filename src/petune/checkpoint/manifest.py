@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from petune.adapter import LearnedTask
 from petune.backbone.task_names import TaskName
 from petune.errors import AdapterFormatError
 
@@ -62,6 +63,10 @@ class Manifest(BaseModel):
 
     labels: tuple[str, ...] = ()
     """Names of the classes of the task's head, in the order of its outputs; empty where it has none."""
+
+    tasks: tuple[LearnedTask, ...] = ()
+    """The tasks that were trained for at once, where they were named; the ``task`` and ``labels`` above are then those
+    of the head that the base was loaded with."""
 
     digest: str
     """SHA-256 over the names, shapes and values of the adapter's tensors."""

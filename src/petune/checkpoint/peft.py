@@ -43,6 +43,8 @@ _LAST_LAYERS = ("score", "classifier", "out_proj")
 _TASK_TYPES: Mapping[TaskName, str] = {
     "causal_lm": "CAUSAL_LM",
     "seq2seq_lm": "SEQ_2_SEQ_LM",
+    # PEFT has no task with masks; without a task its models leave virtual tokens out, as feature extractors they do not
+    "masked_lm": "FEATURE_EXTRACTION",
     "sequence_classification": "SEQ_CLS",
     "token_classification": "TOKEN_CLS",
     "question_answering": "QUESTION_ANS",
@@ -54,6 +56,8 @@ MODEL_LAYOUT = ("full",)
 
 def layout_of(adapter: Adapter, structure: Structure) -> Layout | None:
     """Return the layout that expresses ``adapter``; None where PEFT has nothing that does."""
+    if any(task.head is not None for task in adapter.tasks):
+        return None  # a base has one head there
     layout = LAYOUTS.get(adapter.method.name)
     learned = {"modules_to_save": adapter.replacements, "trainable_token_indices": adapter.token_rows}
     if layout is None or any(slots and field not in layout.besides for field, slots in learned.items()):
@@ -141,9 +145,9 @@ def task_of(config: Mapping[str, Any]) -> TaskName | None:
     return next((task for task, name in _TASK_TYPES.items() if name == config.get("task_type")), None)
 
 
-def task_type_of(task: TaskName) -> str | None:
-    """Return what PEFT calls ``task``; None where it has no name for it."""
-    return _TASK_TYPES.get(task)
+def task_type_of(task: TaskName) -> str:
+    """Return what PEFT calls ``task``."""
+    return _TASK_TYPES[task]
 
 
 def numbered_labels(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -128,10 +128,10 @@ class PrefixTuningLayout(VirtualTokensLayout):
     )
 
     def fits(self, adapter: Adapter, structure: Structure) -> bool:
-        """Say whether it is a plain prefix: PEFT would show an infix to every token, and knows no gate."""
+        """Say whether it is a plain prefix: PEFT shows an infix to every token, has no gate, and shifts positions."""
         settings = adapter.config.model_dump()
         plain = settings.get("placement", "prefix") == "prefix" and not settings.get("prefix_gate", False)
-        return plain and super().fits(adapter, structure)
+        return plain and settings["shift_positions"] and super().fits(adapter, structure)
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
         """Return PEFT's fields of prefix tuning."""

@@ -15,6 +15,9 @@ from petune.errors import ConfigError
 from petune.evaluation.options import ESCAPES
 from petune.methods.config import fields_of
 
+REPEATED = "repeated"
+"""Marks a list whose flag is given once for each of its entries, which may hold commas."""
+
 _YES_OR_NO = ("true", "false", "yes", "no", "on", "off", "1", "0")
 
 
@@ -40,7 +43,7 @@ def flags_of(
 def values(given: Mapping[str, Any], *models: type[BaseModel]) -> dict[str, Any]:
     """Return the flags that were given, as the fields' settings."""
     fields = {name: field for model in models for name, field in model.model_fields.items()}
-    return {name: read(fields[name], value) for name, value in given.items() if value is not None}
+    return {name: read(fields[name], value) for name, value in given.items() if value not in (None, [])}
 
 
 def read(field: FieldInfo, value: Any) -> Any:
@@ -50,7 +53,7 @@ def read(field: FieldInfo, value: Any) -> Any:
     a part holds a comma itself. ``none`` is None where the field allows it. Escapes count where the field says so.
     """
     if not isinstance(value, str):
-        return value
+        return tuple(value) if isinstance(value, list) else value
     kinds = kinds_of(field)
     if type(None) in kinds and value.lower() in ("none", "null"):
         return None
@@ -158,6 +161,11 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     if kinds_of(field) - {type(None)} == {bool}:
         option = typer.Option(f"{flag}/--no-{flag[2:]}", help=_help(field), show_default=False)
         annotation = bool | None
+    elif REPEATED in field.metadata:
+        option = typer.Option(
+            flag, help=f"{_help(field)} May be given several times.", metavar="TEXT", show_default=False
+        )
+        annotation = list[str] | None
     else:
         option = typer.Option(flag, help=_help(field), metavar=_metavar(field.annotation), show_default=False)
         annotation = str | None
@@ -183,7 +191,8 @@ def _metavar(annotation: Any) -> str:
     if origin is Literal:
         return "|".join(str(choice) for choice in parts)
     if origin is tuple:
-        return f"{_metavar(parts[0])},..."
+        of_models = isinstance(parts[0], type) and issubclass(parts[0], BaseModel)
+        return "JSON" if of_models else f"{_metavar(parts[0])},..."
     if origin is dict:
         return "KEY=VALUE,..."
     return {bool: "true|false", int: "INTEGER", float: "NUMBER", str: "TEXT"}.get(annotation, "VALUE")

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from petune.backbone.task_names import TaskName
-from petune.cli.flags import values
+from petune.cli.flags import REPEATED, values
 from petune.errors import ConfigError, OutputFolderError
 from petune.methods.config import explain
 
@@ -22,14 +22,17 @@ class LoadOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    adapter: str | None = None
-    """Adapter folder, petune's or HF PEFT's."""
+    adapter: Annotated[tuple[str, ...], REPEATED] = ()
+    """Adapter folder: petune's, HF PEFT's, AdapterHub's, or a stack; of several, rows go through each in this order."""
 
     model: str | None = None
     """Base model: a hub id, a local folder, a .gguf file, or `demo` (default: the one the adapter names)."""
 
     task: TaskName | None = None
     """What the base is loaded for (default: what the adapter was trained for, else what its weights were saved for)."""
+
+    task_name: str | None = None
+    """Of an adapter that was trained for several tasks, the one to use it for."""
 
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
@@ -51,15 +54,17 @@ def load_model(flags: Mapping[str, Any]) -> "AdaptedModel":
     """Return the model that the flags name.
 
     Raises:
-        ConfigError: neither an adapter nor a base is named.
+        ConfigError: neither an adapter nor a base is named, or not which of an adapter's tasks it is for.
     """
     from petune.api import load
+    from petune.checkpoint import stack
 
     options = LoadOptions.model_validate(flags)
-    if options.adapter is None and options.model is None:
+    if not options.adapter and options.model is None:
         raise ConfigError("no model: give --adapter FOLDER, --model NAME (such as --model demo), or both")
+    stack.require_choices(stack.members(options.adapter), options.task_name)
     return load(
-        options.adapter,
+        options.adapter or None,
         base=options.model,
         task=options.task,
         dtype=options.dtype,
@@ -67,6 +72,7 @@ def load_model(flags: Mapping[str, Any]) -> "AdaptedModel":
         revision=options.revision,
         allow_base_mismatch=options.allow_base_mismatch,
         trust_remote_code=options.trust_remote_code,
+        task_name=options.task_name,
     )
 
 

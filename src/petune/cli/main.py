@@ -18,6 +18,7 @@ from petune.errors import Interrupted, PetuneError
 
 COMMANDS = {
     "train": "Train an adapter on your data.",
+    "compare": "Compare methods on your data, fairly, and write a report.",
     "eval": "Measure a base model or an adapter on data.",
     "predict": "Answer every row of a file (JSONL in, JSONL out).",
     "generate": "Continue prompts.",

@@ -22,8 +22,8 @@ def merge(
 ) -> None:
     """Merge an adapter into a plain Hugging Face model folder."""
     (loading,) = split(given, LoadOptions)
-    adapter = loading.pop("adapter", None)
-    if adapter is None:
+    adapter = loading.pop("adapter", ())
+    if not adapter:
         raise ConfigError("no adapter: give --adapter FOLDER")
     from petune import api
 

@@ -54,7 +54,11 @@ def print_result(result: "TrainingResult") -> None:
             say(f"on the validation rows, after step {result.kept_step}, which is kept:")
             print_metrics(result.eval_metrics)
     say(f"adapter: {result.output_dir}")
-    if result.model.model.can_generate():
+    tasks = result.model.adapter("default").tasks
+    if tasks:
+        names = "|".join(task.name for task in tasks)
+        say(f"use it:  petune predict --adapter {result.output_dir} --task-name {names} --data rows.jsonl")
+    elif result.model.model.can_generate():
         say(f'use it:  petune generate --adapter {result.output_dir} --prompt "..."')
     else:
         say(f"use it:  petune predict --adapter {result.output_dir} --data rows.jsonl")

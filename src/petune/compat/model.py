@@ -117,7 +117,7 @@ class PeftModel(PushToHubMixin, WrappedModel):  # type: ignore[misc]
         if config.task_type is not None and wanted != task:
             raise ConfigError(
                 f"task_type is {config.task_type}, but a {type(self.get_base_model()).__name__} is for"
-                f" {task_type_of(task) or task}; load the model with transformers' class for the task, or change it"
+                f" {task_type_of(task)}; load the model with transformers' class for the task, or change it"
             )
 
     def load_adapter(self, model_id: str | Path, adapter_name: str, is_trainable: bool = False, **others: Any) -> None:

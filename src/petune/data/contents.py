@@ -1,8 +1,8 @@
 """What a checked row says, before a tokenizer is known: turns, a prompt with its target, or plain text."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, final
 
 from petune.data.conversation import Conversation
 from petune.data.layouts import TEMPLATE, Layout
@@ -26,6 +26,8 @@ class Pair:
     """The label that a verbalizer's word in the target stands for."""
     words: Mapping[str, str] = field(default_factory=dict)
     """The targets, without white space around them, that stand for each label of a verbalizer."""
+    suffix: str | None = None
+    """The text behind the target, where the template says where the target stands; else None, and it stands last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,9 @@ class Text:
 
 
 Content = Conversation | Pair | Text
+
+_MARK: Final = "\ufdd0"
+"""What the slot ``mask`` of a template becomes while it is filled in: a character that Unicode keeps out of texts."""
 
 
 def has_something_to_learn(content: Content) -> bool:
@@ -74,6 +79,7 @@ class RowParser:
             _check_verbalizer(layout, self._verbalizer)
         self._prompt = None if prompt is None else TextTemplate(prompt, "--template")
         self._target = None if target is None else TextTemplate(target, "--target")
+        _check_slots(layout, self._prompt, self._target)
         self._lead = "" if target is None else target[: len(target) - len(target.lstrip())]
 
     def parse(self, row: Mapping[str, Any]) -> Content:
@@ -88,12 +94,18 @@ class RowParser:
             assert isinstance(parsed, Conversation)
             return parsed
         slots = row if isinstance(parsed, Conversation) else {**row, **parsed}
-        prompt = self._prompt.render(slots, self._columns)
+        prompt, *behind = self._prompt.render({"mask": _MARK, **slots}, self._columns).split(_MARK)
+        if len(behind) > 1:
+            raise DataError("--template has the slot {{ mask }} twice, and a row has one answer; keep one of them")
         if self._target is None:
+            if behind:
+                raise DataError("--template has the slot {{ mask }}, and nothing says what stands there; add --target")
             return Text(prompt)
         if self._verbalizer is not None:
-            return self._verbalized(prompt, slots, self._verbalizer)
-        return Pair(prompt, self._render_target(slots), self._layout.name == "text-label", self._lead)
+            pair = self._verbalized(prompt, slots, self._verbalizer)
+        else:
+            pair = Pair(prompt, self._render_target(slots), self._layout.name == "text-label", self._lead)
+        return _with_suffix(pair, behind[0]) if behind else pair
 
     def _verbalized(self, prompt: str, slots: Mapping[str, Any], verbalizer: Mapping[str, str]) -> Pair:
         assert self._target is not None
@@ -118,6 +130,14 @@ class RowParser:
         except (RowProblem, DataError):
             # A row to predict may lack the columns of the target.
             return None
+
+
+def _with_suffix(pair: Pair, suffix: str) -> Pair:
+    """Return ``pair`` with text behind its target; white space between the two goes with the target, once."""
+    prompt = pair.prompt.rstrip()
+    lead = pair.lead or pair.prompt[len(prompt) :]
+    target = pair.target if pair.target is None else lead + pair.target.lstrip()
+    return replace(pair, prompt=prompt, target=target, lead=lead, suffix=suffix)
 
 
 def _check_choice(
@@ -146,6 +166,17 @@ def _check_choice(
         raise DataError(
             "--chat on needs a prompt and a target to make turns of, and these rows are plain text; "
             "give --template and --target, or leave --chat out"
+        )
+
+
+def _check_slots(layout: Layout, prompt: TextTemplate | None, target: TextTemplate | None) -> None:
+    """Refuse templates that make the same text of every row, or ask for its label without showing it."""
+    if prompt is None or prompt.slots - {"mask"}:
+        return
+    if layout.name == "text-label" or target is None or not target.slots:
+        raise DataError(
+            "--template has no slot for a column, so it would be the same for every row; columns are written in double"
+            " braces, such as {{ text }}"
         )
 
 

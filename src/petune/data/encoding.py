@@ -6,7 +6,7 @@ The text of a row is tokenised whole, once, as the model will see it, and labels
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from petune.data.examples import Example, ExampleSet
@@ -42,6 +42,8 @@ class Encoded:
     origin: str
     token_types: list[int] = field(default_factory=list)
     """Which of two texts each token is of, for models that want to know; empty otherwise."""
+    task: str = ""
+    """Name of the task it is of, in a run for several."""
 
     def unlabelled(self) -> "Encoded":
         """Return the row with nothing learned of it."""
@@ -112,6 +114,12 @@ def encode(
     for insertion in insertions:
         kept = [Encoded(ids, row.labels, row.origin) for row in kept for ids in insertion.versions(row.input_ids)]
     return EncodedSet(kept, report, frozenset(cut))
+
+
+def of_task(encoded: EncodedSet, name: str) -> EncodedSet:
+    """Return the rows, and the report on them, as those of the task ``name``."""
+    rows = [replace(row, task=name) for row in encoded.rows]
+    return EncodedSet(rows, replace(encoded.report, task=name), encoded.cut)
 
 
 def kept_whole(examples: ExampleSet, encoded: EncodedSet) -> ExampleSet:

@@ -39,6 +39,8 @@ class Example:
     """White space that the target's template starts with; None where the row has no such template."""
     words: Mapping[str, str] = field(default_factory=dict)
     """What stands for a label in the text, by label; a label that is not named stands for itself."""
+    suffix: str | None = None
+    """The text behind the answer, where a template says where the answer stands; else None, and it stands last."""
 
 
 @final

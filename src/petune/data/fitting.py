@@ -97,10 +97,9 @@ def _front(row: Encoded, longest: int, tokenizer: "PreTrainedTokenizerBase") -> 
     size = len(row.input_ids)
     if size <= longest:
         return row
+    ends = set(tokenizer.all_special_ids) - {tokenizer.mask_token_id}
     behind = 0
-    while (
-        behind < tokenizer.num_special_tokens_to_add() and row.input_ids[size - 1 - behind] in tokenizer.all_special_ids
-    ):
+    while behind < tokenizer.num_special_tokens_to_add() and row.input_ids[size - 1 - behind] in ends:
         behind += 1
 
     def front(values: list[int]) -> list[int]:

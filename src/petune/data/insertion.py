@@ -5,14 +5,15 @@ from dataclasses import replace
 
 from petune.data.examples import Example, Segment
 from petune.errors import DataError
-from petune.sites.placement import Insertion, Part
+from petune.sites.placement import Gap, Insertion, Part
 
 
 def with_virtual_tokens(example: Example, insertions: Iterable[Insertion]) -> Example:
     """Return ``example`` with segments of virtual tokens and of anchor text.
 
     Raises:
-        DataError: they belong between prompt and answer, and the row's text does not go on where its prompt ends.
+        DataError: they belong between prompt and answer, and the row's text does not go on where its prompt ends; or
+            both they and the row's own template say where its answer stands.
     """
     for insertion in insertions:
         example = _insert(example, insertion)
@@ -21,20 +22,37 @@ def with_virtual_tokens(example: Example, insertions: Iterable[Insertion]) -> Ex
 
 def _insert(example: Example, insertion: Insertion) -> Example:
     placement = insertion.placement
+    if example.suffix is not None and placement.places_answer:
+        raise DataError(
+            f"{example.origin}: its answer has 2 places, {{mask}} in the adapter's template and {{{{ mask }}}} in the"
+            " rows' own (--template); leave one of them out"
+        )
+    # Where a row goes on after its answer, what belongs behind its text is behind all of it.
+    whole = bool(example.suffix) or not (placement.after or placement.places_answer)
+    head, answer = (example.segments, ()) if whole else _split(example)
     ids = insertion.ids()
-    before = tuple(_segments(placement.before, ids, before_special=placement.before_special))
-    after = tuple(_segments(placement.after, ids))
-    head, tail = _split(example) if after else (example.segments, ())
-    return replace(
-        example,
-        segments=(*before, *head, *after, *tail),
-        prompt="".join((*(s.text for s in before), example.prompt, *(s.text for s in after))),
-    )
+    before = tuple(_segments(placement.before, ids, answer, before_special=placement.before_special))
+    after = tuple(_segments(placement.after, ids, answer))
+    segments = (*before, *head, *after, *(() if placement.places_answer else answer))
+    if example.suffix:
+        suffix = example.suffix + _text(placement.after)
+        return replace(example, segments=segments, prompt=_text(placement.before) + example.prompt, suffix=suffix)
+    line = (*placement.before, example.prompt, *placement.after)
+    place = line.index(Gap.ANSWER) if placement.places_answer else len(line)
+    return replace(example, segments=segments, prompt=_text(line[:place]), suffix=_text(line[place:]) or None)
 
 
-def _segments(parts: Sequence[Part], ids: Iterator[int], *, before_special: bool = False) -> Iterator[Segment]:
+def _text(parts: Sequence[Part]) -> str:
+    return "".join(part for part in parts if isinstance(part, str))
+
+
+def _segments(
+    parts: Sequence[Part], ids: Iterator[int], answer: Sequence[Segment], *, before_special: bool = False
+) -> Iterator[Segment]:
     for part in parts:
-        if isinstance(part, str):
+        if isinstance(part, Gap):
+            yield from answer
+        elif isinstance(part, str):
             yield Segment(part, learned=False)
         else:
             virtual = tuple(next(ids) for _ in range(part))

@@ -74,6 +74,27 @@ def check_files(options: DataOptions, *, seed: int = 42, require_target: bool = 
     return CheckedData(train, evaluation)
 
 
+def check_source(
+    source: str, options: DataOptions, *, seed: int = 42, splits: tuple[str, ...] = ("train",)
+) -> tuple[Rows, CheckedRows]:
+    """Read and check every row of one source; return the rows as they were read, and checked.
+
+    Args:
+        source: a file or a hub data set id.
+        options: how to read it; its own files are not looked at.
+        seed: seed of a ``path#N`` sample.
+        splits: of a hub id without ``@split``, the first of these that it has.
+
+    Raises:
+        DataError: all problems at once, the first 20 told; or no rows; or no such layout.
+    """
+    problems = Problems()
+    rows = read_rows(source, seed=seed, splits=splits)
+    checked = _check_rows(rows, source, options, require_target=True, problems=problems)
+    problems.raise_if_any()
+    return rows, checked
+
+
 def split_indices(count: int, share: float, seed: int, source: str) -> list[int]:
     """Return the sorted indices of the rows set aside for validation; they depend on the arguments alone.
 
@@ -154,24 +175,26 @@ def _check(
     """Read and check one source; what is wrong with it is gathered, and None stands for no usable rows."""
     try:
         rows = read_rows(source, seed=seed, splits=splits, problems=problems)
-        if not rows.rows:
-            return None
-        rows = map_columns(rows, options.columns, has_template=options.template is not None)
-        layout = choose_layout(rows.columns, options, source=source, require_target=require_target)
-        parser = RowParser(layout, options, rows.columns, require_target=require_target)
-        contents: list[Content] = []
-        for index, row in enumerate(rows.rows):
-            try:
-                contents.append(parser.parse(row))
-            except RowProblem as problem:
-                problems.add(rows.source, rows.numbers[index], rows.origin(index), problem)
-        if require_target and contents and not any(map(has_something_to_learn, contents)):
-            raise DataError(
-                f"{source}: not one of {len(contents):,} rows has anything to learn: its text, completion "
-                f"or assistant "
-                "turns are empty; fill them in, or say with --columns or --target where the text to learn is"
-            )
+        return _check_rows(rows, source, options, require_target, problems) if rows.rows else None
     except DataError as error:
         problems.add_error(source, error)
         return None
+
+
+def _check_rows(rows: Rows, source: str, options: DataOptions, require_target: bool, problems: Problems) -> CheckedRows:
+    rows = map_columns(rows, options.columns, has_template=options.template is not None)
+    layout = choose_layout(rows.columns, options, source=source, require_target=require_target)
+    parser = RowParser(layout, options, rows.columns, require_target=require_target)
+    contents: list[Content] = []
+    for index, row in enumerate(rows.rows):
+        try:
+            contents.append(parser.parse(row))
+        except RowProblem as problem:
+            problems.add(rows.source, rows.numbers[index], rows.origin(index), problem)
+    if require_target and contents and not any(map(has_something_to_learn, contents)):
+        raise DataError(
+            f"{source}: not one of {len(contents):,} rows has anything to learn: its text, completion "
+            f"or assistant "
+            "turns are empty; fill them in, or say with --columns or --target where the text to learn is"
+        )
     return CheckedRows(rows, layout, tuple(contents))

@@ -28,8 +28,8 @@ class DataOptions(BaseModel):
 
     data: str | None = None
     """The rows: a .jsonl, .json, .csv, .tsv or .parquet file, or a hub data set id written
-    `id`, `id:config`, `id@split` or `id:config@split` (split: train by default). `#N` at the end keeps a
-    seeded sample of N rows."""
+    `id`, `id:config`, `id@split` or `id:config@split` (split: train by default); or `demo` and `demo@test`, movie
+    reviews that are fetched once. `#N` at the end keeps a seeded sample of N rows."""
 
     eval_data: str | None = None
     """Validation rows, named as `data` is (split of a hub id by default: validation, else test)."""
@@ -44,7 +44,8 @@ class DataOptions(BaseModel):
     """Columns under other names than the layout's: role to column, such as `text: review`."""
 
     template: str | None = None
-    """Jinja template of the prompt, with the columns as slots: `{{ title }}: {{ body }}`."""
+    """Jinja template of the prompt, with the columns as slots: `{{ title }}: {{ body }}`. A task that fills the answer
+    in finds its place at `{{ mask }}`."""
 
     target: str | None = None
     """Jinja template of the text to learn after the prompt, such as ` {{ label }}`."""

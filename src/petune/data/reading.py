@@ -8,6 +8,7 @@ from pathlib import Path
 from petune.data.hub import HUB_ID, read_hub
 from petune.data.json_files import read_json, read_jsonl
 from petune.data.problems import Problems
+from petune.data.reviews import SOURCES, read_reviews
 from petune.data.rows import Rows
 from petune.data.table_files import read_csv, read_parquet, read_tsv
 from petune.errors import DataError, nearest
@@ -29,8 +30,9 @@ def read_rows(
     """Read every row of a source.
 
     Args:
-        source: a file, or a hub data set id (``id``, ``id:config``, ``id@split``, ``id:config@split``);
-            ``#N`` at the end keeps a sample of N rows, in the order of the source.
+        source: a file, a hub data set id (``id``, ``id:config``, ``id@split``, ``id:config@split``), or the movie
+            reviews (``demo``, ``demo@test``; a file of that name is written ``./demo``). ``#N`` at the end keeps a
+            sample of N rows, in the order of the source.
         seed: seed of that sample.
         splits: of a hub id without ``@split``, the first of these that it has.
         problems: where to gather bad lines; None raises them at the end of the source.
@@ -42,7 +44,10 @@ def read_rows(
     before = len(gathered)
     name, count = _without_sample(source)
     path = Path(name).expanduser()
-    rows = _read_file(path, name, gathered) if _is_file_name(name, path) else read_hub(name, splits)
+    if name in SOURCES:
+        rows = read_reviews(name)
+    else:
+        rows = _read_file(path, name, gathered) if _is_file_name(name, path) else read_hub(name, splits)
     if problems is None:
         gathered.raise_if_any()
     if not rows.rows and len(gathered) == before:

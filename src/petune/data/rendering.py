@@ -48,7 +48,11 @@ class Renderer:
         if self._wrap_pairs:
             turns = self._turns(_as_turns(content), fields, origin, choices_key=choices_key)
             return replace(turns, target=target, words=content.words)
-        segments = (Segment(content.prompt, self._learn_all), Segment(content.target or "", learned=True))
+        segments = (
+            Segment(content.prompt, self._learn_all),
+            Segment(content.target or "", learned=True),
+            *([Segment(content.suffix, self._learn_all)] if content.suffix else []),
+        )
         return Example(
             origin,
             segments,
@@ -59,6 +63,7 @@ class Renderer:
             add_special_tokens=True,
             lead=content.lead,
             words=content.words,
+            suffix=content.suffix,
         )
 
     def _turns(

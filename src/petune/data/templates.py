@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, final
 
 import jinja2
+from jinja2 import meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from petune.data.problems import RowProblem
@@ -87,10 +88,16 @@ class TextTemplate:
         self._environment = _Environment()
         try:
             self._template = self._environment.from_string(text)
+            self._slots = frozenset(meta.find_undeclared_variables(self._environment.parse(text)))
         except jinja2.TemplateSyntaxError as error:
             raise DataError(
                 f"{option} line {error.lineno}: {error.message}; slots are written {{{{ column }}}}"
             ) from error
+
+    @property
+    def slots(self) -> frozenset[str]:
+        """Names that the template asks for."""
+        return self._slots
 
     def render(self, row: Mapping[str, Any], columns: tuple[str, ...]) -> str:
         """Return the text of a row.

@@ -73,11 +73,8 @@ def evaluate(
     options, likelihood = options or EvaluationOptions(), likelihood or CausalLikelihood()
     if not examples and not rows:
         raise DataError(f"{examples.source}: no rows to measure; give a file with at least one row")
-    own: Need = "choices" if are_choices(examples) or options.labels else "text"
-    metrics = resolve_metrics(options.metrics or default_metrics(examples), own)
+    metrics, labels = settle(examples, options)
     needs = {metric.needs for metric in metrics}
-    labels = (options.labels or distinct_labels(examples)) if "choices" in needs else ()
-    _check_data(examples, metrics, labels)
 
     loss: TokenLoss | None = None
     if "tokens" in needs:
@@ -88,7 +85,7 @@ def evaluate(
         choices = likelihood.choices(runner, examples, labels, batch_tokens=options.batch_tokens)
         predictions["choices"] = [chosen(e, labels, c) for e, c in zip(examples, choices, strict=True)]
     if "text" in needs:
-        predictions["text"] = list(predict_texts(runner, examples, options.generation))
+        predictions["text"] = list(predict_texts(runner, examples, options.generation, likelihood))
     return Evaluation(
         metrics=values_of(metrics, loss, predictions),
         predictions=tuple(next(iter(predictions.values()), ())),
@@ -97,6 +94,21 @@ def evaluate(
         num_label_tokens=loss.tokens if loss is not None else 0,
         seconds=time.perf_counter() - started,
     )
+
+
+def settle(examples: ExampleSet, options: EvaluationOptions) -> tuple[list[Metric], tuple[str, ...]]:
+    """Return the metrics to compute and the labels to compare; every row has what they need.
+
+    Raises:
+        ConfigError: a metric is unknown, or two have one name.
+        DataError: the rows lack what a metric needs.
+    """
+    own: Need = "choices" if are_choices(examples) or options.labels else "text"
+    metrics = resolve_metrics(options.metrics or default_metrics(examples), own)
+    compared = any(metric.needs == "choices" for metric in metrics)
+    labels = (options.labels or distinct_labels(examples)) if compared else ()
+    _check_data(examples, metrics, labels)
+    return metrics, labels
 
 
 def default_metrics(examples: Sequence[Example]) -> tuple[str, ...]:

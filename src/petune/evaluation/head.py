@@ -1,4 +1,4 @@
-"""Next-token log-probabilities at chosen positions of many sequences.
+"""Log-probabilities of tokens at chosen positions of many sequences.
 
 Only the hidden states at those positions go through the output head: the logits of a prompt, by far the
 largest tensor of a forward pass, never exist. The model's own forward pass computes them, so that whatever it
@@ -32,13 +32,21 @@ MAX_LOGITS = 2**26
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A sequence, and the positions after which the next token's distribution is wanted.
+    """A sequence, and the positions whose hidden states say the distribution that is wanted.
 
-    The answer begins behind the first of them; nothing after the last is computed.
+    In a causal model that is of the next token: the answer begins behind the first of them, and nothing after the last
+    is computed.
     """
 
     input_ids: Sequence[int]
     positions: Sequence[int]
+    whole: bool = False
+    """Whether the model reads what is behind the positions too, as an encoder does."""
+
+    @property
+    def length(self) -> int:
+        """How many tokens are run."""
+        return len(self.input_ids) if self.whole else self.positions[-1] + 1
 
 
 Read = Callable[[int, Tensor], Tensor]
@@ -75,13 +83,13 @@ def read_log_probabilities(runner: Runner, queries: Sequence[Query], read: Read,
 
 def _batches(queries: Sequence[Query], vocabulary: int, batch_tokens: int) -> list[list[int]]:
     """Group queries of like cost; a cost counts tokens, or logits where these are what fills the memory."""
-    costs = [max(q.positions[-1] + 1, -(-len(q.positions) * vocabulary * batch_tokens // MAX_LOGITS)) for q in queries]
+    costs = [max(q.length, -(-len(q.positions) * vocabulary * batch_tokens // MAX_LOGITS)) for q in queries]
     return split_step(range(len(queries)), costs, max_rows=None, max_tokens=batch_tokens)
 
 
 def _logits(runner: Runner, head: nn.Module, queries: Sequence[Query]) -> Tensor:
     """Return the logits [B, K, V] at the positions of each query; short rows repeat their last position."""
-    lengths = [q.positions[-1] + 1 for q in queries]
+    lengths = [q.length for q in queries]
     rows = [
         Encoded(list(q.input_ids[:length]), [IGNORED] * length, "") for q, length in zip(queries, lengths, strict=True)
     ]

@@ -6,7 +6,9 @@ from typing import Protocol, final
 from petune.data.encoding import Encoded
 from petune.data.examples import Example, ExampleSet
 from petune.data.lengths import encode_within
+from petune.evaluation.generate import generate
 from petune.evaluation.loss import TokenLoss, token_loss
+from petune.evaluation.options import GenerationOptions
 from petune.evaluation.runner import Runner, context_length
 from petune.evaluation.scoring import Choice, score_choices
 
@@ -26,6 +28,10 @@ class Likelihood(Protocol):
         self, runner: Runner, examples: Sequence[Example], labels: Sequence[str], *, batch_tokens: int
     ) -> list[Choice]:
         """Score every label as the answer to every row's prompt."""
+        ...
+
+    def texts(self, runner: Runner, examples: Sequence[Example], options: GenerationOptions) -> list[str]:
+        """Return the answer to each row in the model's own words, without white space around it."""
         ...
 
 
@@ -52,3 +58,19 @@ class CausalLikelihood:
     ) -> list[Choice]:
         """Score every label after every row's prompt."""
         return score_choices(runner, examples, labels, batch_tokens=batch_tokens)
+
+    def texts(self, runner: Runner, examples: Sequence[Example], options: GenerationOptions) -> list[str]:
+        """Generate after every row's prompt."""
+        return generated_texts(runner, examples, options)
+
+
+def generated_texts(runner: Runner, examples: Sequence[Example], options: GenerationOptions) -> list[str]:
+    """Return the text generated for each row's prompt, without white space around it."""
+    generations = generate(
+        runner,
+        [example.prompt for example in examples],
+        options,
+        add_special_tokens=[example.add_special_tokens for example in examples],
+        names=[example.origin for example in examples],
+    )
+    return [generation.text.strip() for generation in generations]

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from petune.data.examples import Example
-from petune.evaluation.generate import generate
 from petune.evaluation.likelihood import CausalLikelihood, Likelihood
 from petune.evaluation.metrics import Answer
 from petune.evaluation.options import EvaluationOptions, GenerationOptions
@@ -61,18 +60,18 @@ def predict(
         examples: rows, with or without targets.
         options: labels and batch size.
         generation: how text is generated; by default greedily, as ``options`` says.
-        likelihood: how labels are scored; by default as a causal language model scores them.
+        likelihood: how labels are scored and texts written; by default as a causal language model does.
 
     Raises:
         ConfigError: the labels cannot be compared.
         DataError: a row does not fit the model.
     """
-    options = options or EvaluationOptions()
+    options, likelihood = options or EvaluationOptions(), likelihood or CausalLikelihood()
     labels = labels_to_compare(examples, options)
     if labels:
         check_labels(labels)
-        return _predict_labels(runner, examples, labels, options.batch_tokens, likelihood or CausalLikelihood())
-    return predict_texts(runner, examples, generation or options.generation)
+        return _predict_labels(runner, examples, labels, options.batch_tokens, likelihood)
+    return predict_texts(runner, examples, generation or options.generation, likelihood)
 
 
 def labels_to_compare(examples: Sequence[Example], options: EvaluationOptions) -> tuple[str, ...]:
@@ -92,19 +91,13 @@ def chosen(example: Example, labels: Sequence[str], choice: Choice) -> Predictio
     return Prediction(example.origin, example.fields, choice.label, example.target, shares)
 
 
-def predict_texts(runner: Runner, examples: Sequence[Example], options: GenerationOptions) -> Iterator[Prediction]:
-    """Yield the text generated for each row, in order, as windows of rows are done."""
+def predict_texts(
+    runner: Runner, examples: Sequence[Example], options: GenerationOptions, likelihood: Likelihood
+) -> Iterator[Prediction]:
+    """Yield the text written for each row, in order, as windows of rows are done."""
     for start in range(0, len(examples), _TEXT_WINDOW):
         window = examples[start : start + _TEXT_WINDOW]
-        generations = generate(
-            runner,
-            [example.prompt for example in window],
-            options,
-            add_special_tokens=[example.add_special_tokens for example in window],
-            names=[example.origin for example in window],
-        )
-        for e, generation in zip(window, generations, strict=True):
-            text = generation.text.strip()
+        for e, text in zip(window, likelihood.texts(runner, window, options), strict=True):
             label = next((label for label, word in e.words.items() if word == text), text)
             yield Prediction(e.origin, e.fields, label, e.target, None)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, final
 
 import torch
 from torch import nn
@@ -43,6 +43,50 @@ class Runner(Protocol):
     def modules(self) -> Iterator[nn.Module]:
         """Every module that takes part in a forward pass, those of adapters included."""
         ...
+
+
+@final
+class WithHead:
+    """A runner that answers with another head on the same body.
+
+    Args:
+        runner: what everything else is taken from.
+        model: the body with that head.
+    """
+
+    def __init__(self, runner: Runner, model: PreTrainedModel) -> None:
+        self._runner = runner
+        self._model = model
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The body with the head."""
+        _ = self._runner.model  # which says whether it may be called
+        return self._model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer."""
+        return self._runner.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs must lie."""
+        return self._runner.device
+
+    @property
+    def insertions(self) -> Sequence[Insertion]:
+        """The virtual tokens that adapters have written into rows."""
+        return self._runner.insertions
+
+    @property
+    def virtual_tokens(self) -> int:
+        """How many of the model's positions adapters take in front of the input."""
+        return self._runner.virtual_tokens
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Every module that takes part in a forward pass."""
+        return self._runner.modules()
 
 
 @contextmanager

@@ -19,7 +19,9 @@ from petune.data.lengths import resolve_max_length
 from petune.data.pairs import encode_pairs, pairs
 from petune.errors import DataError
 from petune.evaluation.head import MAX_LOGITS
+from petune.evaluation.likelihood import generated_texts
 from petune.evaluation.loss import TokenLoss
+from petune.evaluation.options import GenerationOptions
 from petune.evaluation.runner import Runner, context_length, evaluating, longest_input, versions
 from petune.evaluation.scoring import Choice, check_labels, combined_choice
 
@@ -62,6 +64,10 @@ class Seq2SeqLikelihood:
         scores = torch.tensor(log_likelihoods(runner, written, batch_tokens=batch_tokens), dtype=torch.float64)
         by_version = scores.view(len(examples), len(labels), number).transpose(1, 2).tolist()
         return [combined_choice(labels, own, combine) for own in by_version]
+
+    def texts(self, runner: Runner, examples: Sequence[Example], options: GenerationOptions) -> list[str]:
+        """Generate a target for every prompt."""
+        return generated_texts(runner, examples, options)
 
 
 def log_likelihoods(runner: Runner, rows: Sequence[Encoded], *, batch_tokens: int) -> list[float]:

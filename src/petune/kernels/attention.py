@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 PRODUCT_KEYS = 256
@@ -32,10 +33,12 @@ def attend(
         attention_mask: as for :func:`product_attention`.
         options: what the model says to its attention function.
     """
+    cap, scale = options.pop("softcap", None), options.get("scaling")
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    if cap is not None:
+        return capped_attention(query, key, value, attention_mask, scale, cap, options.get("dropout", 0.0))
     plain = options.keys() <= _PRODUCT_OPTIONS and not options.get("dropout")
     if plain and attention_mask is not None and _is_short(query, key):
-        scale = options.get("scaling")
-        scale = query.shape[-1] ** -0.5 if scale is None else scale
         return product_attention(query, key, value, attention_mask, scale)
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     return output  # type: ignore[no-any-return]
@@ -62,11 +65,41 @@ def product_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
         key.reshape(rows * groups, keys, width),
         value.reshape(rows * groups, keys, value.shape[3]),
     )
-    if mask is not None and mask.dtype == torch.bool:
-        mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, torch.finfo(torch.float32).min)
+    mask = None if mask is None else _added(mask)
     shape = (rows, groups, heads // groups, queries)
     mixed: Tensor = _ProductAttention.apply(*flat, mask, scale, shape)  # type: ignore[no-untyped-call]
     return mixed.view(rows, heads, queries, value.shape[3]).transpose(1, 2)
+
+
+def capped_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, cap: float, dropout: float = 0.0
+) -> Tensor:
+    """Return ``softmax(cap * tanh(scale * query key^T / cap) + mask) value`` [B, T, H, D].
+
+    PyTorch's attention has no bound on scores, which Gemma 2 was trained with.
+
+    Args:
+        query: [B, H, T, D].
+        key: [B, K, S, D]; K divides H.
+        value: [B, K, S, D].
+        mask: as for :func:`product_attention`.
+        scale: factor of the scores.
+        cap: what no score exceeds.
+        dropout: share of the weights that is dropped.
+    """
+    wide = torch.promote_types(query.dtype, torch.float32)
+    repeats = query.shape[1] // key.shape[1]
+    key, value = (t.repeat_interleave(repeats, 1) for t in (key, value))
+    scores = cap * torch.tanh(scale / cap * (query.to(wide) @ key.to(wide).transpose(-1, -2)))
+    weights = (scores if mask is None else scores + _added(mask)).softmax(-1)
+    return (F.dropout(weights, dropout) @ value.to(wide)).to(query.dtype).transpose(1, 2)
+
+
+def _added(mask: Tensor) -> Tensor:
+    """Return a mask to be added to scores; a boolean one is true for what is seen."""
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, torch.finfo(torch.float32).min)
 
 
 class _ProductAttention(torch.autograd.Function):

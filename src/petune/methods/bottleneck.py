@@ -10,9 +10,13 @@ Transfer Learning" (2022), https://arxiv.org/abs/2110.04366
     y -> y + s (W_up f(W_down z + b_down) + b_up)
 
 y is the output of a sub-layer's last projection, before the residual connection and any normalisation after it. z is y
-itself or, beside the feed-forward layer, the input of that layer. The weights start from a normal distribution of
-standard deviation 1e-3, truncated at two of them, and the biases at zero: nearly the identity, as in the authors' code.
-The base's layer norms are learned with the adapters, as a factor and a shift of what they give.
+itself or, beside the feed-forward layer, the input of that layer. With ``adapter_input: residual`` z is the residual
+stream, as in AdapterHub's library: y plus what it is added to, through the base's norm where the model normalises last;
+or, beside the feed-forward layer, what y is added to.
+
+The weights start from a normal distribution of standard deviation 1e-3, truncated at two of them, and the biases at
+zero: nearly the identity, as in the authors' code. The base's layer norms are learned with the adapters, as a factor
+and a shift of what they give.
 
 Where we differ: nothing in the maths. He et al. start parallel adapters as LoRA starts, with s = 4; ours start as above
 with s = 1 unless set.
@@ -20,6 +24,7 @@ with s = 1 unless set.
 Shapes: N entries, d hidden width, m bottleneck.
 """
 
+from collections.abc import Sequence
 from typing import Literal, Self, final
 
 import torch
@@ -28,21 +33,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
-from petune.backbone.sublayers import Norm, norms, sub_layers
+from petune.backbone.sublayers import Norm, SubLayer, norms, sub_layers
 from petune.errors import ConfigError, nearest
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Paper, Target
+from petune.sites.host import Host
 from petune.sites.output import OutputSlot
+from petune.sites.residual import joints
 from petune.sites.sites import Slot
 
 START_STD = 1e-3
+WIDEST = 65_536
 
 
 @final
 class BottleneckConfig(MethodConfig):
     """Settings of bottleneck adapters."""
 
-    bottleneck_size: int | None = Field(default=64, ge=1)
+    bottleneck_size: int | None = Field(default=64, ge=1, le=WIDEST)
     """Width m of the bottleneck."""
 
     reduction_factor: float | None = Field(default=None, gt=0)
@@ -53,6 +61,9 @@ class BottleneckConfig(MethodConfig):
 
     placement: Literal["houlsby", "pfeiffer", "parallel"] = "houlsby"
     """houlsby: after attention and the feed-forward layer; pfeiffer: after the latter only; parallel: beside it."""
+
+    adapter_input: Literal["sub_layer", "residual"] = "sub_layer"
+    """What it reads: the sub-layer's output (input, if parallel), or the residual stream there, as in AdapterHub."""
 
     scaling: float = Field(default=1.0, gt=0, le=1e6)
     """Factor s of what the adapter adds; He et al. use 4 beside the feed-forward layer."""
@@ -67,11 +78,21 @@ class BottleneckConfig(MethodConfig):
         return self
 
     def width(self, hidden: int) -> int:
-        """Return m for a hidden width."""
+        """Return m for a hidden width.
+
+        Raises:
+            ConfigError: the reduction factor makes it too large.
+        """
         if self.bottleneck_size is not None:
             return self.bottleneck_size
         assert self.reduction_factor is not None
-        return max(1, int(hidden // self.reduction_factor))
+        width = max(1, int(hidden // self.reduction_factor))
+        if width > WIDEST:
+            raise ConfigError(
+                f"reduction_factor is {self.reduction_factor:g}: {hidden} divided by it is wider than {WIDEST:,}; give"
+                " a larger one"
+            )
+        return width
 
 
 @final
@@ -82,11 +103,17 @@ class BottleneckSlot(OutputSlot):
         width: width d of what it reads and adds to.
         config: the settings.
         generator: source of the start.
-        reads: path of the sub-layer's first linear, where the network stands beside the sub-layer.
+        reads: path of the sub-module whose input it reads, or adds to y before it reads that; None to read y alone.
+        norm: path of the norm that the sum it reads goes through.
     """
 
     def __init__(
-        self, width: int, config: BottleneckConfig, generator: torch.Generator, reads: str | None = None
+        self,
+        width: int,
+        config: BottleneckConfig,
+        generator: torch.Generator,
+        reads: str | None = None,
+        norm: str | None = None,
     ) -> None:
         super().__init__()
         inner = config.width(width)
@@ -97,12 +124,32 @@ class BottleneckSlot(OutputSlot):
         self.activation = ACT2FN[config.non_linearity]
         self.scaling = config.scaling
         self.reads = reads
+        self._beside = config.placement == "parallel"
+        self._norm = norm
+        self._host: Host | None = None
+
+    def meet(self, host: Host) -> None:
+        """Remember the host, by which the norm is found."""
+        self._host = host
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return y + s (W_up f(W_down z + b_down) + b_up), where z is y or, beside a sub-layer, its input x."""
-        z = y if self.reads is None else x
+        """Return y + s (W_up f(W_down z + b_down) + b_up) for the z that the settings choose."""
+        z = self._read(x, y)
         inner = self.activation(F.linear(z, self.down_weight.to(y.dtype), self.down_bias.to(y.dtype)))
         return y + self.scaling * F.linear(inner, self.up_weight.to(y.dtype), self.up_bias.to(y.dtype))
+
+    def _read(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return z: y, x, or their sum, as the base normalises it."""
+        if self.reads is None:
+            return y
+        if self._beside:
+            return x
+        if self._norm is None:
+            return x + y
+        assert self._host is not None, "the slot is plugged in nowhere"
+        # Its forward alone: called as a module, the norm would run the hooks of what is plugged into it.
+        normalised: Tensor = self._host.elsewhere(self._norm).forward(x + y)
+        return normalised
 
 
 @final
@@ -149,13 +196,29 @@ class Bottleneck(Method[BottleneckConfig]):
                 f"{nearest(config.non_linearity, ACT2FN)} It knows {', '.join(sorted(ACT2FN))}"
             )
         slots: dict[str, Slot] = {}
-        for layer in sub_layers(target.model, target.structure):
-            if layer.role == "mlp" or config.placement == "houlsby":
-                reads = layer.first.path if config.placement == "parallel" else None
-                slots[layer.last.path] = BottleneckSlot(layer.last.out_features, config, target.generator, reads)
+        layers = [
+            layer
+            for layer in sub_layers(target.model, target.structure)
+            if layer.role == "mlp" or config.placement == "houlsby"
+        ]
+        places = _places(config, target, layers)
+        for layer in layers:
+            reads, norm = places[layer.last.path]
+            slots[layer.last.path] = BottleneckSlot(layer.last.out_features, config, target.generator, reads, norm)
         if config.train_layer_norms:
             slots |= {norm.path: NormSlot(norm) for norm in norms(target.model, target.structure)}
         return slots
+
+
+def _places(
+    config: BottleneckConfig, target: Target, layers: Sequence[SubLayer]
+) -> dict[str, tuple[str | None, str | None]]:
+    """Return what the adapter of each sub-layer reads and the norm it reads through, by the path of its last linear."""
+    if config.adapter_input == "residual":
+        found = joints(target.model, target.structure, layers)
+        return {path: (joint.reads, joint.norm) for path, joint in found.items()}
+    beside = config.placement == "parallel"
+    return {layer.last.path: (layer.first.path if beside else None, None) for layer in layers}
 
 
 def _near_zero(rows: int, columns: int, generator: torch.Generator) -> Tensor:

@@ -24,8 +24,9 @@ class MethodConfig(BaseModel):
 def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
     """Return the fields of ``model``: its own first, then those it inherits."""
     bases = [base for base in model.__bases__ if issubclass(base, BaseModel)]
-    inherited = {name: field for base in bases for name, field in fields_of(base).items()}
-    return {name: field for name, field in model.model_fields.items() if name not in inherited} | inherited
+    inherited = [name for base in bases for name in fields_of(base)]
+    own = [name for name in model.model_fields if name not in inherited]
+    return {name: model.model_fields[name] for name in (*own, *inherited)}
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

@@ -33,6 +33,7 @@ class FullFineTuning(Method[FullConfig]):
     sites = ("weights",)
     learning_rate = 2e-5
     shares_batch = False
+    baseline = True
     start = "exact"
     config_class = FullConfig
 

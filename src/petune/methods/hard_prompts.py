@@ -50,6 +50,7 @@ class HardPrompts(Method[HardPromptsConfig]):
     learning_rate = 0.0
     start = "exact"
     trains = False
+    baseline = True
     config_class = HardPromptsConfig
 
     def build(self, config: HardPromptsConfig, target: Target) -> dict[str, Slot]:

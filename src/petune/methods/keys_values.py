@@ -4,7 +4,8 @@ They are learned directly, or computed while training by one network for all lay
 
     [P_k; P_v] of all layers = W_2 tanh(W_1 E + b_1) + b_2,   E [P, d] learned
 
-which is dropped after training: what it computed last is kept.
+which is dropped after training: what it computed last is kept. An encoder-decoder has three, as in the authors' code:
+for the attentions of its encoder, of its decoder, and between the two.
 
 Shapes: P virtual tokens, d hidden width, m width inside the network, L attentions, K key-value heads, D head width.
 """
@@ -40,13 +41,16 @@ class KeysValuesConfig(MethodConfig):
     """Length of the prefix, in tokens."""
 
     prefix_projection: bool = False
-    """Compute keys and values with a network while training; it is dropped afterwards."""
+    """Compute keys and values with a network while training (three in an encoder-decoder), dropped afterwards."""
 
     encoder_hidden_size: int | None = Field(default=None, ge=1)
     """Width of the layer inside that network; 512 where none is given."""
 
     prefix_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the numbers of keys and values that are dropped in training."""
+
+    shift_positions: bool = True
+    """Move the positions of real tokens behind the virtual ones, as PEFT does; if not, they stay, as in AdapterHub."""
 
     prefix_init: Literal["vocabulary", "text", "random"] = "vocabulary"
     """Start: the base's own keys and values for sampled common tokens or for a text, or random ones like them."""
@@ -72,13 +76,16 @@ class PrefixSlot(AttentionSlot):
         values: start of the values [K, P, D].
         dropout: share that is dropped in training.
         answer_only: hide them from all tokens but those that predict the answer.
+        shift: move real tokens behind them.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, *, dropout: float = 0.0, answer_only: bool = False) -> None:
+    def __init__(
+        self, keys: Tensor, values: Tensor, *, dropout: float = 0.0, answer_only: bool = False, shift: bool = True
+    ) -> None:
         super().__init__()
         self.keys = nn.Parameter(keys.detach().to(torch.float32).clone(memory_format=torch.contiguous_format))
         self.values = nn.Parameter(values.detach().to(torch.float32).clone(memory_format=torch.contiguous_format))
-        self.position_shift = keys.shape[1]
+        self.position_shift = keys.shape[1] if shift else 0
         self.answer_only = answer_only
         self._dropout = dropout
 
@@ -94,8 +101,8 @@ class PrefixSlot(AttentionSlot):
 
 
 @final
-class Projection(Source):
-    """The network that computes the keys and values of all attentions from one embedding for each virtual token.
+class Network(nn.Module):
+    """Computes the keys and values of attentions of one kind from one embedding for each virtual token.
 
     Args:
         attentions: the attentions.
@@ -115,10 +122,6 @@ class Projection(Source):
         self.embedding = nn.Parameter(torch.randn(config.num_virtual_tokens, hidden_size, generator=generator))
         self.inner = drawn_linear(hidden_size, width, generator)
         self.outer = drawn_linear(width, sum(self._widths), generator)
-
-    def forward(self, read: Reader) -> Mapping[str, KeysValues]:
-        """Return the keys and values of each attention; the base is not asked."""
-        return self.keys_values()
 
     def keys_values(self) -> dict[str, KeysValues]:
         """Return keys and values [K, P, D] by the path of the attention."""
@@ -140,6 +143,41 @@ class Projection(Source):
         return torch.tanh(self.inner(self.embedding))
 
 
+@final
+class Projection(Source):
+    """The networks of a base, one for each kind of its attentions: of the encoder, of the decoder, between the two.
+
+    Args:
+        attentions: the attentions.
+        hidden_size: width d of the embeddings.
+        config: the settings.
+        generator: source of the start.
+    """
+
+    def __init__(
+        self, attentions: Sequence[Attention], hidden_size: int, config: KeysValuesConfig, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self._networks: list[Network] = []
+        for kind in dict.fromkeys(attention.kind for attention in attentions):
+            network = Network([a for a in attentions if a.kind == kind], hidden_size, config, generator)
+            self._networks.append(network)
+            self.add_module(kind, network)
+
+    def forward(self, read: Reader) -> Mapping[str, KeysValues]:
+        """Return the keys and values of each attention; the base is not asked."""
+        return self.keys_values()
+
+    def keys_values(self) -> dict[str, KeysValues]:
+        """Return keys and values [K, P, D] by the path of the attention."""
+        return {path: pair for network in self._networks for path, pair in network.keys_values().items()}
+
+    def fit(self, start: Mapping[str, KeysValues]) -> None:
+        """Make the networks' output ``start``, by the smallest change of their last layers."""
+        for network in self._networks:
+            network.fit(start)
+
+
 ConfigT = TypeVar("ConfigT", bound=KeysValuesConfig)
 
 
@@ -159,11 +197,10 @@ class KeysValuesMethod(Method[ConfigT], ABC):
         """Return one slot for every attention."""
         hidden = self.hidden_from_prompt(config, target)
         if config.prefix_projection:
-            return {
-                a.path: SourcedSlot(config.num_virtual_tokens, answer_only=hidden) for a in target.structure.attentions
-            }
+            moved = config.num_virtual_tokens if config.shift_positions else 0
+            return {a.path: SourcedSlot(moved, answer_only=hidden) for a in target.structure.attentions}
         return {
-            path: PrefixSlot(keys, values, dropout=config.prefix_dropout, answer_only=hidden)
+            path: _slot(config, keys, values, answer_only=hidden)
             for path, (keys, values) in keys_values_start(config, target).items()
         }
 
@@ -182,20 +219,26 @@ class KeysValuesMethod(Method[ConfigT], ABC):
         """Return the keys and values that the projection computes, without it."""
         if not isinstance(parts.source, Projection):
             return None
-        training, parts.source.training = parts.source.training, False
-        computed = parts.source.keys_values()
-        parts.source.training = training
+        training = parts.source.training
+        computed = parts.source.eval().keys_values()
+        parts.source.train(training)
         config = parts.config.model_copy(update={"prefix_projection": False, "encoder_hidden_size": None})
         slots = {}
         for path, slot in parts.slots.items():
             assert isinstance(slot, SourcedSlot)
             keys, values = computed[path]
-            slots[path] = PrefixSlot(keys, values, dropout=config.prefix_dropout, answer_only=slot.answer_only)
+            slots[path] = _slot(config, keys, values, answer_only=slot.answer_only)
         return Parts(config, slots)
 
     def rate(self, config: ConfigT) -> float:
         """Return the rate of what is learned: keys and values, or the network that computes them."""
         return self.projection_learning_rate if config.prefix_projection else self.learning_rate
+
+
+def _slot(config: KeysValuesConfig, keys: Tensor, values: Tensor, *, answer_only: bool) -> PrefixSlot:
+    return PrefixSlot(
+        keys, values, dropout=config.prefix_dropout, answer_only=answer_only, shift=config.shift_positions
+    )
 
 
 def keys_values_start(config: KeysValuesConfig, target: Target) -> dict[str, KeysValues]:

@@ -82,6 +82,7 @@ class Method(ABC, Generic[ConfigT]):
         start: how far a fresh adapter changes the base: not at all ("exact"), hardly ("near"), or at once ("free").
         shares_batch: whether its rows may share a batch with rows of other adapters.
         trains: whether parameters are learned; if not, a run chooses among the method's candidates instead.
+        baseline: whether it is what other methods are held against.
     """
 
     name: ClassVar[str]
@@ -92,6 +93,7 @@ class Method(ABC, Generic[ConfigT]):
     start: ClassVar[Literal["exact", "near", "free"]]
     shares_batch: ClassVar[bool] = True
     trains: ClassVar[bool] = True
+    baseline: ClassVar[bool] = False
     config_class: type[ConfigT]
 
     @abstractmethod

@@ -52,6 +52,8 @@ class PrefixTuningConfig(KeysValuesConfig):
                 "prefix_gate is for a prefix that is learned directly and seen by every token; leave out"
                 " prefix_projection and placement=infix"
             )
+        if self.prefix_gate and not self.shift_positions:
+            raise ValueError("a gated prefix takes no positions anyway; leave out shift_positions")
         return self
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from petune.methods.method import Target
 from petune.sites.attention import SourcedSlot
-from petune.sites.embeddings import EmbeddingSlot, EmbeddingSource, input_embeddings
+from petune.sites.embeddings import EmbeddingSlot, EmbeddingSource, reader_path
 from petune.sites.placement import Placement
 from petune.sites.sites import Slot
 
@@ -33,7 +33,7 @@ class SoftPrompt(EmbeddingSource):
 
 
 def soft_prompt_slots(target: Target, num_virtual_tokens: int, placement: Placement | None) -> dict[str, Slot]:
-    """Return where virtual tokens plug in: the input embeddings where rows hold them, else every attention."""
+    """Return where virtual tokens plug in: among the input's tokens where rows hold them, else every attention."""
     if placement is not None:
-        return {input_embeddings(target.model)[0]: EmbeddingSlot(num_virtual_tokens)}
+        return {reader_path(target.model): EmbeddingSlot(num_virtual_tokens)}
     return {attention.path: SourcedSlot(num_virtual_tokens) for attention in target.structure.attentions}

@@ -9,7 +9,7 @@ Shapes: B rows, T queries, S keys (cached ones included), P virtual tokens, H he
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, final
 from weakref import WeakKeyDictionary
 
@@ -211,20 +211,24 @@ class AttentionSites:
         self._routing = routing
         self._sites: dict[str, AttentionSite] = {}
         self._switch = AttentionSwitch(model, _attention)
-        self._held = False
+        self._holders = 0
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Send the model's attention through ours inside the block, where it can be, for its faster training."""
-        self._held = True
+        self._holders += 1
         try:
             if not self._switch.is_on:
                 with suppress(BaseModelError):
                     self._switch.on()
             yield
         finally:
-            self._held = False
+            self._holders -= 1
             self._tidy()
+
+    def held_for(self, route: Route) -> AbstractContextManager[None]:
+        """Send it through ours where rows differ and the model's own may compute once what ours does for each row."""
+        return self.held() if route.num_rows and self._switch.replaces_methods else nullcontext()
 
     def plug(self, name: str, path: str, slot: AttentionSlot | GatedSlot) -> None:
         """Add the slot of adapter ``name`` to the attention at ``path``."""
@@ -271,7 +275,7 @@ class AttentionSites:
         for path in [p for p, site in self._sites.items() if not site.in_use]:
             del self._sites[path]
             _SITES.pop(self._model.get_submodule(path), None)  # gone already where the model itself is going
-        if not self._sites and not self._held and self._switch.is_on:
+        if not self._sites and not self._holders and self._switch.is_on:
             self._switch.off()
 
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from petune.backbone.loading import quiet
 from petune.errors import BaseModelError
-from petune.sites.bloom import OWN_FORWARD
+from petune.sites.stand_ins import STAND_INS
 
 IMPLEMENTATION = "petune"
 """The name by which transformers finds our function."""
@@ -19,7 +19,7 @@ class AttentionSwitch:
     """The attention of one model.
 
     Most models hand each attention to a function found by name; then the name is changed. A few compute it themselves:
-    those that have a row in ``OWN_FORWARD`` get another forward pass in their attention modules meanwhile.
+    in those that have a row in ``STAND_INS``, a method of their attention modules is replaced meanwhile.
 
     Args:
         model: the base.
@@ -29,12 +29,18 @@ class AttentionSwitch:
     def __init__(self, model: PreTrainedModel, attention: Callable[..., tuple[Tensor, None]]) -> None:
         self._model = model
         self._attention = attention
+        self._own = list(_computing_themselves(model))
         self._former: str | None = None
 
     @property
     def is_on(self) -> bool:
         """Whether the model's attention goes through ours."""
         return self._former is not None
+
+    @property
+    def replaces_methods(self) -> bool:
+        """Whether the model computes its attention itself, and a stand-in does so meanwhile."""
+        return bool(self._own)
 
     def on(self) -> None:
         """Send the attention through ours.
@@ -43,18 +49,18 @@ class AttentionSwitch:
             BaseModelError: it cannot be reached.
         """
         former = self._model.config._attn_implementation
-        own = list(_computing_themselves(self._model))
-        if not own:
+        if not self._own:
             _take_over(self._model)
-        for module in own:
-            module.forward = OWN_FORWARD[type(module)](module, self._attention)
+        for module in self._own:
+            method, stand_in = STAND_INS[type(module)]
+            setattr(module, method, stand_in(module, self._attention))
         self._former = former
 
     def off(self) -> None:
         """Give the model its own attention back."""
         assert self._former is not None
-        for module in _computing_themselves(self._model):
-            del module.forward
+        for module in self._own:
+            delattr(module, STAND_INS[type(module)][0])
         self._model.set_attn_implementation(self._former)
         self._former = None
 
@@ -72,7 +78,7 @@ def require_attention(model: PreTrainedModel) -> None:
 
 
 def _computing_themselves(model: nn.Module) -> Iterator[nn.Module]:
-    return (module for module in model.modules() if type(module) in OWN_FORWARD)
+    return (module for module in model.modules() if type(module) in STAND_INS)
 
 
 def _take_over(model: PreTrainedModel) -> None:

@@ -8,7 +8,7 @@ Shapes: B rows, T tokens, P virtual tokens, V vocabulary, d hidden width.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -48,16 +48,24 @@ class EmbeddingSlot(nn.Module):
         self.per_row = per_row
 
 
-def input_embeddings(model: PreTrainedModel) -> tuple[str, nn.Module]:
-    """Return the path and the module that looks the input's tokens up: in an encoder-decoder, the encoder's."""
-    reader = _reader(model)
-    module = reader.get_input_embeddings()
-    return next(path for path, other in model.named_modules() if other is module), module
+def input_embeddings(model: PreTrainedModel) -> nn.Module:
+    """Return the module that looks the input's tokens up: in an encoder-decoder, the encoder's."""
+    module: nn.Module = _reader(model).get_input_embeddings()
+    return module
+
+
+def reader_path(model: PreTrainedModel) -> str:
+    """Return the path of the part of ``model`` that is called with the input's tokens: where virtual tokens plug in.
+
+    It is not that of the embeddings, which may have rows or a copy of their own beside.
+    """
+    paths: dict[nn.Module, str] = {module: path for path, module in model.named_modules()}
+    return paths[_reader(model).base_model]
 
 
 def vocabulary_size(model: PreTrainedModel) -> int:
     """Return V, the number of the model's input embeddings: ids from there on are virtual tokens."""
-    weight = input_embeddings(model)[1].weight
+    weight = input_embeddings(model).weight
     assert isinstance(weight, Tensor)
     return weight.shape[0]
 
@@ -76,10 +84,12 @@ class EmbeddingSite:
     Args:
         model: the base.
         routing: which adapters each row goes through.
+        headed: models that call the body of the base with other heads.
     """
 
-    def __init__(self, model: PreTrainedModel, routing: Routing) -> None:
+    def __init__(self, model: PreTrainedModel, routing: Routing, headed: Sequence[PreTrainedModel] = ()) -> None:
         self._model = model
+        self._called = (model, *headed)
         self._routing = routing
         self._slots: dict[str, tuple[EmbeddingSlot, EmbeddingSource]] = {}
         self._handles: list[RemovableHandle] = []
@@ -89,10 +99,12 @@ class EmbeddingSite:
         """Let rows of adapter ``name`` hold virtual tokens with the embeddings of ``source``."""
         self._slots[name] = (slot, source)
         if not self._handles:
-            module = input_embeddings(self._model)[1]
+            module = input_embeddings(self._model)
+            readers = dict.fromkeys(map(_reader, self._called))
             self._handles = [
-                _reader(self._model).register_forward_pre_hook(self._check, with_kwargs=True),
-                module.register_forward_pre_hook(self._hide),
+                *(reader.register_forward_pre_hook(self._check, with_kwargs=True) for reader in readers),
+                # First before, last after what else is plugged into the embeddings, which sees an ordinary token.
+                module.register_forward_pre_hook(self._hide, prepend=True),
                 module.register_forward_hook(self._fill),
             ]
 

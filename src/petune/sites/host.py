@@ -17,10 +17,18 @@ class Host:
         module: the sub-module.
         path: its path in the model.
         bare: parameters of the model, by path, in place of which merged ones stand now.
+        model: the model; needed by slots that use a second sub-module.
     """
 
-    def __init__(self, module: nn.Module, path: str = "", bare: Mapping[str, Tensor] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        path: str = "",
+        bare: Mapping[str, Tensor] = MappingProxyType({}),
+        model: nn.Module | None = None,
+    ) -> None:
         self.module = module
+        self._model = model
         self._path = f"{path}.weight"
         self._bare = bare
 
@@ -29,6 +37,11 @@ class Host:
         """The weight [d_out, d_in], of an embedding [d, V]; a view, whatever the layout it is stored in."""
         weight = self._bare.get(self._path, self.module.get_parameter("weight")).detach()
         return weight.t() if stored_transposed(self.module) else weight
+
+    def elsewhere(self, path: str) -> nn.Module:
+        """Return the sub-module of the same model at ``path``."""
+        assert self._model is not None, "the host was not told of its model"
+        return self._model.get_submodule(path)
 
     @property
     def bias(self) -> Tensor | None:

@@ -125,7 +125,7 @@ class OutputSite:
         self._noted.clear()
         self._unchanged = None  # of a forward pass that failed
         if self.slots:
-            self._handles.append(self.module.register_forward_hook(self._after))
+            self._handles.append(self.module.register_forward_hook(self._after, prepend=True))
         if any(slot.changes_input for slot in self.slots.values()):
             self._handles.append(self.module.register_forward_pre_hook(self._before))
         for name, module in self._readings.items():

@@ -1,12 +1,13 @@
 """Where the virtual tokens of an adapter stand in a row, and in how many versions a row is written.
 
 A row is a prompt and, in training, its answer. Virtual tokens and texts of an adapter's own (anchors) stand before the
-prompt or between prompt and answer.
+prompt or between prompt and answer; where a model fills the answer in, a template may put the answer among them.
 """
 
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Literal, final
 
 import torch
@@ -21,8 +22,15 @@ Place = Literal["prepend", "after_bos", "append"]
 Combine = Literal["average", "vote"]
 """How the answers to several versions of a row become one: the mean of their probabilities, or most votes."""
 
-Part = str | int
-"""An anchor text, or how many virtual tokens."""
+
+class Gap(Enum):
+    """What a template leaves room for besides the row's text."""
+
+    ANSWER = "mask"
+
+
+Part = str | int | Gap
+"""An anchor text, how many virtual tokens, or the place of the answer."""
 
 _SLOTS = ("p*N", "text", "mask")
 
@@ -35,7 +43,7 @@ class Placement:
     before: tuple[Part, ...]
     """What stands before the prompt."""
     after: tuple[Part, ...]
-    """What stands between the prompt and the answer."""
+    """What stands behind the prompt: before the answer, unless the answer has a place of its own."""
     before_special: bool = False
     """Whether the first virtual tokens come even before the token that begins a text (BOS)."""
     versions: int = 1
@@ -47,6 +55,16 @@ class Placement:
     def num_virtual_tokens(self) -> int:
         """Virtual tokens of one version of a row."""
         return sum(part for part in (*self.before, *self.after) if isinstance(part, int))
+
+    @property
+    def places_answer(self) -> bool:
+        """Whether it says where the answer stands."""
+        return Gap.ANSWER in (*self.before, *self.after)
+
+    @property
+    def ends_with_answer(self) -> bool:
+        """Whether nothing stands behind the answer."""
+        return not self.places_answer or self.after[-1:] == (Gap.ANSWER,)
 
     @property
     def num_embeddings(self) -> int:
@@ -64,9 +82,9 @@ class Placement:
     def of_template(template: str) -> "Placement":
         """Return the placement that a template writes, such as ``{p*3} {text} {p*3} the answer: {mask}``.
 
-        ``{text}`` is the prompt, ``{p}`` one virtual token and ``{p*N}`` several, ``{mask}`` the answer's place: the
-        end, where it may be left out. White space before a virtual token or the answer, and at the start, only
-        separates the slots. Braces of the text are doubled.
+        ``{text}`` is the prompt, ``{p}`` one virtual token and ``{p*N}`` several, ``{mask}`` the answer's place.
+        White space before a virtual token or the answer, and at the start, only separates the slots. Braces of the
+        text are doubled.
 
         Raises:
             ConfigError: an unknown slot, a missing one, or one that stands where it cannot.
@@ -77,18 +95,20 @@ class Placement:
             raise ConfigError(f"the template {template!r} needs the slot {{text}} once, for the row's own text")
         if not any(isinstance(slot, int) for slot in kinds):
             raise ConfigError(f"the template {template!r} has no virtual token: write {{p}}, or {{p*3}} for three")
-        given = [i for i, (literal, slot) in enumerate(slots) if literal or slot is not None]
-        if "mask" in kinds and kinds.index("mask") != given[-1]:
-            raise ConfigError(f"the template {template!r} goes on after {{mask}}: the answer comes last")
+        if kinds.count("mask") > 1:
+            raise ConfigError(f"the template {template!r} has the slot {{mask}} twice: a row has one answer")
         before: list[Part] = []
         after: list[Part] = []
         parts = before
         for literal, slot in slots:
-            text = literal.lstrip() if parts is before and not any(isinstance(p, str) for p in before) else literal
+            begins = parts is before and all(isinstance(part, int) for part in before)
+            text = literal.lstrip() if begins else literal
             text = text if slot == "text" else text.rstrip()
             parts += [text] if text else []
             if slot == "text":
                 parts = after
+            elif slot == "mask":
+                parts.append(Gap.ANSWER)
             elif isinstance(slot, int):
                 parts.append(slot)
         return Placement(tuple(before), tuple(after))

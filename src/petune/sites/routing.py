@@ -19,6 +19,11 @@ Stack = tuple[str, ...]
 """The adapters one row goes through, in order; empty for the untouched base."""
 
 
+def stacks_of(rows: Sequence[str | Sequence[str] | None]) -> list[Stack]:
+    """Return the stack of each row, named as an adapter, as several in order, or as None."""
+    return [() if row is None else (row,) if isinstance(row, str) else tuple(row) for row in rows]
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """Rows that share a stack. ``rows`` is their index [G], or None for every row of the batch."""

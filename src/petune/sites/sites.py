@@ -1,8 +1,8 @@
 """Every site of one model, made where an adapter asks for it."""
 
 import weakref
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import final
 
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from petune.sites.embeddings import EmbeddingSite, EmbeddingSlot, EmbeddingSourc
 from petune.sites.gated import GatedSlot
 from petune.sites.host import Host
 from petune.sites.output import OutputSite, OutputSlot
-from petune.sites.routing import Routing
+from petune.sites.routing import Route, Routing
 from petune.sites.virtual_tokens import VirtualTokens
 from petune.sites.weights import WeightSite, WeightSlot
 
@@ -29,16 +29,20 @@ class Sites:
     """The sites of ``model`` that are in use, by path (of a sub-module, or of a parameter for weights).
 
     One object at a time plugs into a model: slots that another one plugged in would act unseen.
+
+    Args:
+        model: the base.
+        headed: models that call the body of the base with other heads.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, headed: Sequence[PreTrainedModel] = ()) -> None:
         self.routing = Routing.of(model)
         self._model = model
         self._outputs: dict[str, OutputSite] = {}
         self._weights: dict[str, WeightSite] = {}
         self._attention = AttentionSites(model, self.routing)
-        self._virtual_tokens = VirtualTokens(model, self.routing, self._attention)
-        self._embeddings = EmbeddingSite(model, self.routing)
+        self._virtual_tokens = VirtualTokens(model, self.routing, self._attention, headed)
+        self._embeddings = EmbeddingSite(model, self.routing, headed)
         self._plugged: dict[str, Mapping[str, Slot]] = {}
         self._bare: dict[str, Tensor] = {}
 
@@ -94,6 +98,12 @@ class Sites:
             self.unplug(name)
         self.routing.set_default(())
 
+    @contextmanager
+    def use(self, route: Route) -> Iterator[None]:
+        """Apply ``route`` inside the block, a backward pass in it included; the former one returns afterwards."""
+        with self.routing.use(route), self._attention.held_for(route):
+            yield
+
     def own_attention(self) -> AbstractContextManager[None]:
         """Train with our attention inside the block, where the model allows it; results are the same."""
         return self._attention.held()
@@ -115,7 +125,7 @@ class Sites:
     def _plug(self, name: str, path: str, slot: Slot, source: Source | None) -> None:
         if isinstance(slot, OutputSlot):
             if path not in self._outputs:
-                host = Host(self._model.get_submodule(path), path, self._bare)
+                host = Host(self._model.get_submodule(path), path, self._bare, self._model)
                 self._outputs[path] = OutputSite(host, self.routing)
             reads = None if slot.reads is None else self._model.get_submodule(slot.reads)
             self._outputs[path].plug(name, slot, reads)

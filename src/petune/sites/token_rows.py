@@ -71,8 +71,8 @@ class TokenRows(OutputSlot):
         """Return y with the learned rows: looked up by ids ``x``, or multiplied with hidden states ``x``."""
         assert self._host is not None
         if isinstance(self._host.module, nn.Embedding):
-            place = torch.searchsorted(self.indices, x, sorter=self._order).clamp(max=len(self.indices) - 1)
-            place = self._order[place]
+            place = torch.searchsorted(self.indices, x.contiguous(), sorter=self._order)
+            place = self._order[place.clamp(max=len(self.indices) - 1)]
             found = F.embedding(place, self.values.to(y.dtype)) * getattr(self._host.module, "embed_scale", 1.0)
             return torch.where((self.indices[place] == x)[..., None], found, y)
         # As a difference, so that rows which are still the base's own change nothing, to the last bit.

@@ -3,7 +3,7 @@
 Shapes: B rows, T tokens, P virtual tokens, d hidden width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -43,9 +43,16 @@ class VirtualTokens:
         model: the base.
         routing: which adapters each row goes through.
         attention: the attention sites of the base.
+        headed: models that call the body of the base with other heads.
     """
 
-    def __init__(self, model: PreTrainedModel, routing: Routing, attention: AttentionSites) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        routing: Routing,
+        attention: AttentionSites,
+        headed: Sequence[PreTrainedModel] = (),
+    ) -> None:
         self._model = model
         self._routing = routing
         self._attention = attention
@@ -53,7 +60,8 @@ class VirtualTokens:
         self._sources: dict[str, Source] = {}
         self._changing: set[str] = set()
         self._kept: dict[str, _Kept] = {}
-        self._handle: RemovableHandle | None = None
+        self._called = (model, *headed)
+        self._handles: list[RemovableHandle] = []
 
     def plug(self, name: str, slots: Mapping[str, AttentionSlot], source: Source | None, *, changes_base: bool) -> None:
         """Prepare passes for adapter ``name``, which has ``slots`` at the attentions.
@@ -69,8 +77,10 @@ class VirtualTokens:
             self._sources[name] = source
         if changes_base:
             self._changing.add(name)
-        if self._handle is None:
-            self._handle = self._model.register_forward_pre_hook(self._before_forward, with_kwargs=True)
+        if not self._handles:
+            self._handles = [
+                model.register_forward_pre_hook(self._before_forward, with_kwargs=True) for model in self._called
+            ]
 
     def unplug(self, name: str) -> None:
         """Stop preparing passes for adapter ``name``."""
@@ -78,9 +88,10 @@ class VirtualTokens:
         self._sources.pop(name, None)
         self._changing.discard(name)
         self.forget()
-        if not self._slots and self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        if not self._slots:
+            for handle in self._handles:
+                handle.remove()
+            self._handles = []
 
     def forget(self) -> None:
         """Forget keys and values kept from earlier passes; call it when weights of the base change."""
@@ -94,7 +105,7 @@ class VirtualTokens:
         for name in {name for group in route.groups for name in group.stack if name in self._sources}:
             self._prepare(name, [group.stack for group in route.groups if name in group.stack])
         shifts = [self._shift(group.stack) for group in route.groups]
-        if not any(shifts) or not takes(self._model, "position_ids"):
+        if not any(shifts) or not takes(model, "position_ids"):
             return None
         return args, {**kwargs, "position_ids": self._positions(route, shifts, args, kwargs)}
 

@@ -26,6 +26,7 @@ class CausalLM(Task):
 
     name = "causal_lm"
     layouts = (*LAYOUTS, TEMPLATE.name)
+    shares_prefix = True
 
     def encode(
         self,

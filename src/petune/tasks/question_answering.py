@@ -1,11 +1,13 @@
 """Span extraction: the answer to a question is a piece of its context.
 
-A context longer than the model becomes several windows that overlap by half; nothing of it is cut away. The first
-token stands for "no answer here": windows without the answer learn it, and so do questions without one.
+A context longer than the model becomes several windows that overlap by half; nothing of it is cut away. One token of
+a window stands for "no answer here": windows without the answer learn it, and so do questions without one. It is the
+first where the tokenizer begins texts with a token for all of them ([CLS]). Elsewhere it is the last, which ends the
+text: in a decoder no token before it sees the whole context.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 import torch
@@ -26,9 +28,6 @@ from petune.tasks.head_task import HeadTask, class_loss
 LONGEST_ANSWER = 64
 """Most tokens of an answer."""
 
-NO_ANSWER = 0
-"""The token that says that there is no answer."""
-
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -37,6 +36,9 @@ class Window(Encoded):
 
     offsets: tuple[tuple[int, int] | None, ...] = ()
     """Where in the context each token starts and ends; None for what is not of the context."""
+
+    no_answer: int = 0
+    """The token that says that there is no answer."""
 
 
 @final
@@ -64,7 +66,7 @@ class QuestionAnswering(HeadTask):
         Raises:
             DataError: an answer is not a piece of its context, or a question leaves no room for one.
         """
-        rows: list[Encoded] = []
+        rows: list[Window] = []
         strange = []
         notes = []
         for example in examples:
@@ -83,10 +85,11 @@ class QuestionAnswering(HeadTask):
         first = rows[0]
         start, end = first.labels
         text = marked_text(first.unlabelled(), tokenizer, insertions)
-        answer = tokenizer.decode(first.input_ids[start : end + 1], clean_up_tokenization_spaces=False) if end else ""
+        shown = () if start == first.no_answer else first.input_ids[start : end + 1]
+        answer = tokenizer.decode(shown, clean_up_tokenization_spaces=False)
         return encoded_set(
             examples,
-            Fitted(rows),
+            Fitted([*rows]),
             max_length=max_length,
             label_tokens=len(rows),
             shown=f"{text} ⟦{answer}⟧",
@@ -119,7 +122,7 @@ class QuestionAnswering(HeadTask):
         inside = torch.tensor([offset is not None for offset in row.offsets], device=starts.device)
         scores = starts[:, None] + ends[None, :]
         possible = (inside[:, None] & inside[None, :]).triu() & ~inside.new_ones(size, size).triu(LONGEST_ANSWER)
-        none = float(starts[NO_ANSWER] + ends[NO_ANSWER])
+        none = float(starts[row.no_answer] + ends[row.no_answer])
         if not possible.any():
             return (float("-inf"), 0, 0), none
         best = int(scores.masked_fill(~possible, float("-inf")).argmax())
@@ -162,7 +165,8 @@ def _windows(
 ) -> list[Window]:
     slots = _slots(example, require_target=False)
     question = tokenizer(slots["question"], add_special_tokens=False, verbose=False)["input_ids"]
-    max_length -= sum(insertion.placement.num_virtual_tokens for insertion in insertions)
+    begins, closing = _special_tokens(tokenizer)
+    max_length -= sum(insertion.placement.num_virtual_tokens for insertion in insertions) + len(closing)
     room = max_length - len(question) - tokenizer.num_special_tokens_to_add(pair=True)
     if not slots["context"].strip() or not question:
         raise DataError(f"{example.origin}: question or context is empty; give both")
@@ -183,20 +187,33 @@ def _windows(
     )
     windows = []
     for number, ids in enumerate(batch["input_ids"]):
-        of_context = [part == 1 for part in batch.sequence_ids(number)]
+        of_context = [part == 1 for part in batch.sequence_ids(number)] + [False] * len(closing)
         offsets = batch["offset_mapping"][number]
-        types = batch["token_type_ids"][number] if "token_type_ids" in batch else None
-        whole, places = in_front(list(ids), insertions, tokenizer)
+        types = [*batch["token_type_ids"][number], *[1] * len(closing)] if "token_type_ids" in batch else None
+        written = [*ids, *closing]
+        whole, places = in_front(written, insertions, tokenizer)
         windows.append(
             Window(
                 whole,
                 [IGNORED, IGNORED],
                 example.origin,
                 [] if types is None else [0 if place is None else types[place] for place in places],
-                tuple(offsets[p] if p is not None and of_context[p] else None for p in places),
+                offsets=tuple(offsets[p] if p is not None and of_context[p] else None for p in places),
+                no_answer=places.index(0 if begins else len(written) - 1),
             )
         )
     return windows
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[bool, list[int]]:
+    """Say whether the tokenizer begins a text with a token for all of it, and what has to be added at its end."""
+    added = tokenizer("", "", verbose=False)["input_ids"]
+    if added and added[0] == tokenizer.cls_token_id:
+        return True, []
+    end = next(
+        token for token in (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id) if token is not None
+    )
+    return False, [] if added[-1:] == [end] else [end]
 
 
 def _labelled(window: Window, span: tuple[int, int]) -> Window:
@@ -205,5 +222,5 @@ def _labelled(window: Window, span: tuple[int, int]) -> Window:
     inside = [(t, offset) for t, offset in enumerate(window.offsets) if offset is not None]
     covered = [t for t, (start, end) in inside if start < after and end > first]
     whole = inside and inside[0][1][0] <= first and after <= inside[-1][1][1]
-    places = [covered[0], covered[-1]] if covered and whole and first >= 0 else [NO_ANSWER, NO_ANSWER]
-    return Window(window.input_ids, places, window.origin, window.token_types, window.offsets)
+    places = [covered[0], covered[-1]] if covered and whole and first >= 0 else [window.no_answer, window.no_answer]
+    return replace(window, labels=places)

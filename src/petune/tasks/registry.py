@@ -8,6 +8,7 @@ from petune.backbone.heads import choose_task, possible_tasks
 from petune.backbone.task_names import TaskName
 from petune.errors import ConfigError
 from petune.tasks.causal_lm import CausalLM
+from petune.tasks.masked_lm import MaskedLM
 from petune.tasks.question_answering import QuestionAnswering
 from petune.tasks.seq2seq_lm import Seq2SeqLM
 from petune.tasks.sequence_classification import SequenceClassification
@@ -16,21 +17,19 @@ from petune.tasks.token_classification import TokenClassification
 
 TASKS: Mapping[str, Task] = {
     task.name: task
-    for task in (CausalLM(), Seq2SeqLM(), SequenceClassification(), TokenClassification(), QuestionAnswering())
+    for task in (
+        CausalLM(),
+        Seq2SeqLM(),
+        MaskedLM(),
+        SequenceClassification(),
+        TokenClassification(),
+        QuestionAnswering(),
+    )
 }
 
 
 def get(name: TaskName) -> Task:
-    """Return the task called ``name``.
-
-    Raises:
-        ConfigError: nothing is trained or measured for it.
-    """
-    if name not in TASKS:
-        raise ConfigError(
-            f"a base loaded for {name} can be called, and adapters can be attached to it; petune trains and measures"
-            f" {', '.join(TASKS)}"
-        )
+    """Return the task called ``name``."""
     return TASKS[name]
 
 
@@ -46,11 +45,11 @@ def for_rows(config: PreTrainedConfig, layout: str, name: str) -> Task:
     """
     possible = possible_tasks(config)
     for task in (choose_task(config, None, name), *possible):
-        if task in TASKS and layout in TASKS[task].layouts:
+        if layout in TASKS[task].layouts and not TASKS[task].by_name_only:
             return TASKS[task]
     raise ConfigError(
         f"{name} ({config.model_type}) learns nothing from rows of {layout}; it can be trained for"
-        f" {', '.join(f'{task} (rows of {_listed(task)})' for task in possible if task in TASKS)}"
+        f" {', '.join(f'{task} (rows of {_listed(task)})' for task in possible)}"
     )
 
 

@@ -7,6 +7,7 @@ from typing import final
 from transformers import PreTrainedConfig
 
 from petune.backbone.task_names import TaskName
+from petune.data.contents import Pair
 from petune.data.loading import CheckedData, check_files
 from petune.data.options import DataOptions
 from petune.tasks.registry import for_rows, get
@@ -68,7 +69,6 @@ def read_rows_for(options: DataOptions, *, task: TaskName | None, seed: int) -> 
 
     Raises:
         DataError: a row cannot be used, or the rows are not of a layout that the task learns from.
-        ConfigError: nothing is trained for the task.
     """
     known = None if task is None else get(task)
     reading = options if known is None else known.reading(options)
@@ -82,3 +82,4 @@ def _check_layouts(task: Task, data: CheckedData) -> None:
     for rows in (data.train, data.eval):
         if rows is not None:
             task.check_layout(rows.layout.name, rows.rows.source)
+            task.check_suffixes((c.suffix for c in rows.contents if isinstance(c, Pair)), rows.rows.source)

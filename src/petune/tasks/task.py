@@ -1,7 +1,7 @@
 """The contract of a task: which rows it learns from, how they become numbers, what is minimised, what is answered."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from petune.backbone.task_names import TaskName
 from petune.data.encoding import IGNORED, Encoded, EncodedSet
 from petune.data.examples import ExampleSet
 from petune.data.lengths import resolve_max_length
-from petune.data.loading import CheckedData
+from petune.data.loading import CheckedData, CheckedRows
 from petune.data.options import DataOptions
 from petune.errors import DataError
 from petune.evaluation.evaluate import Evaluation
@@ -20,7 +20,7 @@ from petune.evaluation.options import EvaluationOptions, GenerationOptions
 from petune.evaluation.predict import Prediction
 from petune.evaluation.runner import Runner
 from petune.sites.head import Forward
-from petune.sites.placement import Insertion
+from petune.sites.placement import Insertion, Placement
 
 
 class Objective(Protocol):
@@ -43,10 +43,16 @@ class Task(ABC):
     Class attributes a task sets:
         name: its name, as recipes and ``load_base`` take it.
         layouts: the layouts of rows it learns from.
+        fills_in: whether text may stand behind the answer.
+        by_name_only: whether a run is for it only where somebody says so.
+        shares_prefix: whether labels lie beside the tokens, so that a batch may be cut where they begin.
     """
 
     name: ClassVar[TaskName]
     layouts: ClassVar[tuple[str, ...]]
+    fills_in: ClassVar[bool] = False
+    by_name_only: ClassVar[bool] = False
+    shares_prefix: ClassVar[bool] = False
 
     def reading(self, options: DataOptions) -> DataOptions:
         """Return how rows are to be read, with the templates of this task where the user gave none."""
@@ -63,6 +69,29 @@ class Task(ABC):
                 f"{source}: the task {self.name} learns from rows of {' or '.join(self.layouts)}; these are of"
                 f" {layout}. Name another task with --task, or map the columns with --columns"
             )
+
+    def check_suffixes(self, suffixes: Iterable[str | None], source: str) -> None:
+        """Check that this task can read what templates put behind the answers.
+
+        Raises:
+            DataError: it writes the answer last, and there is something.
+        """
+        if not self.fills_in and any(suffixes):
+            raise DataError(
+                f"{source}: --template goes on after {{{{ mask }}}}, but the task {self.name} has the answer last; put"
+                " {{ mask }} at the end, or fill it in with an encoder and --task masked_lm"
+            )
+
+    def check_answers(self, rows: CheckedRows, placement: Placement | None) -> None:  # noqa: B027 - most have nothing to check
+        """Check, before any weights load, that every row has a place for its answer.
+
+        Args:
+            rows: read and checked.
+            placement: where an adapter's virtual tokens stand in them.
+
+        Raises:
+            DataError: one has none, or two.
+        """
 
     def check_metrics(self, names: Sequence[str]) -> None:
         """Check that metrics of these names can be measured.

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -19,6 +19,7 @@ from petune.errors import CheckpointError, ConfigError, DataError, DivergedError
 from petune.evaluation.metrics import HIGHER_IS_WORSE
 from petune.training import checkpoints
 from petune.training.events import Evaluated, Listeners
+from petune.training.mixing import MixedSchedule
 from petune.training.optimizer import (
     load_optimizer_tensors,
     make_optimizer,
@@ -38,6 +39,7 @@ class Progress:
     best_step: int | None = None
     evaluations_without_improvement: int = 0
     losses_since_log: list[float] = field(default_factory=list)
+    losses_of_tasks: dict[str, list[float]] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -50,7 +52,8 @@ def rows_digest(rows: Sequence[Encoded]) -> str:
 
 
 def _require_prompts(adapter: Adapter, rows: Sequence[Encoded]) -> None:
-    bare = [row.origin for row, start in zip(rows, answer_starts(rows), strict=True) if start == 0]
+    # One token before the answer has to predict it: there must be another one to hide from.
+    bare = [row.origin for row, start in zip(rows, answer_starts(rows), strict=True) if start < 2]
     if bare:
         raise DataError(
             f"with these settings {adapter.method.title} is hidden from what comes before the answer, and in"
@@ -69,11 +72,11 @@ class AdapterRun:
         options: how to train it.
         base: what it is attached to.
         output: folder of its checkpoints.
+        weights: the share of each task, by name, where the rows are of several; see :class:`MixedSchedule`.
 
     Attributes:
         listeners: who follows.
-        evaluate: measures the adapter on its validation rows: metric name to value, ``loss`` among them; None where
-            there are no such rows.
+        evaluate: measures the adapter; None where there are no validation rows.
         error: what has stopped it before its end.
 
     Raises:
@@ -81,19 +84,31 @@ class AdapterRun:
     """
 
     def __init__(
-        self, adapter: Adapter, rows: list[Encoded], options: TrainingOptions, base: Base, output: Path
+        self,
+        adapter: Adapter,
+        rows: list[Encoded],
+        options: TrainingOptions,
+        base: Base,
+        output: Path,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         if adapter.needs_answers:
             _require_prompts(adapter, rows)
         self.adapter = adapter
+        self.trained_parameters = adapter.num_parameters()
         self.rows = rows
         self.options = options
         self.output = output
         self.listeners = Listeners()
-        self.evaluate: Callable[[], dict[str, float]] | None = None
+        self.evaluate: Evaluate | None = None
         self.error: PetuneError | None = None
         versions = 1 if adapter.placement is None else adapter.placement.versions
-        self.schedule = Schedule([len(row.input_ids) for row in rows], options, versions)
+        lengths, tasks = [len(row.input_ids) for row in rows], [row.task for row in rows]
+        self.schedule: Schedule | MixedSchedule
+        if len(set(tasks)) == 1:
+            self.schedule = Schedule(lengths, options, versions)
+        else:
+            self.schedule = MixedSchedule(lengths, tasks, weights or {}, options, versions)
         self.optimizer = make_optimizer(adapter, options)
         self.rate = make_schedule(self.optimizer, options, self.schedule.total_steps)
         # fp16 gradients underflow without a scale; bf16 and fp32 need none.
@@ -105,6 +120,13 @@ class AdapterRun:
     def total_steps(self) -> int:
         """Optimiser steps of the whole run."""
         return self.schedule.total_steps
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of each task in the steps, by name; they add up to 1."""
+        if isinstance(self.schedule, MixedSchedule):
+            return self.schedule.shares
+        return {self.rows[0].task: 1.0}
 
     @property
     def epoch(self) -> float:
@@ -155,7 +177,7 @@ class AdapterRun:
     def follow_up(self) -> None:
         """Do what is due after a step: evaluate, write a checkpoint."""
         if self.evaluate is not None and self._due(self.options.eval_steps):
-            self._judge(self.evaluate())
+            self._judge(self.evaluate(self))
             self.save()
         elif self._due(self.options.save_steps):
             self.save()
@@ -173,7 +195,7 @@ class AdapterRun:
             raise ConfigError(
                 f"metric_for_best_model is '{key}', which is not measured; measured are {', '.join(metrics)}"
             )
-        value = -metrics[key] if key in HIGHER_IS_WORSE else metrics[key]
+        value = -metrics[key] if key.rpartition("/")[2] in HIGHER_IS_WORSE else metrics[key]
         better = math.isfinite(value) and (progress.best_value is None or value > progress.best_value)
         if better:
             progress.best_value, progress.best_step = value, progress.step
@@ -243,3 +265,7 @@ class AdapterRun:
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(checkpoint.state["scaler"])
         self.progress = Progress(**checkpoint.state["progress"])
+
+
+Evaluate = Callable[[AdapterRun], dict[str, float]]
+"""Measures an adapter on its validation rows: metric name to value, ``loss`` among them."""

@@ -1,11 +1,11 @@
 """A run as far as it can be made ready before its base loads."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from accelerate.utils import (
     is_mlflow_available,
@@ -15,15 +15,15 @@ from accelerate.utils import (
 )
 
 from petune import methods
-from petune.adapter import build_adapter
 from petune.backbone.base import Base, load_base, load_base_config, meta_model
-from petune.backbone.structure import Structure
-from petune.backbone.task_names import TaskName
 from petune.errors import CheckpointError, ConfigError, MissingExtraError, PetuneError
 from petune.evaluation.metrics import resolve_metric
 from petune.tasks.rows import TaskRows, read_rows_for
 from petune.training import checkpoints, output
-from petune.training.recipe import FILE_NAME, Recipe, RunOptions
+from petune.training.bases import base_for, check_heads, require_fit, task_on
+from petune.training.recipe import FILE_NAME, Recipe
+from petune.training.rows import told_of
+from petune.training.task_entries import RunTask
 
 _TRACKERS = {
     "tensorboard": is_tensorboard_available,
@@ -39,8 +39,10 @@ class Draft:
     """A run whose recipe, rows and folder are sound."""
 
     recipe: Recipe
-    forms: tuple[TaskRows, ...]
-    """The rows, read in each way that the method tries; in one way, where it trains."""
+    tasks: tuple[RunTask, ...]
+    """The tasks of the run; or its one task in each way to write its rows, for a method that chooses."""
+    rows: tuple[TaskRows, ...]
+    """The rows of each."""
 
     @property
     def folder(self) -> Path:
@@ -48,9 +50,10 @@ class Draft:
         return Path(self.recipe.run.output_dir)
 
     @property
-    def rows(self) -> TaskRows:
-        """The rows, read in the first way."""
-        return self.forms[0]
+    def learned(self) -> tuple[tuple[RunTask, ...], tuple[TaskRows, ...]]:
+        """The tasks that the base needs a head for, and their rows: several ways to write rows need one head."""
+        count = len(self.tasks) if self.recipe.run.tasks else 1
+        return self.tasks[:count], self.rows[:count]
 
 
 def draft(
@@ -69,25 +72,35 @@ def draft(
         PetuneError: the recipe, the data or the folder cannot be used.
     """
     options = recipe.run
-    if options.data is None:
+    if options.data is None and not options.tasks:
         raise ConfigError("no training data: give --data with a file or a hub data set id")
-    _require_trackers(options.report_to)
+    _require_trackers(recipe)
     method = methods.get(options.method)
-    written = [options.model_copy(update=dict(form)) for form in method.candidates(recipe.method)]
-    metrics = (*options.metrics, *filter(None, [method.selection_metric(recipe.method)]))
-    for metric in metrics:
-        resolve_metric(metric)
-    task = options.task if base is None else _task_of(base, options)
-    read = [read_rows_for(candidate, task=task, seed=options.seed) for candidate in written]
+    if options.tasks and not method.trains:
+        raise ConfigError(f"{method.title} trains nothing, so it cannot be trained for several tasks; give data alone")
+    tasks = _ways_to_write(recipe)
+    for task in tasks:
+        for metric in task.metrics:
+            resolve_metric(metric)
+    read = []
+    for task in tasks:
+        with told_of(task.name):
+            wanted = task.task if base is None else task_on(base, task)
+            read.append(read_rows_for(task.data, task=wanted, seed=options.seed))
     folder = Path(options.output_dir)
     output.refuse_base_folder(folder, options.model if base is None else base.name)
     output.prepare(folder, resume=resume, overwrite=overwrite)
     configuration = partial(
         load_base_config, options.model, revision=options.revision, trust_remote_code=trust_remote_code
     )
-    forms = tuple(form.settled(configuration) for form in read)
-    forms[0].task.check_metrics(metrics)
-    return Draft(recipe, forms)
+    rows = []
+    for task, found in zip(tasks, read, strict=True):
+        with told_of(task.name):
+            rows.append(found.settled(configuration))
+            rows[-1].task.check_metrics(task.metrics)
+    if base is not None and options.tasks:
+        check_heads(base, tasks, rows)
+    return Draft(recipe, tasks, tuple(rows))
 
 
 def checkpoint_to_resume(recipe: Recipe) -> checkpoints.Checkpoint:
@@ -108,7 +121,7 @@ def checkpoint_to_resume(recipe: Recipe) -> checkpoints.Checkpoint:
 
 
 def load_base_for(drafts: Mapping[str, Draft], *, trust_remote_code: bool) -> Base:
-    """Return the base that all ``drafts``, by name, are for, with the head of their task.
+    """Return the base that all ``drafts``, by name, are for, with a head for each of their tasks.
 
     The adapters are built for the base's shapes first, so that what cannot be is told before the weights load.
 
@@ -117,16 +130,11 @@ def load_base_for(drafts: Mapping[str, Draft], *, trust_remote_code: bool) -> Ba
     """
     first = next(iter(drafts.values()))
     options = first.recipe.run
-    where: dict[str, Any] = {
-        "task": first.rows.task.name,
-        "labels": first.rows.labels,
-        "revision": options.revision,
-        "trust_remote_code": trust_remote_code,
-    }
+    where = base_for(first.recipe, *first.learned, trust_remote_code=trust_remote_code)
     skeleton = meta_model(options.model, **where)
     for name, one in drafts.items():
         with about(name):
-            build_adapter(one.recipe.run.method, one.recipe.method.model_dump(), skeleton, Structure(skeleton))
+            require_fit(one.recipe, *one.learned, skeleton)
     return load_base(options.model, seed=options.seed, dtype=options.dtype, device=options.device, **where)
 
 
@@ -141,17 +149,19 @@ def about(name: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error}") from error
 
 
-def _require_trackers(trackers: Sequence[str]) -> None:
-    for tracker in trackers:
+def _require_trackers(recipe: Recipe) -> None:
+    for tracker in recipe.run.report_to:
         if not _TRACKERS[tracker]():
             raise MissingExtraError(
                 f"--report-to {tracker} needs a package that is not installed: pip install 'petune[{tracker}]'"
             )
 
 
-def _task_of(base: Base, options: RunOptions) -> TaskName:
-    if options.task not in (None, base.task):
-        raise ConfigError(
-            f'the task is {options.task}, but the base was loaded for {base.task}; load it with task="{options.task}"'
-        )
-    return base.task
+def _ways_to_write(recipe: Recipe) -> tuple[RunTask, ...]:
+    method = methods.get(recipe.run.method)
+    metrics = tuple(filter(None, [method.selection_metric(recipe.method)]))
+    return tuple(
+        replace(task, data=task.data.model_copy(update=dict(form)), metrics=(*task.metrics, *metrics))
+        for task in recipe.run.run_tasks()
+        for form in method.candidates(recipe.method)
+    )

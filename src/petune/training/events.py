@@ -33,6 +33,8 @@ class Step:
     tokens_per_second: float
     memory: int
     """Peak memory so far: of the device on CUDA, of the process on CPU; bytes."""
+    task: str = ""
+    """Name of the task that the step's rows are of, in a run for several."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,22 +2,36 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import final
+from typing import Any, final
 
 import torch
 from accelerate import Accelerator
+from transformers import PreTrainedModel
 
 from petune.adapted_model import AdaptedModel
 from petune.data.batching import answer_starts, collate
 from petune.errors import Interrupted, PetuneError
-from petune.tasks.task import Task
+from petune.tasks.task import Objective, Task
 from petune.training.adapter_run import AdapterRun
 from petune.training.events import Plan, Step
 from petune.training.memory import peak_memory
 from petune.training.packing import NextStep, Place, pack
+from petune.training.shared_prefix import SharedPrefix
 from petune.training.signals import StopSignals
+from petune.training.trunk_cache import Around, no_trunk_cache, trunk_cache
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LoopTask:
+    """What a batch is trained for."""
+
+    task: Task
+    headed: PreTrainedModel | None = None
+    """The body of the base with a head of the task's own; None for the head that the base was loaded with."""
 
 
 @final
@@ -31,7 +45,7 @@ class Loop:
         model: the base with the adapters attached.
         runs: the adapters to train.
         accelerator: devices.
-        task: what the base is trained for.
+        tasks: what the base is trained for, by the name of the task that rows are of; a step's rows are of one.
         finish: called with each run as soon as no more steps of it come.
         how_to_go_on: what to do after a signal has stopped the loop.
     """
@@ -41,7 +55,7 @@ class Loop:
         model: AdaptedModel,
         runs: Sequence[AdapterRun],
         accelerator: Accelerator,
-        task: Task,
+        tasks: Mapping[str, LoopTask],
         finish: Callable[[AdapterRun], None],
         how_to_go_on: str,
     ) -> None:
@@ -51,8 +65,17 @@ class Loop:
         self._finish = finish
         self._how_to_go_on = how_to_go_on
         self._forward = accelerator.prepare_model(model)
-        self._task = task
-        self._objective = task.objective(model.model, model.plugged_into)
+        self._tasks = tasks
+        self._objectives: dict[str, Objective] = {
+            name: task.task.objective(task.headed or model.model, model.plugged_into) for name, task in tasks.items()
+        }
+        self._options = runs[0].options  # what concerns the whole pass is the same for all of them
+        self._around: Around = no_trunk_cache
+        self._prefixes = {
+            name: SharedPrefix(model, self._objectives[name])
+            for name, task in tasks.items()
+            if self._options.share_prefix and task.task.shares_prefix and task.headed is None
+        }
 
     def run(self) -> None:
         """Train every adapter to its end.
@@ -65,7 +88,11 @@ class Loop:
             run.listeners.started(Plan(run.total_steps, run.progress.step, parameters))
         waiting = list(self._runs)
         try:
-            with StopSignals() as signals, self._model.fast_training():
+            with (
+                StopSignals() as signals,
+                self._model.fast_training(),
+                trunk_cache(self._model, self._runs, self._options) as self._around,
+            ):
                 while waiting:
                     for run in [run for run in waiting if not run.goes_on]:
                         waiting.remove(run)
@@ -98,7 +125,8 @@ class Loop:
     def _next_step(self, run: AdapterRun) -> NextStep:
         _, indices = run.schedule.rows(run.progress.step)
         rows = [run.rows[i] for i in indices]
-        return NextStep(run, rows, sum(self._task.num_labels(row) for row in rows))
+        task = self._tasks[rows[0].task].task
+        return NextStep(run, rows, sum(task.num_labels(row) for row in rows))
 
     def _accumulate(self, batch: Sequence[Place]) -> None:
         """Add the gradients of each row's share of its step's mean loss; note the shares."""
@@ -107,11 +135,15 @@ class Loop:
         steps, rows = [step for step, _ in batch], [row for _, row in batch]
         pad = self._model.tokenizer.pad_token_id
         assert isinstance(pad, int)
-        inputs = collate(rows, pad_token_id=pad, device=self._model.device)
-        targets = inputs.pop("labels")
-        names = [step.run.adapter.name for step in steps]
-        with self._model.route(names), self._model.answers_from(answer_starts(rows)):
-            losses = self._objective(inputs, targets, self._forward)
+        collated = collate(rows, pad_token_id=pad, device=self._model.device)
+        targets = collated.pop("labels")
+        inputs: Mapping[str, Any] = collated
+        names, task = [step.run.adapter.name for step in steps], rows[0].task
+        with self._model.route(names), self._model.answers_from(answer_starts(rows)), self._around(rows):
+            if task in self._prefixes and self._around is no_trunk_cache:
+                inputs, targets = self._prefixes[task].cut(names, rows, inputs, targets)
+            forward = self._forward if self._tasks[task].headed is None else None
+            losses = self._objectives[task](inputs, targets, forward)
             self._note(batch, losses.tolist())
             if all(step.run.error is not None for step in steps):
                 return
@@ -145,6 +177,7 @@ class Loop:
             tokens=tokens,
             tokens_per_second=tokens / (time.perf_counter() - began),
             memory=peak_memory(self._model.device),
+            task=step.task,
         )
         step.run.listeners.stepped(told)
 

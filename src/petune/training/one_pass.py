@@ -2,9 +2,10 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -14,21 +15,22 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.errors import ConfigError, PetuneError
-from petune.evaluation.options import EvaluationOptions
 from petune.sites.embeddings import vocabulary_size
 from petune.sites.placement import Insertion
 from petune.training import output, records
-from petune.training.adapter_run import AdapterRun
+from petune.training.adapter_run import AdapterRun, Evaluate
+from petune.training.bases import learned_tasks
 from petune.training.checkpoints import Checkpoint, set_random_state
 from petune.training.drafts import Draft, about
 from petune.training.events import Listener
-from petune.training.loop import Loop
+from petune.training.loop import Loop, LoopTask
 from petune.training.memory import peak_memory
 from petune.training.recipe import Recipe
 from petune.training.recomputation import gradient_checkpointing
 from petune.training.result import Outcome, TrainingResult, run_summary, save_run
-from petune.training.rows import RunRows, data_format, encode_rows, record_start
+from petune.training.rows import RunRows, data_format, encode_rows, record_start, told_of
 from petune.training.signals import telling_how_to_go_on
+from petune.training.validation import validation
 
 
 @final
@@ -38,7 +40,8 @@ class Entry:
 
     draft: Draft
     adapter: Adapter
-    data: RunRows
+    data: tuple[RunRows, ...]
+    """The rows of each task."""
     checkpoint: Checkpoint | None = None
     """Where it goes on from; None for a fresh start."""
     listeners: Sequence[Listener] = ()
@@ -71,10 +74,12 @@ def ready(
     torch.manual_seed(options.seed)
     settings = draft.recipe.method.model_dump()
     adapter = create_adapter(base, options.method, name=name, seed=options.seed, **settings)
-    placement = adapter.placement
+    placement, virtual_tokens, data = adapter.placement, adapter.virtual_tokens, []
     insertions = () if placement is None else (Insertion(placement, vocabulary_size(base.model)),)
-    data = encode_rows(draft.rows, base, virtual_tokens=adapter.virtual_tokens, insertions=insertions)
-    return Entry(draft, adapter, data, checkpoint, listeners)
+    for task, rows in zip(*draft.learned, strict=True):
+        with told_of(task.name):
+            data.append(encode_rows(rows, base, name=task.name, virtual_tokens=virtual_tokens, insertions=insertions))
+    return Entry(draft, adapter, tuple(data), checkpoint, listeners)
 
 
 @final
@@ -127,12 +132,18 @@ class OnePass:
 
     def _member(self, entry: Entry) -> _Member:
         """Attach the adapter, and return its run, brought to where it goes on."""
-        options, folder = entry.draft.recipe.run, entry.draft.folder
-        entry.adapter.data_format = data_format(entry.draft.rows.options, entry.data.examples, self._base)
+        options, folder, data = entry.draft.recipe.run, entry.draft.folder, entry.data
+        if data[0].name:
+            entry.adapter.tasks = learned_tasks(self._base, entry.draft.rows, data)
+        else:
+            entry.adapter.data_format = data_format(entry.draft.rows[0].options, data[0].examples, self._base)
         entry.adapter.set_trainable(True)
         self._model.attach(entry.adapter, active=len(self._entries) == 1)
-        run = AdapterRun(entry.adapter, entry.data.rows.rows, options, self._base, folder)
-        run.evaluate = _evaluation(self._model, entry)
+        rows = [row for of_task in data for row in of_task.rows.rows]
+        weights = {task.name: task.weight for task in entry.draft.tasks if task.weight is not None}
+        run = AdapterRun(entry.adapter, rows, options, self._base, folder, weights)
+        measure = validation(self._model, entry.draft.tasks, data, options)
+        run.evaluate = None if measure is None else partial(_alone, self._model, measure)
         accelerator = Accelerator(
             cpu=self._base.device.type == "cpu", log_with=list(options.report_to) or None, project_dir=str(folder)
         )
@@ -165,8 +176,13 @@ class OnePass:
                     name = options.run_name or member.entry.draft.folder.name
                     member.accelerator.init_trackers(name, config=_flat(member.entry.draft.recipe.keys()))
             with recompute:
-                task, runs = members[0].entry.data.task, [member.run for member in members]
-                Loop(self._model, runs, members[0].accelerator, task, finish, self._how_to_go_on).run()
+                heads = self._base.heads
+                tasks = {
+                    rows.name: LoopTask(rows.task, heads[rows.name].model if rows.name in heads else None)
+                    for rows in members[0].entry.data
+                }
+                runs = [member.run for member in members]
+                Loop(self._model, runs, members[0].accelerator, tasks, finish, self._how_to_go_on).run()
         finally:
             for member in list(self._open.values()):
                 self._close(member)
@@ -194,9 +210,9 @@ class OnePass:
             kept_step=run.kept_step,
             seconds=seconds,
             peak_memory=peak_memory(self._base.device),
+            trained_parameters=run.trained_parameters,
             history=run.progress.history,
-            train_report=entry.data.rows.report,
-            eval_report=entry.data.eval_report,
+            reports=tuple((of_task.rows.report, of_task.eval_report) for of_task in entry.data),
             adapter_name=run.adapter.name,
         )
         save_run(result, _summary(result, entry.draft.recipe, run))
@@ -225,32 +241,14 @@ def _detached_on_error(model: AdaptedModel) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def _alone(model: AdaptedModel, name: str) -> Iterator[None]:
-    """Send every row through the adapter called ``name`` inside the block."""
+def _alone(model: AdaptedModel, measure: Evaluate, run: AdapterRun) -> dict[str, float]:
+    """Measure ``run`` with every row going through its adapter, and no other."""
     before = model.active
-    model.activate(name)
+    model.activate(run.adapter.name)
     try:
-        yield
+        return measure(run)
     finally:
         model.activate(*before)
-
-
-def _evaluation(model: AdaptedModel, entry: Entry) -> Callable[[], dict[str, float]] | None:
-    data, options = entry.data, entry.draft.recipe.run
-    if data.eval_rows is None or data.eval_examples is None:
-        return None
-    examples, rows = data.eval_examples, data.eval_rows.rows
-    names = ["loss", *options.metrics]
-    if options.metric_for_best_model == "perplexity":
-        names.append("perplexity")
-    wanted = EvaluationOptions(metrics=tuple(dict.fromkeys(names)), batch_tokens=options.max_tokens_per_batch)
-
-    def measure() -> dict[str, float]:
-        with _alone(model, entry.adapter.name):
-            return dict(data.task.evaluate(model, examples, wanted, rows=rows).metrics)
-
-    return measure
 
 
 def _summary(result: TrainingResult, recipe: Recipe, run: AdapterRun) -> dict[str, Any]:
@@ -258,7 +256,7 @@ def _summary(result: TrainingResult, recipe: Recipe, run: AdapterRun) -> dict[st
         **run_summary(result, recipe),
         "epochs": round(run.epoch, 4),
         "learning_rate": run.optimizer.defaults["lr"],
-        "trained_parameters": run.adapter.num_parameters(),
+        "trained_parameters": result.trained_parameters,
         "train_loss": result.train_loss,
         "best_step": run.progress.best_step,
     }

@@ -4,6 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from petune.training.byte_sizes import read_bytes
+
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 
@@ -66,6 +68,15 @@ class TrainingOptions(BaseModel):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
+    share_prefix: bool = True
+    """Compute tokens that all rows of a batch begin with (a template, an instruction) once; losses are the same."""
+
+    trunk_cache: str = "off"
+    """Most disk space, such as 2GiB, for what the blocks below the adapter make of each row; computed once. Or off."""
+
+    keep_trunk_cache: bool = False
+    """Keep it after the run, for other runs on the same rows and base (default: removed)."""
+
     seed: int = Field(default=42, ge=0, lt=2**32)
     """Seed of the adapter's start, the order of the rows and dropout."""
 
@@ -104,11 +115,26 @@ class TrainingOptions(BaseModel):
         """The name under which ``metric_for_best_model`` is measured: a user's own goes by its function's."""
         return self.metric_for_best_model.rpartition(":")[2]
 
+    def measured(self) -> tuple[str, ...]:
+        """Return the names of what an evaluation can measure."""
+        return ("loss", "perplexity", *self.metrics)
+
+    @model_validator(mode="after")
+    def _trunk_cache_has_a_size(self) -> Self:
+        if self.trunk_cache != "off":
+            try:
+                read_bytes(self.trunk_cache)
+            except ValueError as error:
+                raise ValueError(f"trunk_cache: {error}, or off") from error
+        elif self.keep_trunk_cache:
+            raise ValueError("keep_trunk_cache keeps what trunk_cache allows; give trunk_cache a size, such as 2GiB")
+        return self
+
     @model_validator(mode="after")
     def _best_is_measured(self) -> Self:
-        known = ("loss", "perplexity", *self.metrics)
+        known = self.measured()
         # What a function of the user's own measures is known once it has run.
-        if self.metric_for_best_model not in known and not any(":" in name for name in self.metrics):
+        if self.metric_for_best_model not in known and not any(":" in name for name in known):
             raise ValueError(
                 f"metric_for_best_model is '{self.metric_for_best_model}', which is not measured; measured are"
                 f" {', '.join(known)}: add it to metrics"

@@ -32,6 +32,11 @@ class NextStep:
     """Mean loss of the rows that have gone through the base so far."""
 
     @property
+    def task(self) -> str:
+        """The name of the task that its rows are of."""
+        return self.rows[0].task
+
+    @property
     def lengths(self) -> list[int]:
         """Tokens of each row."""
         return [len(row.input_ids) for row in self.rows]
@@ -48,7 +53,7 @@ Place = tuple[NextStep, Encoded]
 
 
 def pack(steps: Sequence[NextStep], device: torch.device) -> list[list[Place]]:
-    """Return the rows of all ``steps`` as batches of rows of like lengths, the longest first.
+    """Return the rows of all ``steps`` as batches of rows of one task and of like lengths, the longest first.
 
     One adapter's rows are split as its options say. Rows of several share batches; none has more rows than the adapters
     together allow, nor more tokens, padding counted, than the most careful of them allows. On a CPU none is larger than
@@ -58,6 +63,9 @@ def pack(steps: Sequence[NextStep], device: torch.device) -> list[list[Place]]:
         steps: the next step of each adapter.
         device: where the base lies.
     """
+    tasks = list(dict.fromkeys(step.task for step in steps))
+    if len(tasks) > 1:
+        return [batch for task in tasks for batch in pack([step for step in steps if step.task == task], device)]
     places = [(step, row) for step in steps for row in step.rows]
     lengths = [len(row.input_ids) for _, row in places]
     tokens = min(step.run.options.max_tokens_per_batch for step in steps)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self, final
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_serializer, model_validator
 
 from petune import methods
 from petune.backbone.task_names import TaskName
@@ -19,6 +19,7 @@ from petune.data.options import DataOptions
 from petune.errors import ConfigError, nearest
 from petune.methods.config import MethodConfig, explain, fields_of
 from petune.training.options import TrainingOptions
+from petune.training.task_entries import RunTask, TaskEntry, read_entries, settled
 
 FILE_NAME = "recipe.yaml"
 """Under this name every run keeps its recipe."""
@@ -36,6 +37,8 @@ FREE_ON_RESUME = frozenset(
         "save_total_limit",
         "save_steps",
         "max_tokens_per_batch",
+        "trunk_cache",
+        "keep_trunk_cache",
     }
 )
 
@@ -67,9 +70,44 @@ class RunOptions(DataOptions, TrainingOptions):
     output_dir: str = Field(default="outputs/petune", min_length=1)
     """Folder for the adapter, the checkpoints and the records of the run."""
 
+    tasks: tuple[TaskEntry, ...] = ()
+    """Several tasks for one adapter, in place of `data`: a list of entries with `name` and `data`, and perhaps `task`,
+    `eval_data`, `weight`, `metrics` and any key of reading; what an entry leaves out is as the run has it."""
+
+    def run_tasks(self) -> tuple[RunTask, ...]:
+        """Return the tasks of the run; one without a name where none are named."""
+        if not self.tasks:
+            return (RunTask("", self, self.task, self.metrics),)
+        return tuple(settled(entry, self, self.task, self.metrics) for entry in self.tasks)
+
+    def measured(self) -> tuple[str, ...]:
+        """Return the names of what an evaluation can measure; what is of one of several tasks has its name in front."""
+        if not self.tasks:
+            return super().measured()
+        own = [(task.name, metric) for task in self.run_tasks() for metric in ("loss", "perplexity", *task.metrics)]
+        return ("loss", *(f"{task}/{metric}" for task, metric in own))
+
+    @field_serializer("tasks")
+    def _as_given(self, tasks: tuple[TaskEntry, ...]) -> list[dict[str, Any]]:
+        return [entry.keys() for entry in tasks]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_tasks(cls, keys: Any) -> Any:
+        if isinstance(keys, dict) and keys.get("tasks"):
+            return {**keys, "tasks": read_entries(keys["tasks"])}
+        return keys
+
+    @model_validator(mode="after")
+    def _data_is_said_once(self) -> Self:
+        idle = [name for name in ("data", "eval_data") if self.tasks and getattr(self, name) is not None]
+        if idle:
+            raise ValueError(f"beside tasks {' and '.join(idle)} would do nothing; write it in the entries of tasks")
+        return self
+
     @model_validator(mode="after")
     def _validation_has_rows(self) -> Self:
-        if self.eval_data is not None or self.validation_split is not None:
+        if any(task.has_validation for task in self.run_tasks()):
             return self
         fields = type(self).model_fields
         idle = [name for name in _OF_VALIDATION if getattr(self, name) != fields[name].default]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any, final
 
 from accelerate import Accelerator
@@ -41,6 +42,8 @@ class Recorder(Silent):
     def stepped(self, step: Step) -> None:
         """Take the step's loss into the running mean; write an entry when one is due."""
         self._run.progress.losses_since_log.append(step.loss)
+        if step.task:
+            self._run.progress.losses_of_tasks.setdefault(step.task, []).append(step.loss)
         self._last = step
         if step.step % self._run.options.logging_steps == 0 or step.step == self._run.total_steps:
             self._write_step(step)
@@ -52,13 +55,16 @@ class Recorder(Silent):
 
     def _write_step(self, step: Step) -> None:
         progress = self._run.progress
-        mean = sum(progress.losses_since_log) / len(progress.losses_since_log)
+        loss = fmean(progress.losses_since_log)
+        of_tasks = {f"{name}/loss": fmean(losses) for name, losses in progress.losses_of_tasks.items()}
         progress.losses_since_log.clear()
+        progress.losses_of_tasks.clear()
         self._write(
             {
                 "step": step.step,
                 "epoch": round(step.epoch, 4),
-                "loss": mean,
+                "loss": loss,
+                **of_tasks,
                 "learning_rate": step.learning_rate,
                 "grad_norm": step.grad_norm,
                 "tokens_per_second": round(step.tokens_per_second, 1),

@@ -9,7 +9,7 @@ from typing import Any, final
 from petune.adapted_model import AdaptedModel
 from petune.checkpoint.durable import write_text
 from petune.checkpoint.folder import save_adapter
-from petune.data.report import DataReport
+from petune.data.report import DataReport, joined
 from petune.errors import PetuneError
 from petune.training import output
 from petune.training.recipe import Recipe
@@ -53,20 +53,31 @@ class TrainingResult:
     peak_memory: int
     """Most bytes held: by the process on CPU, by tensors on CUDA."""
 
+    trained_parameters: int
+    """Numbers learned, those that only training needs included."""
+
     history: list[dict[str, Any]]
     """The entries of ``metrics.jsonl``."""
 
-    train_report: DataReport
-    """What became of the training rows."""
-
-    eval_report: DataReport | None
-    """What became of the validation rows."""
+    reports: tuple[tuple[DataReport, DataReport | None], ...]
+    """What became of the training and the validation rows; a pair for each task."""
 
     candidates: tuple[Candidate, ...] = ()
     """What was tried, where the method chooses instead of training."""
 
     adapter_name: str = "default"
     """The name under which the adapter is attached to the model."""
+
+    @property
+    def train_report(self) -> DataReport:
+        """What became of the training rows, those of all tasks together."""
+        return joined([train for train, _ in self.reports])
+
+    @property
+    def eval_report(self) -> DataReport | None:
+        """What became of the validation rows, those of all tasks together; None where there are none."""
+        reports = [evaluation for _, evaluation in self.reports if evaluation is not None]
+        return joined(reports) if reports else None
 
     @property
     def train_loss(self) -> float | None:
@@ -104,7 +115,7 @@ class Outcome:
 def run_summary(result: TrainingResult, recipe: Recipe) -> dict[str, Any]:
     """Return what there is to say of every run, for ``train_results.json`` and the adapter's folder."""
     return {
-        "data": recipe.run.data,
+        "data": ", ".join(str(task.data.data) for task in recipe.run.run_tasks()),
         "rows": result.train_report.rows_kept,
         "steps": result.steps,
         "seed": recipe.run.seed,

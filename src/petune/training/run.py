@@ -35,7 +35,7 @@ def train(
         trust_remote_code: let the base's repository run its own code.
         listeners: told of every step, evaluation and checkpoint.
         on_data: given the data reports of the training and validation rows (of several ways to write them, the first)
-            before the first step.
+            before the first step; once for each task where the recipe names several.
 
     Raises:
         PetuneError: see :mod:`petune.errors`; bad input is found before the base loads wherever it can be.
@@ -47,9 +47,10 @@ def train(
         base = load_base_for({"": one}, trust_remote_code=trust_remote_code)
     entry = ready(one, base, checkpoint=checkpoint, listeners=listeners)
     if on_data is not None:
-        on_data(entry.data.rows.report, entry.data.eval_report)
+        for rows in entry.data:
+            on_data(rows.rows.report, rows.eval_report)
     if not methods.get(recipe.run.method).trains:
-        return selection.choose(recipe, base, entry.adapter, one.forms, overwrite=overwrite)
+        return selection.choose(recipe, base, entry.adapter, one.rows, overwrite=overwrite)
     how = f"Go on with: petune train --resume --output-dir {one.folder}"
     (outcome,) = OnePass(base, [entry], overwrite=overwrite, how_to_go_on=how).run()
     if outcome.error is not None:

@@ -56,7 +56,8 @@ def train_many(
         overwrite: replace the runs that the folders hold.
         trust_remote_code: let the base's repository run its own code.
         listeners: who is told of every step, evaluation and checkpoint, by the adapter's name.
-        on_data: given each adapter's name and its data reports of training and validation rows before the first step.
+        on_data: given each adapter's name and its data reports of training and validation rows before the first step,
+            once for each task where a recipe names several.
 
     Returns:
         How each run ended, in the order of the recipes. The adapters that did not fail are attached to one model, by
@@ -84,8 +85,8 @@ def train_many(
         with about(name):
             own = (listeners or {}).get(name, ())
             entries.append(ready(one, base, name, checkpoint=checkpoints.get(name), listeners=own))
-        if on_data is not None:
-            on_data(name, entries[-1].data.rows.report, entries[-1].data.eval_report)
+        for rows in entries[-1].data if on_data is not None else ():
+            on_data(name, rows.rows.report, rows.eval_report)  # type: ignore[misc]
     how = "Go on with: the same call of train_many, and resume=True"
     if shared is not None:
         how = f"Go on with: petune train --resume --output-dir {shared.output_dir}"

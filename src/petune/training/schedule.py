@@ -23,6 +23,10 @@ class Schedule:
         self._epochs: dict[int, list[list[int]]] = {}
         self.total_steps = self._count()
 
+    def steps_of_epoch(self, epoch: int) -> int:
+        """Return how many steps an epoch has."""
+        return len(self._epoch(epoch))
+
     def rows(self, step: int) -> tuple[int, list[int]]:
         """Return the epoch of ``step`` (counted from 0) and the indices of its rows."""
         epoch, first = 0, 0

@@ -112,7 +112,7 @@ def choose(
     data = encode_rows(written[chosen], base)
     if overwrite:
         output.clear(folder)
-    record_start(recipe, folder, data)
+    record_start(recipe, folder, [data])
     adapter.data_format = data_format(written[chosen].options, data.examples, base)
     model.attach(adapter)
     forms = adapter.method.candidates(recipe.method)
@@ -123,9 +123,9 @@ def choose(
         kept_step=0,
         seconds=time.perf_counter() - began,
         peak_memory=peak_memory(base.device),
+        trained_parameters=0,
         history=[{**form, **{f"eval_{k}": v for k, v in m.items()}} for form, m in zip(forms, measured, strict=True)],
-        train_report=data.rows.report,
-        eval_report=data.eval_report,
+        reports=((data.rows.report, data.eval_report),),
         candidates=tuple(Candidate(f, m, i == chosen) for i, (f, m) in enumerate(zip(forms, measured, strict=True))),
     )
     write_text(folder / records.METRICS_FILE, "".join(json.dumps(entry) + "\n" for entry in result.history))

@@ -12,7 +12,7 @@ from petune.training.drafts import Draft
 from petune.training.recipe import Recipe
 
 _OF_THE_BASE = ("model", "revision", "task", "dtype", "device")
-_OF_THE_PASS = ("gradient_checkpointing",)
+_OF_THE_PASS = ("gradient_checkpointing", "share_prefix", "trunk_cache", "keep_trunk_cache")
 _ONE_RUN_A_PROCESS = frozenset({"wandb", "mlflow", "trackio"})
 
 
@@ -60,11 +60,12 @@ def require_one_head(drafts: Mapping[str, Draft], *, loaded: bool) -> None:
     Raises:
         ConfigError: they are not.
     """
-    _require_same("task", {name: draft.rows.task.name for name, draft in drafts.items()})
+    _require_same("task", {name: _tasks_of(draft) for name, draft in drafts.items()})
     if loaded:
         return
-    _require_same("the list of classes", {name: draft.rows.labels for name, draft in drafts.items()})
-    if isinstance(next(iter(drafts.values())).rows.task, HeadTask):
+    classes = {name: _shown([rows.labels for rows in draft.rows]) for name, draft in drafts.items()}
+    _require_same("the list of classes", classes)
+    if any(isinstance(rows.task, HeadTask) for draft in drafts.values() for rows in draft.rows):
         _require_same(
             "seed",
             {name: draft.recipe.run.seed for name, draft in drafts.items()},
@@ -98,7 +99,15 @@ def _require_same(key: str, values: Mapping[str, Any], why: str = "they share on
             )
 
 
+def _tasks_of(draft: Draft) -> str:
+    """Return the tasks of a run in words, with their names where it has several."""
+    pairs = zip(draft.tasks, draft.rows, strict=True)
+    return ", ".join(f"{task.name} ({rows.task.name})" if task.name else rows.task.name for task, rows in pairs)
+
+
 def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
     if isinstance(value, tuple):
         return f"({', '.join(map(str, value))})"
     return str(value)

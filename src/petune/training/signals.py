@@ -44,6 +44,27 @@ class StopSignals:
 
 
 @contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Raise at a SIGTERM inside the block, so that what is open is closed; only in the main thread.
+
+    Raises:
+        Interrupted: the signal came.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("stopped by a signal", number)
+
+    former = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+@contextmanager
 def telling_how_to_go_on(outputs: Sequence[Path], how: str) -> Iterator[None]:
     """Say of a Ctrl-C that nobody waited for which checkpoints of the runs in ``outputs`` are left.
 

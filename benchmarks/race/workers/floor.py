@@ -1,0 +1,129 @@
+"""How fast this machine computes the matrix products alone that a step of a contest cannot do without.
+
+Forward, every linear multiplies the tokens. Backward, the linears of the lowest block with something to learn, and of
+all above it, multiply the gradients; where the base itself is learned, each weight's own gradient is a third product.
+The head sees label tokens only. Products are run one after the other, each with the model's own weight.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from petune.adapter import create_adapter
+from petune.backbone.base import Base, load_base
+from petune.backbone.structure import Linear
+from petune.sites.trunk import lowest_block
+from race.contests import CONTESTS, Contest
+from race.task import Task
+from race.work import IGNORED, Work
+
+PASSES = 5
+Product = Callable[[], Tensor]
+
+
+def main() -> None:
+    """Answer with the seconds of the products of one step of ``contest``, and the tokens/s they allow."""
+    task = Task.from_command_line()
+    work, contest = task.work, CONTESTS[task.arguments["contest"]]
+    torch.set_num_threads(work.settings.threads)
+    base = load_base(work.model, dtype="bfloat16", device="cpu")
+    tokens, labels = sizes_of_a_step(work)
+    lowest = lowest_learned(base, contest, work)
+    parts = {
+        name: seconds_of(list(products))
+        for name, products in products_of_a_step(base, contest, lowest, tokens + contest.read_tokens, labels).items()
+    }
+    total = sum(parts.values())
+    task.answer(
+        {
+            "tokens": tokens,
+            "label_tokens": labels,
+            "lowest_block": lowest,
+            "seconds": parts,
+            "tokens_per_second": tokens / total,
+        }
+    )
+
+
+def sizes_of_a_step(work: Work) -> tuple[int, int]:
+    """Return the mean number of tokens, and of label tokens, of the planned steps."""
+    rows = work.read_rows()
+    steps = [[rows[index] for index in step] for step in work.read_plan()]
+    tokens = statistics.mean(sum(len(row.input_ids) for row in step) for step in steps)
+    labels = statistics.mean(sum(label != IGNORED for row in step for label in row.labels[1:]) for step in steps)
+    return round(tokens), max(1, round(labels))
+
+
+def lowest_learned(base: Base, contest: Contest, work: Work) -> int:
+    """Return the index of the lowest block that has something to learn in it or below it."""
+    if contest.trains_base:
+        return 0
+    adapter = create_adapter(base, contest.method, seed=work.settings.seed, **contest.options)
+    return lowest_block(base.model, base.structure, adapter.slots.items())
+
+
+def products_of_a_step(
+    base: Base, contest: Contest, lowest: int, tokens: int, labels: int
+) -> dict[str, Iterator[Product]]:
+    """Return the products of the blocks, forward and backward, and of the head."""
+    inside = [linear for linear in base.structure.linears if linear.block is not None]
+    first = lowest if contest.cached_from_epoch_two else 0
+    weights = {start: [_weight(base, x) for x in inside if x.block >= start] for start in (first, lowest)}
+    head = base.model.get_output_embeddings().weight
+    parts = {
+        "forward": forward(weights[first], tokens),
+        "backward": backward(weights[lowest], tokens),
+        "head": (p for part in (forward([head], labels), backward([head], labels)) for p in part),
+    }
+    if contest.trains_base:
+        parts["gradients of the weights"] = (
+            p for part in (gradients(weights[first], tokens), gradients([head], labels)) for p in part
+        )
+    return parts
+
+
+def forward(weights: list[Tensor], rows: int) -> Iterator[Product]:
+    """Yield x W^T for each weight [d_out, d_in]."""
+    inputs = {width: _random(rows, width) for width in {w.shape[1] for w in weights}}
+    return ((lambda w=w: inputs[w.shape[1]] @ w.t()) for w in weights)
+
+
+def backward(weights: list[Tensor], rows: int) -> Iterator[Product]:
+    """Yield dy W for each weight [d_out, d_in]."""
+    gradients = {width: _random(rows, width) for width in {w.shape[0] for w in weights}}
+    return ((lambda w=w: gradients[w.shape[0]] @ w) for w in weights)
+
+
+def gradients(weights: list[Tensor], rows: int) -> Iterator[Product]:
+    """Yield dy^T x for each weight [d_out, d_in]."""
+    some = {width: _random(rows, width) for width in {width for w in weights for width in w.shape}}
+    return ((lambda w=w: some[w.shape[0]].t() @ some[w.shape[1]]) for w in weights)
+
+
+@torch.no_grad()
+def seconds_of(products: list[Product]) -> float:
+    """Return the median seconds of all products in turn, after a pass that does not count."""
+    seconds = []
+    for _ in range(PASSES + 1):
+        began = time.perf_counter()
+        for product in products:
+            product()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
+
+
+def _weight(base: Base, linear: Linear) -> Tensor:
+    """Return the weight [d_out, d_in] of a linear."""
+    weight: Tensor = base.model.get_submodule(linear.path).weight
+    return weight.t() if linear.transposed else weight
+
+
+def _random(rows: int, width: int) -> Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(width)).to(torch.bfloat16)
+
+
+if __name__ == "__main__":
+    main()

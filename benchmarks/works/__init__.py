@@ -1,0 +1,1 @@
+"""What methods are made to learn: a base, rows of real text, and the metric that tells."""

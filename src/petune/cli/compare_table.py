@@ -1,0 +1,222 @@
+"""What `petune compare` shows: the plan, the table while it runs, a line for each trial, and the end."""
+
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from petune.cli.reporting import say
+from petune.comparison.job import Job
+from petune.comparison.plan import Track
+from petune.comparison.record import Comparison, Trial
+from petune.comparison.run import Planned
+from petune.comparison.watching import Progress, Unwatched
+
+_GIB = 2**30
+
+
+def duration(seconds: float) -> str:
+    """Return a time as one says it: ``42 s``, ``7 min``, ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def print_plan(planned: Planned) -> None:
+    """Print what would run."""
+    head = ("base", "method", "trials", "search", "time", "memory", "trained")
+    rows = [
+        (Path(track.survey.name).name, track.entry.label, *_plan_cells(track, planned.progress))
+        for track in planned.tracks
+    ]
+    _print_columns([head, *rows])
+    for track in planned.tracks:
+        if track.refusal:
+            say(f"{track.entry.label} on {Path(track.survey.name).name}: {track.refusal}")
+    progress = planned.progress
+    done = f", {progress.ended} of them done already" if progress.ended else ""
+    say(
+        f"{progress.trials} trials{done}; about {duration(progress.seconds_left)} to go here, by the size of the models"
+        " and the speed of this machine. Nothing was run."
+    )
+
+
+def _plan_cells(track: Track, progress: Progress) -> tuple[str, ...]:
+    if track.refusal:
+        return ("not here", "", "", "", "")
+    jobs = list(track.expected())
+    rounds = ", ".join(f"{rung.candidates} at {rung.share:.0%}" for rung in track.rungs) or "none"
+    memory = max(track.cost(job).memory for job in jobs)
+    trained = track.survey.outlook(track.entry.method, track.candidates[0]).trainable
+    seconds = sum(map(progress.seconds, jobs))
+    return (str(len(jobs)), rounds, duration(seconds), f"{memory / _GIB:.1f} GiB", f"{trained:,}")
+
+
+def print_comparison(comparison: Comparison, folder: Path) -> None:
+    """Print the final figures, best first, and where the report lies."""
+    groups: dict[tuple[str, ...], list[Trial]] = {}
+    for trial in comparison.trials:
+        if trial.stage != "search":
+            groups.setdefault((trial.base, trial.method, settings_text(trial.settings)), []).append(trial)
+    rows = [("base", "method", "settings", comparison.trials[0].metric if comparison.trials else "", "seeds")]
+    for (base, method, settings), trials in groups.items():
+        values = [trial.quality for trial in trials if trial.quality is not None]
+        figure = _mean(values) if values else trials[0].status.replace("_", " ")
+        rows.append((Path(base).name, method, settings, figure, str(len(values))))
+    _print_columns(rows)
+    for trial in comparison.trials:
+        if trial.reason and trial.stage != "search":
+            say(f"{trial.method} on {Path(trial.base).name}, seed {trial.seed}: {trial.status}: {trial.reason}")
+    cost = comparison.search_cost
+    say(f"the search: {cost.trials} trials, {duration(cost.seconds)}, {cost.tokens:,} tokens")
+    say(f"report: {folder / 'report.html'}")
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Return settings as one writes them on the command line."""
+    return " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in settings.items())
+
+
+def _mean(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.4f}{spread}"
+
+
+def _print_columns(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        say("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+@final
+class PlainLines(Unwatched):
+    """One line on stderr for each trial that ends."""
+
+    def __init__(self) -> None:
+        self._console = Console(file=sys.stderr)
+        self._progress: Progress | None = None
+
+    def planned(self, tracks: Sequence[Track], progress: Progress) -> None:
+        """Say how much comes."""
+        self._progress = progress
+        self._print(f"{progress.trials} trials, about {duration(progress.seconds_left)}")
+
+    def ended(self, job: Job, trial: Trial, *, reused: bool) -> None:
+        """Print the trial's figure."""
+        if reused or self._progress is None:
+            return
+        progress = self._progress
+        figure = trial.reason if trial.quality is None else f"{trial.metric} {trial.quality:.4f}"
+        stage = trial.stage if trial.rung is None else f"{trial.stage} {trial.rung + 1}"
+        self._print(
+            f"{progress.ended}/{progress.trials}  {Path(trial.base).name}  {trial.method}  {stage}  seed {trial.seed}"
+            f"  {settings_text(trial.settings)}  {trial.status.replace('_', ' ')}  {figure}"
+            f"  ({duration(trial.wall_seconds or 0)}, {duration(progress.seconds_left)} left)"
+        )
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+@dataclass(slots=True)
+class _Line:
+    """One method on one base, as the table shows it."""
+
+    base: str
+    method: str
+    rounds: int
+    state: str = ""
+    settings: str = ""
+    development: float | None = None
+    higher_is_better: bool = True
+    test: list[float] = field(default_factory=list)
+
+
+@final
+class LiveTable(Unwatched):
+    """A table on stderr that changes as trials end: state, best so far, time left."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(file=sys.stderr)
+        self._lines: dict[tuple[str, str], _Line] = {}
+        self._progress: Progress | None = None
+        self._now = ""
+        self._began = time.monotonic()
+        self._live: Live | None = None
+
+    @staticmethod
+    def possible() -> bool:
+        """Say whether stderr is a terminal."""
+        return Console(file=sys.stderr).is_terminal
+
+    def planned(self, tracks: Sequence[Track], progress: Progress) -> None:
+        """Show every method, still without figures."""
+        self._progress = progress
+        self._lines = {
+            (track.survey.name, track.entry.label): _Line(
+                Path(track.survey.name).name, track.entry.label, len(track.rungs)
+            )
+            for track in tracks
+        }
+        self._live = Live(console=self._console, get_renderable=self.render, refresh_per_second=4)
+        self._live.start()
+
+    def began(self, job: Job) -> None:
+        """Name the trial."""
+        line = self._lines[job.base, job.entry]
+        line.state = "final" if job.rung is None else f"search, round {job.rung + 1} of {line.rounds}"
+        self._now = f"{line.base} {job.method} {settings_text(job.settings)} seed {job.seed}"
+
+    def stepped(self, job: Job, step: int, total: int) -> None:
+        """Show the step."""
+        self._now = f"{job.method} {settings_text(job.settings)} seed {job.seed}: step {step} of {total}"
+
+    def ended(self, job: Job, trial: Trial, *, reused: bool) -> None:
+        """Take its figure in."""
+        line = self._lines[job.base, job.entry]
+        line.higher_is_better = trial.higher_is_better
+        value = trial.development.get(trial.metric)
+        if trial.stage == "search" and value is not None and self._is_better(line, value):
+            line.development, line.settings = value, settings_text(trial.settings)
+        elif trial.stage != "search":
+            line.settings = settings_text(trial.settings)
+            line.test += [] if trial.quality is None else [trial.quality]
+            line.state = trial.status.replace("_", " ")
+
+    @staticmethod
+    def _is_better(line: _Line, value: float) -> bool:
+        if line.development is None:
+            return True
+        return value > line.development if line.higher_is_better else value < line.development
+
+    def closed(self) -> None:
+        """Leave the table as it stands."""
+        if self._live is not None:
+            self._now = ""
+            self._live.stop()
+            self._live = None
+
+    def render(self) -> Group:
+        """Return the table as it is now."""
+        table = Table(box=None, pad_edge=False)
+        for name in ("base", "method", "state", "best so far", "development", "test"):
+            table.add_column(name, overflow="fold")
+        for line in self._lines.values():
+            development = "" if line.development is None else f"{line.development:.4f}"
+            test = _mean(line.test) if line.test else ""
+            table.add_row(*map(Text, (line.base, line.method, line.state, line.settings, development, test)))
+        assert self._progress is not None
+        return Group(table, Text(self._footer(self._progress)), Text(self._now, style="dim"))
+
+    def _footer(self, progress: Progress) -> str:
+        since = duration(time.monotonic() - self._began)
+        return f"{progress.ended} of {progress.trials} trials, {since} so far, {duration(progress.seconds_left)} left"

@@ -1,0 +1,102 @@
+"""A loaded base, and what it does without an adapter: what every trial on it starts from and is held against."""
+
+import gc
+import logging
+from dataclasses import dataclass, field
+from typing import final
+
+from petune.adapted_model import AdaptedModel
+from petune.backbone.base import Base, load_base
+from petune.comparison import neutral
+from petune.comparison.forgetting import Skills, skills
+from petune.comparison.job import Job
+from petune.comparison.survey import Survey
+from petune.errors import DataError
+from petune.evaluation.runner import Runner
+from petune.evaluation.speed import tokens_per_second
+
+logger = logging.getLogger("petune")
+
+
+@final
+@dataclass(slots=True)
+class Bench:
+    """One base, loaded for the trials on it."""
+
+    base: Base
+    _skills: list[Skills | None] = field(default_factory=list)
+
+    def skills(self) -> Skills | None:
+        """Return what the bare base does with neutral texts; measured once. None where it is no language model."""
+        if not self._skills:
+            self._skills.append(measured_skills(AdaptedModel(self.base)))
+        return self._skills[0]
+
+    def writing_speed(self) -> float | None:
+        """Return the tokens a second of the bare base, measured now; None where it writes no text."""
+        return writing_speed(AdaptedModel(self.base))
+
+
+def measured_skills(model: AdaptedModel) -> Skills | None:
+    """Return what a model does with neutral texts; None where it is no causal language model, or they do not fit."""
+    if model.base.task != "causal_lm":
+        return None
+    try:
+        return skills(model)
+    except DataError as error:
+        logger.warning("forgetting is not measured on %s: %s", model.base.name, error)
+        return None
+
+
+def writing_speed(model: Runner) -> float | None:
+    """Return the tokens a second that a model writes; None where it writes no text, or has no room for any."""
+    if not model.model.can_generate():
+        return None
+    try:
+        return tokens_per_second(model, [text[:40] for text in neutral.TEXTS[:2]])
+    except DataError:
+        return None
+
+
+@final
+class Benches:
+    """Loads each base when the first trial needs it, and holds one at a time.
+
+    Args:
+        trust_remote_code: let a base's repository run its own code.
+    """
+
+    def __init__(self, *, trust_remote_code: bool = False) -> None:
+        self._trust = trust_remote_code
+        self._key: tuple[object, ...] = ()
+        self._bench: Bench | None = None
+
+    def for_job(self, job: Job, survey: Survey) -> Bench:
+        """Return the base of a trial as its weights are, a random head of the trial's own seed included.
+
+        Raises:
+            PetuneError: the base cannot be loaded.
+        """
+        key = (job.base, survey.task.name, job.seed if survey.has_head else None)
+        # A method may have added tokens to the base, which would be there for the next one.
+        if self._bench is None or key != self._key or self._bench.base.new_tokens:
+            self.release()
+            self._bench = Bench(
+                load_base(
+                    job.base,
+                    task=survey.task.name,
+                    labels=survey.labels,
+                    seed=job.seed,
+                    dtype=str(job.keys["dtype"]),
+                    device=str(job.keys["device"]),
+                    trust_remote_code=self._trust,
+                )
+            )
+            self._key = key
+        return self._bench
+
+    def release(self) -> None:
+        """Let go of the base that is held."""
+        if self._bench is not None:
+            self._bench = None
+            gc.collect()

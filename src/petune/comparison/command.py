@@ -1,0 +1,47 @@
+"""The command line that repeats a trial."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from petune import methods
+from petune.training.recipe import Recipe, RunOptions
+
+
+def train_command(keys: Mapping[str, Any]) -> str:
+    """Return the `petune train` line with these keys; what the defaults say is left out.
+
+    Raises:
+        ConfigError: a key is unknown or out of range.
+    """
+    recipe = Recipe.parse(keys)
+    words = ["petune", "train"]
+    for name, value in recipe.run.model_dump(mode="json").items():
+        if value != _plain(RunOptions.model_fields[name].default):
+            words += _flag(name, value)
+    config = methods.get(recipe.run.method).config_class
+    for name, value in recipe.method.model_dump(mode="json").items():
+        if value != _plain(config.model_fields[name].default):
+            words.append(f"{name}={_written(value)}")
+    return shlex.join(words)
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", _written(value)]
+
+
+def _written(value: Any) -> str:
+    """Return a value as a flag takes it."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return "none"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,138 @@
+"""The folder of a comparison: what lies in it, who may write to it, and what is in it already."""
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import final
+
+from pydantic import ValidationError
+
+from petune.checkpoint.durable import explained, write_text
+from petune.comparison.record import Comparison, Trial
+from petune.errors import ArtifactError, ConfigError, OutputFolderError
+
+COMPARISON = "comparison.json"
+RECIPE = "recipe.yaml"
+_TRIAL = "trial.json"
+_LOCK = ".lock"
+_REPORTS = ("report.html", "report.md", "report.csv", "report.json")
+
+
+@final
+class Folder:
+    """The folder of a comparison.
+
+    Args:
+        path: where it is; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.data = path / "data"
+        self.trials = path / "trials"
+
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Check that a comparison may be written here; nothing changes.
+
+        Raises:
+            ConfigError: both flags are given.
+            OutputFolderError: it holds a comparison and neither flag is given, or something else.
+        """
+        if resume and overwrite:
+            raise ConfigError("--resume goes on with the comparison, --overwrite begins it anew; give one of them")
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputFolderError(f"{self.path} is a file; give a folder with --output-dir")
+        names = {path.name for path in self.path.iterdir()} - {_LOCK} if self.path.is_dir() else set()
+        if COMPARISON in names and not resume and not overwrite:
+            raise OutputFolderError(
+                f"{self.path} holds a comparison already: go on with --resume (which runs only what is missing),"
+                " replace it with --overwrite, or give another --output-dir"
+            )
+        if names and COMPARISON not in names:
+            raise OutputFolderError(
+                f"{self.path} holds something else ({', '.join(sorted(names)[:3])}); give another --output-dir"
+            )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep every other comparison out of the folder for the block, whatever becomes of this process.
+
+        Raises:
+            OutputFolderError: another comparison runs here, or the folder cannot be written.
+        """
+        with explained(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / _LOCK).open("a+", encoding="utf-8")
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                raise OutputFolderError(
+                    f"another comparison is running in {self.path} ({lock.read().strip() or 'it has just begun'}); wait"
+                    " for it, or give another --output-dir"
+                ) from error
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {platform.node()}")
+            lock.flush()
+            yield
+            lock.truncate(0)
+
+    def clear(self) -> None:
+        """Remove the comparison that the folder holds, and nothing else."""
+        with explained(self.path):
+            for folder in (self.trials, self.data):
+                if folder.is_dir():
+                    shutil.rmtree(folder)
+            for name in (COMPARISON, RECIPE, *_REPORTS):
+                (self.path / name).unlink(missing_ok=True)
+
+    def of(self, trial: str) -> Path:
+        """Return the folder of a trial."""
+        return self.trials / trial
+
+    def trial(self, name: str) -> Trial | None:
+        """Return a trial that has ended; None where it has not.
+
+        Raises:
+            ArtifactError: its record is damaged.
+        """
+        path = self.of(name) / _TRIAL
+        if not path.is_file():
+            return None
+        try:
+            return Trial.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise ArtifactError(
+                f"{path} is damaged ({error.error_count()} problems); remove it and --resume"
+            ) from error
+
+    def save(self, trial: Trial) -> None:
+        """Write the record of a trial that has ended."""
+        write_text(self.of(trial.id) / _TRIAL, trial.model_dump_json(indent=1) + "\n")
+
+    def comparison(self) -> Comparison | None:
+        """Return what the folder says of its comparison, without trials; None where it holds none.
+
+        Raises:
+            ArtifactError: the file is damaged.
+        """
+        path = self.path / COMPARISON
+        if not path.is_file():
+            return None
+        try:
+            return Comparison.model_validate(json.loads(path.read_bytes()))
+        except ValueError as error:
+            raise ArtifactError(f"{path} is damaged ({type(error).__name__}); begin anew with --overwrite") from error
+
+    def begin(self, comparison: Comparison, recipe: str) -> None:
+        """Write what is known before the first trial: recipe, machine, data."""
+        write_text(self.path / RECIPE, recipe)
+        write_text(
+            self.path / COMPARISON, comparison.model_copy(update={"trials": []}).model_dump_json(indent=1) + "\n"
+        )

@@ -1,0 +1,207 @@
+"""One trial, from its values to its record."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from petune import api, methods
+from petune.adapted_model import AdaptedModel
+from petune.backbone.base import Base
+from petune.comparison.bench import Bench, measured_skills, writing_speed
+from petune.comparison.budget import steps_for_tokens
+from petune.comparison.curve import Curve
+from petune.comparison.job import Job
+from petune.comparison.plan import schedule_keys
+from petune.comparison.record import ExampleAnswer, Trial
+from petune.comparison.scores import row_scores, together
+from petune.data.examples import ExampleSet
+from petune.errors import CheckpointError, ConfigError
+from petune.evaluation.evaluate import Evaluation
+from petune.evaluation.metrics import resolve_metric
+from petune.evaluation.options import EvaluationOptions, GenerationOptions
+from petune.evaluation.predict import Prediction
+from petune.tasks.registry import get as get_task
+from petune.training import checkpoints
+from petune.training.events import Listener
+from petune.training.memory import reset_peak
+from petune.training.options import TrainingOptions
+from petune.training.recipe import Recipe
+from petune.training.result import TrainingResult
+from petune.training.run import train
+
+ADAPTER = "adapter"
+"""Name of the folder of a trial's adapter, inside the trial's own."""
+
+_CALIBRATION_STEPS = 4
+
+
+def perform(
+    job: Job,
+    bench: Bench,
+    folder: Path,
+    *,
+    lengths: Sequence[int],
+    evaluations: int,
+    keep_adapter: bool,
+    listeners: Sequence[Listener] = (),
+) -> Trial:
+    """Train and measure one trial; its adapter is detached at the end.
+
+    Args:
+        job: the trial.
+        bench: its base.
+        folder: the trial's own; a run that was stopped there goes on.
+        lengths: tokens of the training rows, to turn seconds into steps.
+        evaluations: points of the learning curve, where the budget is seconds.
+        keep_adapter: whether the adapter stays in the folder.
+        listeners: told of every step.
+
+    Raises:
+        PetuneError: the trial cannot be run, diverged, or was interrupted (then it can go on).
+    """
+    began = time.perf_counter()
+    decided = _decided(job, bench.base, lengths, evaluations)
+    output = folder / ADAPTER
+    recipe = Recipe.parse({**job.keys, **decided, "output_dir": str(output)})
+    whole = job.measures.test is not None
+    before = bench.skills() if job.measures.forgetting else None
+    curve = Curve(recipe.run.logging_steps, output)
+    reset_peak(bench.base.device)
+    result = _trained(recipe, bench.base, [curve, *listeners])
+    try:
+        found = {
+            **_of_training(result, curve, bench.base, output),
+            "development": _measured(job, result.model, str(job.keys["eval_data"]))[0],
+            "command": job.command(**decided),
+        }
+        if whole:
+            found |= _of_test(job, result.model)
+            after = measured_skills(result.model) if before is not None else None
+            found["forgetting"] = before.after(after) if before is not None and after is not None else None
+            found["generation_tokens_per_second"] = writing_speed(result.model)
+    finally:
+        for name in tuple(result.model.adapters):
+            result.model.detach(name)
+    if whole:  # right after the other measurement, while the machine is as busy as it was
+        found["generation_latency_ratio"] = _ratio(bench.writing_speed(), found["generation_tokens_per_second"])
+    if whole and keep_adapter:
+        _remove_checkpoints(output)
+        found["adapter"] = f"{folder.parent.name}/{folder.name}/{ADAPTER}"
+    else:
+        shutil.rmtree(output)
+    return job.record("done", wall_seconds=time.perf_counter() - began, **found)
+
+
+def _decided(job: Job, base: Base, lengths: Sequence[int], evaluations: int) -> dict[str, Any]:
+    """Return the keys that could not be known before: how many steps a number of seconds is."""
+    if job.budget.unit != "seconds" or not methods.get(job.method).trains:
+        return {}
+    options = TrainingOptions.model_validate(
+        {key: value for key, value in job.keys.items() if key in TrainingOptions.model_fields}
+    )
+    speed = _tokens_per_second(job, base)
+    steps = steps_for_tokens(job.budget.amount * speed, lengths, options)
+    if steps < 1:
+        raise ConfigError(
+            f"a budget of {job.budget.amount:g} seconds is too small for one step: {job.method} trains on"
+            f" {speed:,.0f} tokens a second here; give more"
+        )
+    return schedule_keys(steps, evaluations if job.stage == "final" else 1)
+
+
+def _tokens_per_second(job: Job, base: Base) -> float:
+    """Return how fast a method trains here, the first step, which warms up, left out."""
+    with tempfile.TemporaryDirectory() as folder:
+        curve = Curve(1, Path(folder))
+        keys = {**job.keys, "eval_data": None, "output_dir": f"{folder}/run", "max_steps": _CALIBRATION_STEPS}
+        result = train({**keys, "logging_steps": 1}, base=base, listeners=[curve])
+        for name in tuple(result.model.adapters):
+            result.model.detach(name)
+    first, last = curve.points[0], curve.points[-1]
+    return (last.tokens - first.tokens) / (last.seconds - first.seconds)
+
+
+def _trained(recipe: Recipe, base: Base, listeners: Sequence[Listener]) -> TrainingResult:
+    """Train, from the checkpoint of a run that was stopped where there is one."""
+    output = Path(recipe.run.output_dir)
+    if checkpoints.steps_in(output):
+        try:
+            return train(recipe, base=base, resume=True, listeners=listeners)
+        except CheckpointError:
+            pass  # damaged by what stopped it: the run begins anew
+    if output.exists():
+        shutil.rmtree(output)
+    return train(recipe, base=base, listeners=listeners)
+
+
+def _of_training(result: TrainingResult, curve: Curve, base: Base, output: Path) -> dict[str, Any]:
+    learned = result.trained_parameters
+    best = curve.best
+    return {
+        "trainable_parameters": learned,
+        "trainable_share": learned / sum(p.numel() for p in base.model.parameters()),
+        "bytes_stored": sum(path.stat().st_size for path in output.glob("*.safetensors")) if learned else 0,
+        "peak_memory_bytes": result.peak_memory,
+        "curve": curve.points,
+        "best_step": None if best is None else best.step,
+        "best_eval_loss": None if best is None else best.eval_loss,
+        "eval_loss": curve.last_eval_loss,
+        "train_loss": curve.train_loss,
+        "seconds": curve.seconds,
+        "tokens_per_second": curve.tokens / curve.seconds if curve.seconds else None,
+    }
+
+
+def _options(job: Job) -> dict[str, Any]:
+    """Return the settings of reading that an adapter does not remember."""
+    return {name: job.keys[name] for name in ("train_on", "max_length", "overlong")}
+
+
+def _measured(job: Job, model: AdaptedModel, data: str) -> tuple[dict[str, float], Evaluation]:
+    """Return all metrics on a part, and the measurement by the metric that decides."""
+    asked = {"max_new_tokens": job.measures.max_new_tokens, **_options(job)}
+    names, apart = together(job.measures.metric, job.measures.metrics)
+    found = api.evaluate(model, data, metrics=names, **asked)
+    more = api.evaluate(model, data, metrics=apart, **asked).metrics if apart else {}
+    return {**found.metrics, **more}, found
+
+
+def _of_test(job: Job, model: AdaptedModel) -> dict[str, Any]:
+    """Return quality on the test split, the score of each row, and some answers."""
+    data, task = str(job.measures.test), get_task(model.base.task)
+    examples = api.read_examples(model, data, **_options(job))
+    values, found = _measured(job, model, data)
+    shown = examples[: job.measures.examples]
+    answers = found.predictions[: len(shown)] or _answers(job, model, shown)
+    return {
+        "test": values,
+        "scores": row_scores(task, model, examples, resolve_metric(job.measures.metric), found),
+        "examples": [_example(e.prompt, answer) for e, answer in zip(shown, answers, strict=True)],
+    }
+
+
+def _answers(job: Job, model: AdaptedModel, examples: ExampleSet) -> Sequence[Prediction]:
+    generation = GenerationOptions(max_new_tokens=job.measures.max_new_tokens)
+    task = get_task(model.base.task)
+    return list(task.predict(model, examples, EvaluationOptions(), generation=generation)) if examples else ()
+
+
+def _example(prompt: str, answer: Prediction) -> ExampleAnswer:
+    return ExampleAnswer(prompt=prompt, reference=_text(answer.reference), answer=_text(answer.prediction) or "")
+
+
+def _text(answer: str | tuple[str, ...] | None) -> str | None:
+    return " ".join(answer) if isinstance(answer, tuple) else answer
+
+
+def _ratio(base: float | None, adapted: float | None) -> float | None:
+    """Return the time of a token as a multiple of the bare base's, from tokens a second."""
+    return None if base is None or adapted is None else base / adapted
+
+
+def _remove_checkpoints(output: Path) -> None:
+    for step in checkpoints.steps_in(output):
+        shutil.rmtree(output / f"checkpoint-{step}")

@@ -1,0 +1,122 @@
+"""What a comparison will run: on each base each method, first its search, then its final trials."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from petune import methods
+from petune.comparison.budget import part_of, steps_for
+from petune.comparison.estimate import Estimate, estimate
+from petune.comparison.job import Job, Measures
+from petune.comparison.recipe import CompareRecipe, MethodEntry
+from petune.comparison.record import Budget, Stage
+from petune.comparison.search import Rung, rungs
+from petune.comparison.split import PartFiles
+from petune.comparison.survey import Survey
+from petune.data.options import DataOptions
+from petune.training.options import TrainingOptions
+
+_LOGGED = 40
+"""Points of a learning curve at which the training loss is noted."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One method with its settings on one base: the way from its candidates to its final trials."""
+
+    survey: Survey
+    entry: MethodEntry
+    recipe: CompareRecipe
+    files: PartFiles
+    digests: tuple[str, str, str]
+    """SHA-256 of the rows: training, development, test."""
+
+    @property
+    def candidates(self) -> tuple[dict[str, Any], ...]:
+        """The settings to choose from."""
+        return self.entry.candidates(self.recipe.options.rate_factors)
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """The rounds of the search."""
+        return rungs(len(self.candidates), self.recipe.options.reduction)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the final trials; what does not train has the same result for each."""
+        return self.recipe.options.seeds if methods.get(self.entry.method).trains else self.recipe.options.seeds[:1]
+
+    @property
+    def refusal(self) -> str | None:
+        """Why none of its candidates can be used on this base; None where one can."""
+        reasons = [self.survey.outlook(self.entry.method, settings).refused for settings in self.candidates]
+        return None if None in reasons else reasons[0]
+
+    def search_jobs(self, rung: int, settings: Sequence[dict[str, Any]]) -> list[Job]:
+        """Return the trials of one round."""
+        return [self._job("search", rung, own, self.seeds[0], self.rungs[rung].share) for own in settings]
+
+    def final_jobs(self, settings: dict[str, Any]) -> list[Job]:
+        """Return the final trials."""
+        stage: Stage = "final" if methods.get(self.entry.method).trains else "floor"
+        return [self._job(stage, None, settings, seed, 1.0) for seed in self.seeds]
+
+    def expected(self) -> Iterator[Job]:
+        """Yield as many trials as there will be, with candidates in the place of those that the search will choose."""
+        for number, rung in enumerate(self.rungs):
+            yield from self.search_jobs(number, self.candidates[: rung.candidates])
+        yield from self.final_jobs(self.candidates[0])
+
+    def cost(self, job: Job) -> Estimate:
+        """Return the estimated cost of a trial."""
+        options = TrainingOptions.model_validate({**self.recipe.training, "seed": job.seed})
+        return estimate(job, self.survey, options)
+
+    def _job(self, stage: Stage, rung: int | None, settings: dict[str, Any], seed: int, share: float) -> Job:
+        options = self.recipe.options
+        trains = methods.get(self.entry.method).trains
+        shared = TrainingOptions.model_validate({**self.recipe.training, "seed": seed})
+        steps = part_of(steps_for(options.budget_unit, options.budget, self.survey.train, shared), share)
+        schedule = schedule_keys(steps, options.evaluations if stage == "final" else 1) if steps and trains else {}
+        return Job(
+            entry=self.entry.label,
+            stage=stage,
+            rung=rung,
+            budget=Budget(unit=options.budget_unit, amount=options.budget * share if trains else 0),
+            settings=settings,
+            keys={
+                **{name: getattr(options, name) for name in DataOptions.model_fields},
+                "validation_split": None,
+                "data": str(self.files.train),
+                "eval_data": str(self.files.development),
+                "model": self.survey.name,
+                "task": options.task,
+                "dtype": options.dtype,
+                "device": options.device,
+                **self.recipe.training,
+                "save_total_limit": 1,
+                "seed": seed,
+                "method": self.entry.method,
+                **settings,
+                **schedule,
+            },
+            measures=Measures(
+                metric=self.survey.metric,
+                metrics=() if stage == "search" else options.metrics,
+                max_new_tokens=options.max_new_tokens,
+                test=None if stage == "search" else str(self.files.test),
+                examples=0 if stage == "search" else options.examples,
+                forgetting=options.forgetting and stage != "search",
+            ),
+            rows=self.digests[:2] if stage == "search" else self.digests,
+        )
+
+
+def schedule_keys(steps: int, evaluations: int) -> dict[str, int]:
+    """Return the keys of a training of so many steps, measured so many times."""
+    return {
+        "max_steps": steps,
+        "eval_steps": -(-steps // min(evaluations, steps)),
+        "logging_steps": max(1, steps // _LOGGED),
+    }

@@ -1,0 +1,319 @@
+"""The recipe of a comparison: which methods, on which bases, with which data, budget and seeds.
+
+Its keys are one flat set. Those that `petune train` has for the data and for the optimisation mean the same here and
+hold for every trial.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, Self, final
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from petune import methods as registry
+from petune.backbone.task_names import TaskName
+from petune.data.options import DataOptions
+from petune.errors import ConfigError, nearest
+from petune.methods.config import explain
+from petune.training.options import TrainingOptions
+from petune.training.recipe import Recipe, RunOptions, read_yaml
+
+ALL = "all"
+"""In the place of methods: every method there is."""
+
+DEVELOPMENT_SHARE = 0.1
+TEST_SHARE = 0.2
+
+BudgetUnit = Literal["epochs", "steps", "tokens", "seconds"]
+
+# What the comparison decides itself for each trial, so that trials can be compared.
+_DECIDED = frozenset(
+    {
+        "learning_rate",
+        "num_train_epochs",
+        "max_steps",
+        "tokens_per_step",
+        "module_learning_rates",
+        "seed",
+        "eval_steps",
+        "metrics",
+        "metric_for_best_model",
+        "early_stopping_patience",
+        "logging_steps",
+        "save_steps",
+        "save_total_limit",
+        "report_to",
+        "run_name",
+    }
+)
+SHARED_KEYS = tuple(name for name in TrainingOptions.model_fields if name not in _DECIDED)
+"""Keys of the optimisation that a comparison takes, the same for all trials."""
+
+_OF_METHODS = ("learning_rate", "module_learning_rates", "weight_decay", "lr_scheduler_type", "warmup_ratio")
+"""Keys of the optimisation that a method may have for itself."""
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+@final
+class MethodEntry(BaseModel):
+    """One method of a comparison. A method may stand there several times, with other settings."""
+
+    model_config = _FROZEN
+
+    method: str
+    """Name of the method, as `petune methods` lists it."""
+
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the method, and learning_rate where it is not to be searched; the same in all its trials."""
+
+    search: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Values to choose from, by key: settings of the method, learning_rate; every combination is a candidate."""
+
+    @property
+    def label(self) -> str:
+        """The entry in a line: the method, and the settings that were given."""
+        given = " ".join(f"{key}={_short(value)}" for key, value in self.settings.items())
+        return f"{self.method} {given}".rstrip()
+
+    def candidates(self, rate_factors: tuple[float, ...]) -> tuple[dict[str, Any], ...]:
+        """Return the settings to choose from, in a fixed order.
+
+        Args:
+            rate_factors: multiples of the method's own learning rate, where the entry names no rate.
+
+        Raises:
+            ConfigError: a setting is unknown or out of range.
+        """
+        method = registry.get(self.method)
+        axes = {key: values for key, values in self.search.items() if values}
+        combined = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+        found = []
+        for own in ({**self.settings, **choice} for choice in combined):
+            _check_keys(self.method, own)
+            if not method.trains or "learning_rate" in own:
+                found.append(own)
+                continue
+            config = method.configure({key: value for key, value in own.items() if key not in _OF_METHODS})
+            rate = method.rate(config)
+            found += [{**own, "learning_rate": float(f"{rate * factor:.3g}")} for factor in rate_factors]
+        return tuple(found)
+
+
+class CompareOptions(DataOptions):
+    """The keys of a comparison, apart from those of the optimisation."""
+
+    models: tuple[str, ...] = Field(default=("demo",), min_length=1)
+    """Base models: hub ids, local folders, .gguf files, or `demo`."""
+
+    methods: tuple[MethodEntry, ...] = Field(default=(), validate_default=True)
+    """Methods to compare: names, or maps of method, settings and search; `all` (the default) is every method."""
+
+    baselines: bool = True
+    """Add what methods are held against, where it is not listed: the untrained base, and the whole base trained."""
+
+    seeds: tuple[int, ...] = Field(default=(42,), min_length=1)
+    """Seeds of the final trials; the search uses the first."""
+
+    test_data: str | None = None
+    """Rows that the final quality is measured on, named as `data` is; no search sees them."""
+
+    test_split: float | None = None
+    """Rows of `data` set aside as the test split (default: 0.2 where there is no `test_data`): a share, or a number."""
+
+    allow_overlap: bool = False
+    """Go on where test rows are training rows too."""
+
+    budget: float = Field(default=3.0, gt=0)
+    """How much every final trial may train, in `budget_unit`."""
+
+    budget_unit: BudgetUnit = "epochs"
+    """What the budget counts: epochs, optimiser steps, tokens, or seconds of training."""
+
+    rate_factors: tuple[float, ...] = Field(default=(0.3, 1.0, 3.0, 10.0), min_length=1)
+    """Learning rates to try, as multiples of the method's own, where an entry names none; one value: no search."""
+
+    reduction: int = Field(default=3, ge=2)
+    """Successive halving keeps one candidate in so many and gives it so many times the budget, up to the last round."""
+
+    metric: str | None = None
+    """Metric that decides (default: the one that fits the rows, such as accuracy for labels, else loss)."""
+
+    metrics: tuple[str, ...] = ()
+    """Further metrics to measure."""
+
+    max_new_tokens: int = Field(default=64, ge=1)
+    """Most tokens of an answer, where answers are generated."""
+
+    evaluations: int = Field(default=8, ge=1)
+    """How often a final trial measures its validation loss: the points of the learning curve."""
+
+    examples: int = Field(default=4, ge=0)
+    """Test rows whose answers the report shows."""
+
+    forgetting: bool = True
+    """Measure what a trial does to neutral text and to answers to everyday questions."""
+
+    keep_adapters: bool = True
+    """Keep the adapters of final trials."""
+
+    engine: Literal["local"] = "local"
+    """Where trials run: one after another in this process."""
+
+    task: TaskName | None = None
+    """What the bases are trained for (default: what their weights were saved for, else what the rows are for)."""
+
+    dtype: str = "auto"
+    """Precision of the bases: bfloat16, float16, float32, or auto (bfloat16 where the machine computes it fast)."""
+
+    device: str = "auto"
+    """Where to run: cpu, cuda, or auto."""
+
+    output_dir: str = Field(default="outputs/compare", min_length=1)
+    """Folder of the trials and the report."""
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """Return entries for names, and every method for none or `all`."""
+        if isinstance(value, str):
+            value = [value]
+        if not isinstance(value, list | tuple):
+            return value
+        if not value or tuple(value) == (ALL,):
+            value = registry.names()
+        return tuple({"method": entry} if isinstance(entry, str) else entry for entry in value)
+
+    @field_validator("models", "seeds", "metrics", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        """Let one value stand for a list of one."""
+        return (value,) if isinstance(value, str | int) else value
+
+    @field_validator("models", "seeds")
+    @classmethod
+    def _once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        twice = next((item for item in value if value.count(item) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice} stands there twice; name each once")
+        return value
+
+    @field_validator("rate_factors")
+    @classmethod
+    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(factor <= 0 for factor in value) or len(set(value)) < len(value):
+            raise ValueError("factors must be above 0 and differ, such as 0.3,1,3")
+        return value
+
+    @model_validator(mode="after")
+    def _has_data(self) -> Self:
+        if self.data is None:
+            raise ValueError("no training data: give data, a file or a hub data set id")
+        if self.test_data is not None and self.test_split is not None:
+            raise ValueError("test_split and test_data are both given; keep one of them")
+        share = self.test_split
+        if share is not None and (share <= 0 or (share >= 1 and share != int(share))):
+            raise ValueError(f"test_split is {share:g}; give a share between 0 and 1 (0.2), or a whole number of rows")
+        if self.budget_unit == "steps" and self.budget != int(self.budget):
+            raise ValueError(f"budget is {self.budget:g} steps; give a whole number of 1 or more")
+        return self
+
+
+@final
+class CompareRecipe(BaseModel):
+    """A checked recipe of a comparison."""
+
+    model_config = _FROZEN
+
+    options: CompareOptions
+    """The keys of the comparison."""
+
+    training: dict[str, Any]
+    """Keys of the optimisation that all trials share."""
+
+    @classmethod
+    def parse(cls, keys: Mapping[str, Any]) -> Self:
+        """Return the recipe that ``keys`` describe.
+
+        Raises:
+            ConfigError: an unknown key (the nearest one is offered), a value out of range, or a setting that a method
+                does not have.
+        """
+        known = CompareOptions.model_fields
+        training = {key: value for key, value in keys.items() if key not in known}
+        for key in training:
+            if key in _DECIDED:
+                raise ConfigError(
+                    f"'{key}' is decided for each trial by the comparison: use budget, seeds, metric, rate_factors, or"
+                    " the settings of a method's entry"
+                )
+            if key not in SHARED_KEYS:
+                choices = (*known, *SHARED_KEYS)
+                raise ConfigError(
+                    f"unknown key '{key}' for a comparison.{nearest(key, choices)} The keys are {', '.join(choices)};"
+                    " settings of a method stand in its entry under methods"
+                )
+        try:
+            options = CompareOptions.model_validate({key: value for key, value in keys.items() if key in known})
+            shared = TrainingOptions.model_validate(training)
+        except ValidationError as error:
+            raise ConfigError(explain(error, CompareOptions)) from error
+        recipe = cls(options=options, training={key: getattr(shared, key) for key in SHARED_KEYS})
+        recipe.entries()
+        return recipe
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Self:
+        """Return the recipe in the YAML file ``path``, with ``overrides`` in place of its keys.
+
+        Raises:
+            ConfigError: the file is missing, not YAML, not a mapping, or holds a bad key.
+        """
+        return cls.parse({**read_yaml(Path(path)), **(overrides or {})})
+
+    def keys(self) -> dict[str, Any]:
+        """Return all keys and values, as YAML and JSON can hold them."""
+        return {**self.options.model_dump(mode="json"), **self.training}
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML that :meth:`read` takes."""
+        return yaml.safe_dump(self.keys(), sort_keys=False, allow_unicode=True)
+
+    def entries(self) -> tuple[MethodEntry, ...]:
+        """Return the methods to compare, those that others are held against included; each entry once.
+
+        Raises:
+            ConfigError: an entry has a setting that its method does not have, or stands there twice.
+        """
+        entries = list(self.options.methods)
+        listed = {entry.method for entry in entries}
+        if self.options.baselines:
+            entries += [MethodEntry(method=n) for n in registry.names() if registry.get(n).baseline and n not in listed]
+        for entry in entries:
+            entry.candidates(self.options.rate_factors)
+            if entries.count(entry) > 1:
+                raise ConfigError(f"the entry {entry.label} stands under methods twice; give it once")
+        return tuple(entries)
+
+
+def _check_keys(method: str, settings: Mapping[str, Any]) -> None:
+    """Check the settings of one candidate as the recipe of its training would.
+
+    Raises:
+        ConfigError: a key is unknown, out of range, or not the method's to have.
+    """
+    config = registry.get(method).config_class
+    if idle := [key for key in RunOptions.model_fields if key in settings and key not in _OF_METHODS]:
+        raise ConfigError(
+            f"method {method}: {', '.join(idle)} is not for one method alone; give it beside methods, not in an entry."
+            f" Its own keys are {', '.join([*config.model_fields, *_OF_METHODS])}"
+        )
+    Recipe.parse({**settings, "method": method})
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

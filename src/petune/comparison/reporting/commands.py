@@ -1,0 +1,48 @@
+"""The commands of the report: to use what was trained, and to repeat it."""
+
+import shlex
+from dataclasses import dataclass
+from typing import final
+
+from petune.comparison.reporting.contenders import Contender
+from petune.comparison.reporting.standing import Standing
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How to use a contender's adapter, from the folder of the comparison."""
+
+    contender: Contender
+
+    why: str
+    """What it is recommended for."""
+
+    lines: tuple[str, ...]
+    """Commands for the shell."""
+
+    python: str
+    """The same as a program."""
+
+
+def uses_of(standing: Standing) -> list[Use]:
+    """Return how to use the best and, where it is another, the smallest within its noise."""
+    best, smallest = standing.best, standing.least(lambda trial: trial.bytes_stored)
+    chosen = {} if best is None else {best: f"the best on {standing.base}"}
+    if smallest is not None:
+        chosen.setdefault(smallest, f"the smallest within the noise of the best on {standing.base}")
+    return [use for contender, why in chosen.items() if (use := _use(contender, why)) is not None]
+
+
+def _use(contender: Contender, why: str) -> Use | None:
+    trial = contender.kept
+    if trial is None or trial.adapter is None:
+        return None
+    path = shlex.quote(trial.adapter)
+    lines = [f"petune predict --adapter {path} --data rows.jsonl"]
+    call = 'petune.predict(model, "rows.jsonl")'
+    if trial.generation_tokens_per_second is not None:
+        lines.insert(0, f'petune generate --adapter {path} --prompt "..."')
+        call = 'petune.generate(model, ["..."])[0].text'
+    python = f"import petune\n\nmodel = petune.load({trial.adapter!r})\nprint({call})"
+    return Use(contender, why, tuple(lines), python)

@@ -1,0 +1,33 @@
+"""A comparison in plain sentences, made from its figures alone; each sentence names the rows it rests on."""
+
+from collections.abc import Sequence
+
+from petune.comparison.reporting.reading_quality import quality_sentences
+from petune.comparison.reporting.reading_training import training_sentences
+from petune.comparison.reporting.reading_use import use_sentences
+from petune.comparison.reporting.sentences import Sentence, listed
+from petune.comparison.reporting.standing import Standing
+
+
+def reading_of(standing: Standing) -> list[Sentence]:
+    """Return what the figures say of the methods on one base."""
+    return [*quality_sentences(standing), *training_sentences(standing), *use_sentences(standing)]
+
+
+def reading_across(standings: Sequence[Standing]) -> list[Sentence]:
+    """Return what the figures say of several bases together: which methods are at the top of each."""
+    if len(standings) < 2 or any(standing.best is None for standing in standings):
+        return []
+    tops = [[c for c in standing.ranked if c == standing.best or c in standing.ties] for standing in standings]
+    everywhere = [c.label for c in tops[0] if all(c.label in {other.label for other in top} for top in tops[1:])]
+    if not everywhere:
+        return [
+            Sentence(
+                "No method is best, or within the noise of the best, on every base.",
+                tuple(c for top in tops for c in top),
+            )
+        ]
+    verb = "is" if len(everywhere) == 1 else "are"
+    rows = tuple(c for top in tops for c in top if c.label in everywhere)
+    text = f"{listed(everywhere)} {verb} best, or within the noise of the best, on each of the {len(standings)} bases."
+    return [Sentence(text, rows)]

@@ -1,0 +1,84 @@
+"""What the search for settings tried, what it showed, and what it cost."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from petune.comparison.record import Trial
+from petune.comparison.reporting.contenders import Contender, value_text
+from petune.comparison.reporting.notices import STATUS
+from petune.comparison.reporting.quantities import amount, number
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Settings that were tried."""
+
+    settings: str
+    """The settings that differ among the candidates, as ``key value``."""
+
+    results: tuple[str, ...]
+    """For each rung it came to, the metric on the development split, or why there is none, and after how much."""
+
+    chosen: bool
+    """Whether the final trials have these settings."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The search of one method on one base."""
+
+    contender: Contender
+
+    metric: str
+    """What the candidates were judged by."""
+
+    candidates: tuple[Candidate, ...]
+
+    trials: int
+    seconds: float
+
+
+def searches_of(contenders: Sequence[Contender]) -> list[Search]:
+    """Return the search behind each contender; several of one method have one search, which stands with the first."""
+    first: dict[tuple[str, str], Contender] = {}
+    for contender in contenders:
+        if not contender.untrained:
+            first.setdefault((contender.base, contender.method), contender)
+    return [_search(contender, contender.search, contenders) for contender in first.values() if contender.search]
+
+
+def _search(contender: Contender, trials: Sequence[Trial], contenders: Sequence[Contender]) -> Search:
+    varied = _varied(trials)
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(_key(trial.settings), []).append(trial)
+    chosen = {
+        _key(c.settings) for c in contenders if (c.base, c.method) == (contender.base, contender.method) and c.trials
+    }
+    candidates = []
+    for key, members in groups.items():
+        words = ", ".join(f"{name} {value_text(members[0].settings.get(name))}" for name in varied)
+        results = tuple(_result(trial) for trial in sorted(members, key=lambda trial: trial.rung or 0))
+        candidates.append(Candidate(words or "as given", results, key in chosen))
+    seconds = sum(trial.wall_seconds or trial.seconds or 0.0 for trial in trials)
+    return Search(contender, trials[0].metric, tuple(candidates), len(trials), seconds)
+
+
+def _varied(trials: Sequence[Trial]) -> list[str]:
+    names = list(dict.fromkeys(name for trial in trials for name in trial.settings))
+    return [name for name in names if len({_key(trial.settings.get(name)) for trial in trials}) > 1]
+
+
+def _result(trial: Trial) -> str:
+    after = f"after {amount(trial.budget)}"
+    if trial.status != "done":
+        return f"{STATUS[trial.status]} {after}: {trial.reason}"
+    return f"{'not measured' if trial.quality is None else number(trial.quality)} {after}"
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

@@ -1,0 +1,162 @@
+"""What the report says, in the order in which it says it; how it looks is left to its pages."""
+
+import json
+from dataclasses import dataclass
+from typing import final
+
+import yaml
+
+from petune.comparison.record import Comparison
+from petune.comparison.reporting.answers import Asked, answers_of
+from petune.comparison.reporting.columns import Line, Table, lines_of
+from petune.comparison.reporting.commands import Use, uses_of
+from petune.comparison.reporting.contenders import contenders_of
+from petune.comparison.reporting.highlights import Highlight, highlights_of
+from petune.comparison.reporting.intervals import LEVEL, RESAMPLES
+from petune.comparison.reporting.quantities import amount, count, duration, moment, share, size
+from petune.comparison.reporting.reading import reading_across, reading_of
+from petune.comparison.reporting.reading_training import FALLING, OVERFITTING
+from petune.comparison.reporting.reading_use import FORGOTTEN, LENGTH, OTHER_LANGUAGE, SLOWER
+from petune.comparison.reporting.searched import Search, searches_of
+from petune.comparison.reporting.sentences import Sentence
+from petune.comparison.reporting.standing import Standing, standings_of
+from petune.comparison.reporting.tables import TABLES
+
+MEANINGS = (
+    ("mean, from … to …", "over the seeds: the mean, the least and the largest"),
+    (
+        "95 % interval",
+        f"paired bootstrap with {RESAMPLES:,} draws of test rows and, where both methods have several seeds in common, "
+        f"of seeds; the middle {share(LEVEL)} of the mean differences",
+    ),
+    ("within the noise", "the interval of the difference from the best holds 0"),
+    (
+        "overfits",
+        f"with every seed the validation loss ends more than {share(OVERFITTING)} above its least, which came before",
+    ),
+    (
+        "still falling",
+        f"with every seed the validation loss is least at the end, and fell by more than {share(FALLING)} in the last "
+        "quarter of the steps",
+    ),
+    ("slower", f"a written token takes more than {share(SLOWER)} longer than with the bare base"),
+    ("forgets", f"the loss on neutral text rises by more than {share(FORGOTTEN)}"),
+    ("another language", f"the share of such answers rises by more than {share(OTHER_LANGUAGE)}"),
+    ("longer, shorter", f"the mean length of an answer changes by more than a factor of {LENGTH:g}"),
+    ("Pareto front", "the methods that no other beats in quality without costing more"),
+)
+"""What the words of the reading mean, beside those of the tables' columns."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What there is to say of one base."""
+
+    name: str
+    """Its name in links."""
+
+    standing: Standing
+    sentences: list[Sentence]
+    highlights: list[Highlight]
+    tables: list[tuple[Table, list[Line]]]
+    """The tables with figures."""
+
+    asked: list[Asked]
+
+    @property
+    def shown(self) -> list[Table]:
+        """The tables without their lines."""
+        return [table for table, _ in self.tables]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What there is to say of a comparison."""
+
+    comparison: Comparison
+    title: str
+    summary: str
+    sections: list[Section]
+    across: list[Sentence]
+    searches: list[tuple[str, list[Search]]]
+    """By base."""
+
+    uses: list[Use]
+    facts: list[tuple[str, str]]
+
+    @property
+    def search_summary(self) -> str:
+        """What the search cost."""
+        cost = self.comparison.search_cost
+        return (
+            f"{cost.trials:,} short trials took {duration(cost.seconds)} and {count(cost.tokens)} tokens. They were"
+            " judged on the development split; the test split was not used. Final trials began anew with the choice."
+        )
+
+    @property
+    def recipe(self) -> str:
+        """What was asked for, as YAML."""
+        plain = json.loads(json.dumps(self.comparison.recipe, default=str))
+        return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)).strip()
+
+
+def report_of(comparison: Comparison) -> Report:
+    """Return what there is to say of a comparison."""
+    standings = standings_of(contenders_of(comparison))
+    contenders = [contender for standing in standings for contender in standing.contenders]
+    sections = [_section(f"base-{number}", standing) for number, standing in enumerate(standings, 1)]
+    searches = searches_of(contenders)
+    bases = dict.fromkeys(search.contender.base for search in searches)
+    return Report(
+        comparison=comparison,
+        title=_title(comparison),
+        summary=_summary(comparison),
+        sections=sections,
+        across=reading_across(standings),
+        searches=[(base, [search for search in searches if search.contender.base == base]) for base in bases],
+        uses=[use for standing in standings for use in uses_of(standing)],
+        facts=_facts(comparison),
+    )
+
+
+def _section(name: str, standing: Standing) -> Section:
+    tables = [(table, lines) for table in TABLES if (lines := lines_of(table, standing))]
+    # Contenders that have no figure at all still belong in a table, with the reason.
+    if not tables:
+        tables = [(TABLES[0], [Line(contender, ()) for contender in standing.contenders])]
+    asked = answers_of(standing.contenders)
+    return Section(name, standing, reading_of(standing), highlights_of(standing), tables, asked)
+
+
+def _title(comparison: Comparison) -> str:
+    methods = len({trial.method for trial in comparison.trials})
+    bases = list(dict.fromkeys(trial.base for trial in comparison.trials))
+    where = f" on {bases[0]}" if len(bases) == 1 else f" on {len(bases)} bases" if bases else ""
+    return f"{methods} method{'' if methods == 1 else 's'} compared{where}"
+
+
+def _summary(comparison: Comparison) -> str:
+    finals = [trial for trial in comparison.trials if trial.stage == "final"]
+    seeds = {trial.seed for trial in finals}
+    budgets = list(dict.fromkeys(amount(trial.budget) for trial in finals))
+    rows = {len(trial.scores) for trial in comparison.trials if trial.scores}
+    parts = [f"{len(comparison.trials):,} trials"]
+    if seeds:
+        parts.append(f"{len(seeds)} seed{'' if len(seeds) == 1 else 's'}")
+    if budgets:
+        parts.append(f"{' or '.join(budgets)} each")
+    if rows:
+        parts.append(f"{' or '.join(f'{n:,}' for n in sorted(rows))} test rows")
+    return f"{', '.join(parts)}. Begun {moment(comparison.created)}."
+
+
+def _facts(comparison: Comparison) -> list[tuple[str, str]]:
+    finished = "not yet" if comparison.finished is None else moment(comparison.finished)
+    facts = [("begun", moment(comparison.created)), ("finished", finished), ("petune", comparison.petune_version)]
+    for name, value in comparison.machine.items():
+        in_bytes = name.endswith("_bytes") and isinstance(value, int)
+        facts.append((name.removesuffix("_bytes").replace("_", " "), size(value) if in_bytes else str(value)))
+    facts += [(f"SHA-256 of {path}", digest) for path, digest in comparison.data.items()]
+    return facts

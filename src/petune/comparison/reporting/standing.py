@@ -1,0 +1,107 @@
+"""How the contenders of one base stand: their order, the best, and their distance from it."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+from petune.comparison.record import Trial
+from petune.comparison.reporting.contenders import Contender
+from petune.comparison.reporting.intervals import Difference, difference
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The contenders of one base."""
+
+    base: str
+
+    metric: str
+    """The metric that decides."""
+
+    higher_is_better: bool
+
+    contenders: tuple[Contender, ...]
+    """Best first; behind them those without a figure, as they came."""
+
+    differences: dict[int, Difference]
+    """Distance from the best by the contender's number, where rows to compare are at hand; the best has none."""
+
+    @property
+    def ranked(self) -> tuple[Contender, ...]:
+        """The contenders with a figure, best first."""
+        return tuple(contender for contender in self.contenders if _rankable(contender))
+
+    @property
+    def best(self) -> Contender | None:
+        """The one with the best mean; None where nothing was measured."""
+        return self.ranked[0] if self.ranked else None
+
+    @property
+    def ties(self) -> tuple[Contender, ...]:
+        """Those within the noise of the best, without the best itself."""
+        return tuple(c for c in self.ranked if c.number in self.differences and self.differences[c.number].within_noise)
+
+    @property
+    def behind(self) -> tuple[Contender, ...]:
+        """Those behind the best by more than the noise."""
+        return tuple(c for c in self.ranked if c.number in self.differences and c not in self.ties)
+
+    @property
+    def front(self) -> tuple[Contender, ...]:
+        """The best and those within its noise, as far as they were trained."""
+        best = () if self.best is None else (self.best,)
+        return tuple(contender for contender in (*best, *self.ties) if not contender.untrained)
+
+    def least(self, value: Callable[[Trial], float | None]) -> Contender | None:
+        """Return which of the front needs the least of something; None where fewer than two figures are known."""
+        figures = {c: v for c in self.front if (v := c.mean(value)) is not None}
+        return min(figures, key=lambda contender: figures[contender]) if len(figures) > 1 else None
+
+    @property
+    def measured(self) -> str:
+        """What quality is, in words."""
+        words = f"Quality: {self.metric} on the test split, {'more' if self.higher_is_better else 'less'} is better."
+        if self.scores_are_the_metric:
+            return words
+        return f"{words} It is no mean over rows; distances from the best are of the rows' mean score."
+
+    @property
+    def scores_are_the_metric(self) -> bool:
+        """Whether the metric is the mean of the rows' scores, as accuracy is and F1 is not."""
+        trials = [trial for contender in self.ranked for trial in contender.done if trial.scores]
+        return all(
+            math.isclose(sum(trial.scores) / len(trial.scores), trial.test[trial.metric], rel_tol=1e-3, abs_tol=1e-6)
+            for trial in trials
+            if trial.metric in trial.test
+        )
+
+
+def standings_of(contenders: Sequence[Contender]) -> list[Standing]:
+    """Return the standing on each base, in the order in which they appear; the contenders are numbered along it."""
+    found: list[Standing] = []
+    for base in dict.fromkeys(contender.base for contender in contenders):
+        before = sum(len(standing.contenders) for standing in found)
+        found.append(_standing(base, [contender for contender in contenders if contender.base == base], before))
+    return found
+
+
+def _standing(base: str, contenders: Sequence[Contender], before: int) -> Standing:
+    trial = next(trial for contender in contenders for trial in (*contender.trials, *contender.search))
+    sign = -1 if trial.higher_is_better else 1
+    ranked = sorted((c for c in contenders if _rankable(c)), key=lambda c: sign * _mean(c))
+    ordered = [*ranked, *(contender for contender in contenders if not _rankable(contender))]
+    numbered = tuple(replace(contender, number=before + place) for place, contender in enumerate(ordered, 1))
+    found = {c.number: difference(c, numbered[0]) for c in numbered[1 : len(ranked)]}
+    differences = {number: gap for number, gap in found.items() if gap is not None}
+    return Standing(base, trial.metric, trial.higher_is_better, numbered, differences)
+
+
+def _rankable(contender: Contender) -> bool:
+    return contender.quality is not None and not math.isnan(contender.quality.mean)
+
+
+def _mean(contender: Contender) -> float:
+    assert contender.quality is not None
+    return contender.quality.mean

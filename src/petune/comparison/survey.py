@@ -1,0 +1,160 @@
+"""What is known of a base before its weights load: its task, its rows in tokens, and what each method would learn."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, final
+
+from transformers import PreTrainedModel
+
+from petune.adapter import build_adapter
+from petune.backbone.base import load_base_config, meta_model
+from petune.backbone.structure import Structure
+from petune.backbone.tokenizer import load_tokenizer
+from petune.comparison.recipe import CompareOptions
+from petune.comparison.split import PartFiles
+from petune.data.examples import ExampleSet
+from petune.data.loading import CheckedRows, check_files, render_examples
+from petune.data.options import DataOptions
+from petune.errors import BaseModelError, ConfigError
+from petune.evaluation.evaluate import default_metrics, settle
+from petune.evaluation.metrics import HIGHER_IS_WORSE
+from petune.evaluation.options import EvaluationOptions
+from petune.evaluation.predict import are_choices
+from petune.evaluation.scoring import distinct_labels
+from petune.tasks.head_task import HeadTask
+from petune.tasks.rows import read_rows_for
+from petune.tasks.task import Task
+from petune.training.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a method would learn on a base."""
+
+    trainable: int
+    """Numbers learned; 0 where it cannot be used."""
+
+    refused: str | None = None
+    """Why it cannot be used on this base."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What is known of one base."""
+
+    name: str
+    """The base, as the recipe names it."""
+
+    task: Task
+    """What it is trained for."""
+
+    labels: tuple[str, ...]
+    """The classes of its head; empty where it has none."""
+
+    metric: str
+    """The metric that decides."""
+
+    model: PreTrainedModel
+    """The base on the meta device: shapes, no weights."""
+
+    train: tuple[int, ...]
+    """Tokens of each training row."""
+
+    development: tuple[int, ...]
+    """Tokens of each development row."""
+
+    test: tuple[int, ...]
+    """Tokens of each test row."""
+
+    _outlooks: dict[str, Outlook] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the base."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it has a head for its task, which may start at random."""
+        return isinstance(self.task, HeadTask)
+
+    def outlook(self, method: str, settings: Mapping[str, Any]) -> Outlook:
+        """Return what ``method`` with these settings would learn here."""
+        config = Recipe.parse({**settings, "method": method}).method
+        key = f"{method} {config.model_dump_json()}"
+        if key not in self._outlooks:
+            try:
+                adapter = build_adapter(method, config.model_dump(), self.model, Structure(self.model))
+                self._outlooks[key] = Outlook(adapter.num_parameters())
+            except (BaseModelError, ConfigError) as error:
+                self._outlooks[key] = Outlook(0, str(error))
+        return self._outlooks[key]
+
+
+def survey(name: str, options: CompareOptions, files: PartFiles, *, trust_remote_code: bool = False) -> Survey:
+    """Read what there is to know of a base, and check that its rows can be learned and measured.
+
+    Args:
+        name: the base.
+        options: the comparison.
+        files: its rows.
+        trust_remote_code: let the base's repository run its own code.
+
+    Raises:
+        BaseModelError: the base cannot be had.
+        ConfigError: a metric cannot be measured for its task.
+        DataError: rows are too long for it, have labels that training rows lack, or lack what a metric needs.
+    """
+    reading = DataOptions.model_validate(
+        {
+            **{key: getattr(options, key) for key in DataOptions.model_fields},
+            "data": str(files.train),
+            "eval_data": str(files.development),
+            "validation_split": None,
+        }
+    )
+    rows = read_rows_for(reading, task=options.task, seed=0).settled(
+        partial(load_base_config, name, trust_remote_code=trust_remote_code)
+    )
+    tokenizer, limit = load_tokenizer(name, trust_remote_code=trust_remote_code)
+    test = check_files(rows.options.model_copy(update={"data": str(files.test), "eval_data": None})).train
+    parts: dict[str, ExampleSet] = {}
+    lengths: dict[str, tuple[int, ...]] = {}
+    for part, checked in (("train", rows.data.train), ("development", rows.data.eval), ("test", test)):
+        assert isinstance(checked, CheckedRows)
+        parts[part] = render_examples(checked, rows.options, tokenizer)
+        encoded = rows.task.encode_within(
+            parts[part],
+            tokenizer,
+            labels=rows.labels,
+            max_length=options.max_length,
+            overlong=options.overlong,
+            model_limit=limit,
+        )
+        lengths[part] = tuple(len(row.input_ids) for row in encoded.rows)
+    metric = _metric(rows.task, options, parts)
+    return Survey(
+        name=name,
+        task=rows.task,
+        labels=rows.labels,
+        metric=metric,
+        model=meta_model(name, task=rows.task.name, labels=rows.labels, trust_remote_code=trust_remote_code),
+        train=lengths["train"],
+        development=lengths["development"],
+        test=lengths["test"],
+    )
+
+
+def _metric(task: Task, options: CompareOptions, parts: Mapping[str, ExampleSet]) -> str:
+    """Return the metric that decides; it and the others can be measured on all rows."""
+    names = task.default_metrics if isinstance(task, HeadTask) else default_metrics(parts["train"])
+    metric = options.metric or next((name for name in names if name not in HIGHER_IS_WORSE), "loss")
+    wanted = (metric, *(name for name in options.metrics if name != metric))
+    task.check_metrics(wanted)
+    if not isinstance(task, HeadTask):
+        labels = distinct_labels(parts["train"]) if are_choices(parts["train"]) else ()
+        for part in ("development", "test"):
+            settle(parts[part], EvaluationOptions(metrics=wanted, labels=labels))
+    return metric

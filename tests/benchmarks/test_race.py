@@ -1,0 +1,266 @@
+"""The race of every method: options, entries, verdicts, standings, the picture, and its quick edition."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from race import command, environments, options, plot
+from race.contests import CONTESTS
+from race.entries import Entry, judge, last_line
+from race.peers import PEERS, Peer
+from race.processes import WorkerError
+from race.settings import Settings
+from race.standings import Standing, render, standings_of
+from race.validation import Validation, mean_loss
+from race.work import Row, Work
+from race.workers import floor
+
+from petune import methods
+
+OUTSIDER = Peer("nobody", "nobody_contest", ("nothing==1.0",), frozenset({"lora"}))
+
+
+def settings(*arguments: str) -> Settings:
+    return options.settings_of(options.parse(arguments))
+
+
+def test_every_contest_is_of_a_method_and_every_peer_enters_one() -> None:
+    assert len(CONTESTS) >= 10
+    for contest in CONTESTS.values():
+        methods.get(contest.method).configure(contest.options)
+    assert all(peer.contests <= CONTESTS.keys() and peer.contests for peer in PEERS.values())
+    assert all(contest.rival in PEERS for contest in CONTESTS.values())
+    assert PEERS["trl"].packages == ("transformers", "peft", "trl", "accelerate", "datasets", "safetensors")
+
+
+def test_sizes() -> None:
+    assert settings("--threads", "2") == Settings(**options.SIZES, threads=2)
+    assert settings("--quick", "--rows", "64").rows == 64
+    sizes = settings("--repeats", "7")
+    assert CONTESTS["lora"].settings(sizes) == sizes
+    cached = CONTESTS["llama_adapter_top"].settings(sizes)
+    assert (cached.rows, cached.warm_up_steps) == (240, 15 + 3)  # one epoch, then the warm-up of the second
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rows", "100"], "give a multiple of 16"),
+        (["--repeats", "0"], "repeats: give whole numbers of 1 or more"),
+        (["--to-loss", "0.3", "--data", "rows.jsonl"], "--to-loss needs held-out rows: give --test-data with --data"),
+    ],
+)
+def test_options_that_make_no_race(arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        settings(*arguments)
+
+
+def test_a_peer_that_nobody_knows_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        options.parse(["--environment", "unsloth=python"])
+    assert "give PEER=PYTHON with a peer of peft, trl, adapterhub" in capsys.readouterr().err
+
+
+def test_environments_are_found_once_they_are_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PETUNE_HOME", str(tmp_path))
+    folder = environments.folder_of("nobody", OUTSIDER)
+    assert environments.find_python("nobody", OUTSIDER) is None
+    folder.mkdir(parents=True)
+    assert environments.find_python("nobody", OUTSIDER) is None
+    (folder / environments.COMPLETE).touch()
+    assert environments.find_python("nobody", OUTSIDER) == folder / "bin" / "python"
+    newer = Peer("nobody", "nobody_contest", ("nothing==1.1",), frozenset({"lora"}))
+    assert environments.find_python("nobody", newer) is None
+
+
+def test_preparing_tells_what_pip_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PETUNE_HOME", str(tmp_path))
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> Any:
+        commands.append(command)
+        return type("Done", (), {"returncode": int("pip" in command), "stderr": "no such release"})
+
+    monkeypatch.setattr(environments.subprocess, "run", run)
+    with pytest.raises(environments.PreparationError, match=r"failed.*no such release"):
+        environments.prepare("nobody", OUTSIDER, lambda _: None)
+    assert commands[1][-1] == "nothing==1.0"
+    assert commands[1][-2].startswith("torch==")
+    assert environments.find_python("nobody", OUTSIDER) is None
+
+
+def test_why_an_entry_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    python = {"petune": None, "peft": Path("python"), "trl": None, "adapterhub": Path("python")}
+    monkeypatch.setattr(command.shutil, "which", lambda _: None)
+    assert command.why_absent("lora", Entry("petune"), python) is None
+    assert command.why_absent("lora", Entry("peft"), python) is None
+    assert command.why_absent("lora", Entry("peft", "compiled"), python) == command.NO_COMPILER
+    assert command.why_absent("lora", Entry("trl"), python) == command.NOT_INSTALLED
+    assert command.why_absent("lora", Entry("adapterhub"), python) == "does not have this method"
+
+
+REPORT = {"losses": [2.0, 1.5], "grad_norms": [0.3, 0.2], "tokens": [50, 60]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"tokens": [50, 61]}, "trains on other tokens"),
+        ({"losses": [2.1, 1.5]}, "its first loss is off by 0.099"),
+        ({"losses": [float("nan"), 1.5]}, "its first loss is off by nan"),
+        ({"losses": [2.0, 1.6]}, "its losses leave petune's by 0.1"),
+        ({"grad_norms": [0.3, 0.0]}, "has a gradient of zero"),
+    ],
+)
+def test_verdicts(changes: dict[str, Any], reason: str | None) -> None:
+    verdict = judge("peft default", {**REPORT, **changes}, 2.001, [2.0, 1.5], [50, 60])
+    assert verdict.reason == reason
+    assert verdict.passed is (reason is None)
+
+
+def test_what_a_failed_process_said_last() -> None:
+    assert last_line(WorkerError("Traceback\n  File x\nValueError: no such thing\n")) == "ValueError: no such thing"
+
+
+def timing(entry: str, rate: float, above: float = 100.0) -> dict[str, Any]:
+    return {"entry": entry, "repeat": 0, "tokens_per_second": rate, "peak": 900.0, "above": above}
+
+
+def found(*timings: dict[str, Any], reasons: dict[str, str] | None = None) -> dict[str, Any]:
+    return {
+        "title": "LoRA",
+        "floor": {"tokens_per_second": 1000.0},
+        "entries": ["petune", "peft default", "peft tuned", "trl default", "adapterhub default"],
+        "absent": {"trl default": "not installed", "adapterhub default": "does not have this method"},
+        "timings": list(timings),
+        "verdicts": {key: {"reason": reason} for key, reason in (reasons or {}).items()},
+        "seconds_to_loss": {"petune": 12.0},
+    }
+
+
+def by_entry(rows: list[Standing]) -> dict[str, Standing]:
+    return {row.entry: row for row in rows}
+
+
+def test_every_entry_has_a_line_and_bars_are_judged() -> None:
+    measured = found(timing("petune", 500, 40), timing("peft default", 150), timing("peft tuned", 400))
+    rows = by_entry(standings_of("lora", measured, judged=True))
+    assert len(rows) == 5
+    assert rows["petune"].of_floor == 0.5
+    assert rows["petune"].met is True  # 40 % of the products are asked for
+    assert rows["petune"].seconds_to_loss == 12
+    assert rows["HF PEFT + Trainer, default"].met is True  # 3.3 times, with 0.4 of the memory
+    assert rows["HF PEFT + Trainer, tuned"].met is False  # 1.25 times, 2 are asked for
+    assert rows["TRL SFTTrainer, default"].note == "not installed"
+    assert all(row.met is None for row in standings_of("lora", measured, judged=False))
+    text = render({"contests": {"lora": measured}}, list(rows.values()))
+    assert "LoRA; the products alone: 1000 tokens/s" in text
+    assert "x 1.25" in text
+    assert text.count("MISSED") == 1
+    assert "does not have this method" in text
+
+
+def test_memory_is_part_of_the_bar() -> None:
+    rows = by_entry(standings_of("lora", found(timing("petune", 500, 60), timing("peft default", 100)), judged=True))
+    assert rows["HF PEFT + Trainer, default"].met is False
+
+
+def test_nobody_is_held_against_an_entry_that_computes_something_else() -> None:
+    measured = found(
+        timing("petune", 500), timing("peft default", 400), reasons={"peft default": "trains on other tokens"}
+    )
+    row = by_entry(standings_of("lora", measured, judged=True))["HF PEFT + Trainer, default"]
+    assert row.met is None
+    assert row.note == "trains on other tokens"
+
+
+def test_the_exit_code(tmp_path: Path) -> None:
+    good, bad = Standing("lora", "a", met=True), Standing("lora", "b", met=False)
+
+    def results(passed: bool) -> dict[str, Any]:
+        return {"contests": {"lora": {"verdicts": {"petune": {"passed": passed}}}}}
+
+    assert not command.missed(results(True), [good])
+    assert command.missed(results(True), [good, bad])
+    assert command.missed(results(False), [good])
+
+
+def test_the_picture(tmp_path: Path) -> None:
+    measured = found(timing("petune", 500), timing("peft default", 400))
+    results = {"contests": {"lora": measured}, "machine": {"cpu": "a processor"}}
+    plot.draw(tmp_path / "race.png", results, standings_of("lora", measured, judged=True))
+    assert (tmp_path / "race.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_products_of_the_floor() -> None:
+    weights = [torch.ones(6, 4, dtype=torch.bfloat16), torch.ones(4, 6, dtype=torch.bfloat16)]
+    shapes = {
+        part: [tuple(product().shape) for product in getattr(floor, part)(weights, 3)]
+        for part in ("forward", "backward", "gradients")
+    }
+    assert shapes == {
+        "forward": [(3, 6), (3, 4)],
+        "backward": [(3, 4), (3, 6)],
+        "gradients": [(6, 4), (4, 6)],
+    }
+    assert floor.seconds_of(list(floor.forward(weights, 3))) > 0
+
+
+def test_sizes_of_a_step(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    work.write_rows([Row([5, 6, 7], [-100, 6, 7]), Row([8, 9], [8, 9])])
+    work.write_plan([[1], [0, 1]])
+    assert floor.sizes_of_a_step(work) == (round(3.5), 2)
+
+
+class Model(torch.nn.Module):
+    """Predicts token 1, the surer the more tokens it has seen; one virtual token comes first."""
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        logits = torch.zeros(*input_ids.shape, 3)
+        logits[..., 1] = attention_mask.cumsum(1).float()
+        logits = torch.cat([torch.full((len(logits), 1, 3), 7.0), logits], 1)
+        return type("Output", (), {"logits": logits})
+
+
+def test_held_out_loss_until_it_is_low_enough() -> None:
+    rows = [Row([1, 1, 1], [-100, -100, 1]), Row([2, 1], [-100, 1])]
+    model = Model().train()
+    expected = [torch.nn.functional.cross_entropy(torch.tensor([0.0, n, 0.0]), torch.tensor(1)) for n in (2.0, 1.0)]
+    assert mean_loss(model, rows, 0) == pytest.approx(float(sum(expected)) / 2)
+    assert model.training
+    validation = Validation(rows, target=0.3, every=2, pad_token_id=0)
+    validation.begin()
+    assert not validation.reached(model, 1)
+    assert not validation.reached(model, 2)
+    assert validation.report()["seconds"] is None
+    easier = Validation(rows, target=0.5, every=2, pad_token_id=0)
+    easier.begin()
+    assert easier.reached(model, 4)
+    assert easier.report()["seconds"] >= 0
+
+
+def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
+    from race.workers.prepare import write_first
+
+    (tmp_path / "a").write_text("1\n2\n3\n")
+    write_first(tmp_path / "a", tmp_path / "b", 2)
+    assert (tmp_path / "b").read_text() == "1\n2\n"
+    with pytest.raises(ValueError, match="has 3 rows, the race needs 4"):
+        write_first(tmp_path / "a", tmp_path / "b", 4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_quick_edition_runs_without_peers(tmp_path: Path) -> None:
+    output = tmp_path / "race.json"
+    names = ["lora", "llama_adapter_top"]
+    assert command.main(["--quick", "--methods", *names, "--peers", "--output", str(output)]) == 0
+    results = json.loads(output.read_text(encoding="utf-8"))
+    assert [row["entry"] for row in results["rows"]] == ["petune", "petune"]
+    assert all(results["contests"][name]["verdicts"]["petune"]["passed"] for name in names)
+    assert results["contests"]["llama_adapter_top"]["floor"]["lowest_block"] == 20
+    assert output.with_suffix(".png").is_file()

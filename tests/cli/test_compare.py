@@ -1,0 +1,92 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from petune.cli import main as command_line
+from petune.cli.compare import joined
+from petune.cli.compare_table import PlainLines
+
+SMALL = (
+    "compare", "--data", "rows.jsonl", "--output-dir", "out", "--no-baselines", "--rate-factors", "1", "--budget", "1",
+    "--budget-unit", "steps", "--no-forgetting", "--validation-split", "2",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _in_folder(folder: Path) -> None:
+    rows = [{"text": f"row {i}", "label": "positive" if i % 2 else "negative"} for i in range(16)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_lists_may_be_written_with_blanks() -> None:
+    given = ["--models", "a", "b", "recipe.yaml", "--methods", "lora", "ia3", "r=4", "--seeds", "1", "--plan"]
+    assert joined(given) == [
+        "--models", "a,b", "recipe.yaml", "--methods", "lora,ia3", "r=4", "--seeds", "1", "--plan",
+    ]  # fmt: skip
+    assert joined(["--models"]) == ["--models"]
+
+
+def test_plan_run_and_resume(petune: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    planned = petune(*SMALL, "--models", "tiny", "--methods", "lora", "bitfit", "--plan")
+    assert "bitfit  not here" in planned
+    assert "bitfit on tiny: this base has no biases" in planned
+    assert "1 trials; about" in planned
+    assert "Nothing was run." in planned
+    assert not Path("out").exists()
+
+    assert command_line.run([*SMALL, "--models", "tiny", "--methods", "lora", "bitfit"]) == 0
+    printed = capsys.readouterr()
+    assert "report: out/report.html" in printed.out
+    assert "bitfit on tiny, seed 42: refused: this base has no biases" in printed.out
+    assert "1/1  tiny  lora  final  seed 42  learning_rate=0.0004  done  accuracy " in printed.err
+
+    assert command_line.run(["compare", "--resume", "--output-dir", "out", "--seeds", "42", "43"]) == 0
+    printed = capsys.readouterr()
+    assert "2/2  tiny  lora  final  seed 43" in printed.err
+    assert "1/2" not in printed.err
+    assert " ± " in printed.out
+
+
+def test_a_recipe_and_flags(petune: Callable[..., str]) -> None:
+    Path("recipe.yaml").write_text(
+        "models: [tiny]\ndata: rows.jsonl\nmethods: [{method: lora, settings: {r: 2}}]\n"
+        "baselines: false\nseeds: [1, 2]\n"
+    )
+    planned = petune("compare", "recipe.yaml", "--validation-split", "2", "seeds=3", "--rate-factors", "1", "--plan")
+    assert "lora r=2  1 " in planned
+    assert "1 trials; about" in planned
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--retry"], "--retry does nothing without --resume"),
+        (["--learning-rate", "0.1"], "'learning_rate' is decided for each trial"),
+        (["a.yaml", "b.yaml"], "one recipe at a time, got a.yaml, b.yaml"),
+        (["gone.yaml"], "cannot read the recipe gone.yaml"),
+        ([], "no training data: give data"),
+        (["--data", "rows.jsonl", "--methods", "lorra"], "unknown method 'lorra'"),
+        (["--data", "rows.jsonl", "--budgett", "3"], "unknown key 'budgett' for a comparison. Did you mean 'budget"),
+        (["--data", "rows.jsonl", "--seeds", "one"], "'seeds.0' is 'one'"),
+    ],
+)
+def test_bad_input(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.run(["compare", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_overwrite_or_resume_is_asked_for(petune: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    petune(*SMALL, "--models", "tiny", "--methods", "lora", "--plain")
+    assert command_line.run([*SMALL, "--models", "tiny", "--methods", "lora"]) == 2
+    assert "out holds a comparison already: go on with --resume" in capsys.readouterr().err
+    petune(*SMALL, "--models", "tiny", "--methods", "lora", "--overwrite")
+
+
+def test_where_there_is_no_terminal_lines_are_printed(
+    monkeypatch: pytest.MonkeyPatch, petune: Callable[..., str]
+) -> None:
+    monkeypatch.setattr("petune.comparison.run.compare", lambda recipe, **options: pytest.fail(str(options["watcher"])))
+    with pytest.raises(BaseException, match=PlainLines.__name__):
+        petune(*SMALL, "--models", "tiny", "--methods", "lora")

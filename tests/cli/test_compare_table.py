@@ -1,0 +1,108 @@
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from petune.cli.compare_table import LiveTable, duration, print_comparison, settings_text
+from petune.comparison.job import Job, Measures
+from petune.comparison.record import Budget, Comparison, Stage, Trial
+from petune.comparison.watching import Progress
+
+
+def job(stage: Stage, rate: float, seed: int = 1) -> Job:
+    return Job(
+        entry="lora r=4", stage=stage, rung=0 if stage == "search" else None, budget=Budget(unit="steps", amount=1),
+        settings={"learning_rate": rate}, keys={"model": "some/base", "method": "lora", "seed": seed},
+        measures=Measures(metric="accuracy", max_new_tokens=1), rows=("x",),
+    )  # fmt: skip
+
+
+def done(job: Job, value: float) -> Trial:
+    part = "development" if job.stage == "search" else "test"
+    return job.record("done", wall_seconds=2.0, **{part: {"accuracy": value}})
+
+
+@pytest.fixture
+def jobs() -> list[Job]:
+    """Two trials of a search, two final ones."""
+    return [job("search", 1e-3), job("search", 1e-2), job("final", 1e-2), job("final", 1e-2, seed=2)]
+
+
+@pytest.fixture
+def table(jobs: list[Job]) -> tuple[LiveTable, io.StringIO, Progress]:
+    """A table on a made-up terminal, where it is written, and the progress it shows."""
+    track: Any = SimpleNamespace(
+        survey=SimpleNamespace(name="some/base"), entry=SimpleNamespace(label="lora r=4"), rungs=(1,), refusal=None,
+        expected=lambda: jobs, cost=lambda job: SimpleNamespace(seconds=None, multiplications=1.0),
+    )  # fmt: skip
+    written = io.StringIO()
+    shown = LiveTable(Console(file=written, force_terminal=True, width=120))
+    progress = Progress([track], speed=0.1)
+    shown.planned([track], progress)
+    return shown, written, progress
+
+
+def text(table: LiveTable) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    with console.capture() as capture:
+        console.print(table.render())
+    return capture.get()
+
+
+def test_the_table_follows(table: tuple[LiveTable, io.StringIO, Progress], jobs: list[Job]) -> None:
+    shown, written, progress = table
+    assert "0 of 4 trials" in text(shown)
+    shown.began(jobs[0])
+    shown.stepped(jobs[0], 3, 9)
+    assert "search, round 1 of 1" in text(shown)
+    assert "lora learning_rate=0.001 seed 1: step 3 of 9" in text(shown)
+    for own, value in zip(jobs, (0.5, 0.75, 0.6, 0.7), strict=True):
+        trial = done(own, value)
+        progress.note(own, trial)
+        shown.ended(own, trial, reused=False)
+        if own.seed == 1 and own.stage == "search":
+            assert f"{value:.4f}" in text(shown)
+    row = next(line for line in text(shown).splitlines() if "lora r=4" in line)
+    assert "base  lora r=4  done   learning_rate=0.01  0.7500       0.6500 ± 0.0707" in row
+    assert "4 of 4 trials" in text(shown)
+    shown.closed()
+    assert "0.6500 ± 0.0707" in written.getvalue()
+    shown.closed()  # twice is once
+
+
+def test_a_worse_rate_does_not_take_the_place_of_a_better(
+    table: tuple[LiveTable, io.StringIO, Progress], jobs: list[Job]
+) -> None:
+    shown, _, _ = table
+    shown.ended(jobs[1], done(jobs[1], 0.75), reused=False)
+    shown.ended(jobs[0], done(jobs[0], 0.5), reused=False)
+    assert "learning_rate=0.01  0.7500" in text(shown)
+    shown.closed()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.4, "0 s"), (89, "89 s"), (150, "2 min"), (5300, "88 min"), (12000, "3 h 20 min")]
+)
+def test_durations(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+def test_settings_as_one_writes_them() -> None:
+    assert settings_text({"learning_rate": 4e-05, "r": 8, "use_rslora": True}) == (
+        "learning_rate=4e-05 r=8 use_rslora=True"
+    )
+
+
+def test_the_end(jobs: list[Job], capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
+    failed = job("final", 1e-2, seed=3).record("failed", reason="the loss is nan")
+    trials = [done(jobs[0], 0.5), done(jobs[2], 0.6), done(jobs[3], 0.7), failed]
+    comparison = Comparison(
+        recipe={}, command="petune compare", created="now", machine={}, petune_version="0", data={}, trials=trials
+    )
+    print_comparison(comparison, tmp_path)
+    printed = capsys.readouterr().out
+    assert "base  lora    learning_rate=0.01  0.6500 ± 0.0707  2" in printed
+    assert "lora on base, seed 3: failed: the loss is nan" in printed
+    assert f"report: {tmp_path / 'report.html'}" in printed

@@ -1,0 +1,29 @@
+"""Answers side by side."""
+
+from collections.abc import Callable
+
+from petune.comparison.record import Comparison, ExampleAnswer, Trial
+from petune.comparison.reporting.answers import answers_of
+from petune.comparison.reporting.contenders import contenders_of
+
+
+def test_answers_to_one_row_stand_together(
+    make_trial: Callable[..., Trial], make_comparison_of: Callable[..., Comparison]
+) -> None:
+    def answering(method: str, *answers: tuple[str, str | None, str]) -> Trial:
+        examples = [
+            ExampleAnswer(prompt=prompt, reference=reference, answer=answer) for prompt, reference, answer in answers
+        ]
+        return make_trial(method, scores=[1.0], examples=examples)
+
+    contenders = contenders_of(
+        make_comparison_of(
+            answering("lora", ("one?", "yes", " yes\n"), ("two?", None, "maybe")),
+            answering("ia3", ("one?", "yes", "no"), ("three?", "3", "3")),
+            make_trial("bitfit", scores=[1.0]),
+        )
+    )
+    found = answers_of(contenders)
+    assert [(asked.prompt, asked.reference) for asked in found] == [("one?", "yes"), ("two?", None), ("three?", "3")]
+    assert [(answer.contender.method, answer.right) for answer in found[0].answers] == [("lora", True), ("ia3", False)]
+    assert not found[1].answers[0].right

@@ -1,0 +1,47 @@
+"""Commands to use what was trained."""
+
+import shlex
+from collections.abc import Callable
+
+from petune.comparison.record import Comparison, Trial
+from petune.comparison.reporting.commands import uses_of
+from petune.comparison.reporting.contenders import contenders_of
+from petune.comparison.reporting.standing import standings_of
+
+MakeTrial = Callable[..., Trial]
+MakeComparison = Callable[..., Comparison]
+
+
+def test_the_best_and_the_smallest_as_good_are_recommended(comparison: Comparison) -> None:
+    first, _ = standings_of(contenders_of(comparison))
+    best, smallest = uses_of(first)
+    assert (best.contender, smallest.contender) == (first.best, first.least(lambda trial: trial.bytes_stored))
+    assert best.contender.kept is not None
+    adapter = best.contender.kept.adapter
+    assert best.lines == (
+        f'petune generate --adapter {adapter} --prompt "..."',
+        f"petune predict --adapter {adapter} --data rows.jsonl",
+    )
+    assert f"petune.load('{adapter}')" in best.python
+    assert smallest.why == f"the smallest within the noise of the best on {first.base}"
+
+
+def test_a_base_that_writes_nothing_predicts(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:
+    trial = make_trial(scores=[1.0], adapter="trials/it's here/adapter")
+    (standing,) = standings_of(contenders_of(make_comparison_of(trial)))
+    (use,) = uses_of(standing)
+    assert shlex.split(use.lines[0]) == [
+        "petune",
+        "predict",
+        "--adapter",
+        "trials/it's here/adapter",
+        "--data",
+        "rows.jsonl",
+    ]
+    assert len(use.lines) == 1
+    compile(use.python, "use", "exec")
+
+
+def test_without_an_adapter_there_is_nothing_to_use(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:
+    (standing,) = standings_of(contenders_of(make_comparison_of(make_trial(scores=[1.0]))))
+    assert uses_of(standing) == []

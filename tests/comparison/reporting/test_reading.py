@@ -1,0 +1,93 @@
+"""The reading: every sentence rests on rows, and its figures stand there."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from petune.comparison.record import Comparison, Trial
+from petune.comparison.reporting.columns import lines_of
+from petune.comparison.reporting.contenders import Contender, contenders_of
+from petune.comparison.reporting.notices import notices_of
+from petune.comparison.reporting.reading import reading_across, reading_of
+from petune.comparison.reporting.sentences import agreeing, anchor, listed
+from petune.comparison.reporting.standing import Standing, standings_of
+from petune.comparison.reporting.tables import TABLES
+
+MakeTrial = Callable[..., Trial]
+MakeComparison = Callable[..., Comparison]
+
+
+def written_in_rows(standing: Standing, rows: tuple[Contender, ...]) -> str:
+    """Return all that the tables say of some contenders."""
+    texts = [cell for t in TABLES for line in lines_of(t, standing) if line.contender in rows for cell in line.cells]
+    words = [word for cell in texts for word in (cell.text, *cell.notes)]
+    return " ".join(
+        [*words, *(notice.text for row in rows for notice in notices_of(row)), *(row.set_to for row in rows)]
+    )
+
+
+def test_the_figures_of_a_sentence_stand_in_its_rows(comparison: Comparison) -> None:
+    checked = 0
+    for standing in standings_of(contenders_of(comparison)):
+        for sentence in reading_of(standing):
+            assert sentence.rows
+            assert set(sentence.rows) <= set(standing.contenders)
+            text = re.sub(r"at \S+ of the storage", "", sentence.text)
+            for figure in re.findall(r"\d+\.\d+", text):
+                assert figure in written_in_rows(standing, sentence.rows), sentence.text
+                checked += 1
+    assert checked > 40
+
+
+def test_the_names_in_a_sentence_are_those_of_its_rows(comparison: Comparison) -> None:
+    for standing in standings_of(contenders_of(comparison)):
+        for sentence in reading_of(standing):
+            named = {contender for contender in standing.contenders if contender.label in sentence.text}
+            assert named <= set(sentence.rows), sentence.text
+
+
+def test_a_sentence_links_to_the_table_of_its_figures(comparison: Comparison) -> None:
+    standing = standings_of(contenders_of(comparison))[0]
+    places = {sentence.text.split(" ", 3)[2]: sentence.place for sentence in reading_of(standing)}
+    assert places["overfits"] == "learning"
+    assert places["forgets"] == "forgetting"
+    sentence = reading_of(standing)[0]
+    assert sentence.links == ((standing.contenders[0], anchor(standing.contenders[0], "quality")),)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (("lora", "ia3"), ("lora", "ia3"), "LoRA is best, or within the noise of the best, on each of the 2 bases."),
+        (("lora", "ia3"), ("ia3", "lora"), "No method is best, or within the noise of the best, on every base."),
+    ],
+)
+def test_several_bases_are_read_together(
+    first: tuple[str, str],
+    second: tuple[str, str],
+    expected: str,
+    make_trial: MakeTrial,
+    make_comparison_of: MakeComparison,
+) -> None:
+    trials = [
+        make_trial(method, base=base, scores=[score] * 20)
+        for base, order in (("a", first), ("b", second))
+        for method, score in zip(order, (1.0, 0.0), strict=True)
+    ]
+    found = reading_across(standings_of(contenders_of(make_comparison_of(*trials))))
+    assert [sentence.text for sentence in found] == [expected]
+
+
+def test_one_base_needs_no_reading_of_several(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:
+    assert reading_across(standings_of(contenders_of(make_comparison_of(make_trial(scores=[1.0]))))) == []
+
+
+def test_verbs_agree_with_their_methods(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:
+    trials = [make_trial(method, scores=[1.0]) for method in ("lora", "bottleneck")]
+    lora, bottleneck = contenders_of(make_comparison_of(*trials))
+    assert [agreeing(who, "is", "are") for who in ([lora], [bottleneck], [lora, lora])] == ["is", "are", "are"]
+
+
+def test_words_are_listed() -> None:
+    assert [listed(words) for words in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]

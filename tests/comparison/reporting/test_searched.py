@@ -1,0 +1,53 @@
+"""What was searched, and what it cost."""
+
+from collections.abc import Callable
+
+from petune.comparison.record import Budget, Comparison, Trial
+from petune.comparison.reporting.contenders import contenders_of
+from petune.comparison.reporting.searched import Candidate, searches_of
+
+MakeTrial = Callable[..., Trial]
+MakeComparison = Callable[..., Comparison]
+
+
+def test_candidates_results_and_the_choice_are_told(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:
+    def searched(rate: float, rung: int, **fields: object) -> Trial:
+        return make_trial(
+            stage="search", rung=rung, settings={"r": 8, "learning_rate": rate}, wall_seconds=10.0,
+            budget=Budget(unit="steps", amount=10 * (rung + 1)), id=f"{rate}-{rung}", **fields,
+        )  # fmt: skip
+
+    trials = [
+        searched(1e-4, 0, development={"accuracy": 0.5}),
+        searched(1e-3, 0, development={"accuracy": 0.75}),
+        searched(1e-2, 0, status="failed", reason="the loss became NaN"),
+        searched(1e-3, 1, development={"accuracy": 0.8}),
+        make_trial(scores=[1.0], settings={"r": 8, "learning_rate": 1e-3}),
+    ]
+    (found,) = searches_of(contenders_of(make_comparison_of(*trials)))
+    plain = [
+        Candidate(c.settings, tuple(r.replace("\N{NO-BREAK SPACE}", " ") for r in c.results), c.chosen)
+        for c in found.candidates
+    ]
+    assert plain == [
+        Candidate("learning_rate 0.0001", ("0.500 after 10 steps",), chosen=False),
+        Candidate("learning_rate 0.001", ("0.750 after 10 steps", "0.800 after 20 steps"), chosen=True),
+        Candidate("learning_rate 0.01", ("failed after 10 steps: the loss became NaN",), chosen=False),
+    ]
+    assert (found.trials, found.seconds, found.metric) == (4, 40.0, "accuracy")
+
+
+def test_variants_of_a_method_have_one_search(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:
+    finals = [make_trial(scores=[1.0], settings={"r": r}, id=f"final-{r}") for r in (4, 8)]
+    tried = [make_trial(stage="search", rung=0, settings={"r": r}, id=f"search-{r}") for r in (4, 8, 16)]
+    (found,) = searches_of(contenders_of(make_comparison_of(*finals, *tried)))
+    assert [(candidate.settings, candidate.chosen) for candidate in found.candidates] == [
+        ("r 4", True),
+        ("r 8", True),
+        ("r 16", False),
+    ]
+    assert found.candidates[0].results[0].startswith("not measured after")
+
+
+def test_without_a_search_there_is_none(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:
+    assert searches_of(contenders_of(make_comparison_of(make_trial(scores=[1.0])))) == []

@@ -1,0 +1,69 @@
+"""The order of the contenders, and who is within the noise of the best."""
+
+from collections.abc import Callable
+
+import pytest
+
+from petune.comparison.record import Comparison, Trial
+from petune.comparison.reporting.contenders import contenders_of
+from petune.comparison.reporting.standing import Standing, standings_of
+
+MakeTrial = Callable[..., Trial]
+MakeComparison = Callable[..., Comparison]
+
+
+@pytest.fixture
+def three(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> Callable[..., Standing]:
+    """The best, one that differs from it on one row of a hundred, one that never is right, and one that failed."""
+
+    def make(**fields: object) -> Standing:
+        trials = (
+            make_trial("bitfit", scores=[0.0] * 100, bytes_stored=1, **fields),
+            make_trial("lora", scores=[1.0] * 100, bytes_stored=10, **fields),
+            make_trial("ia3", scores=[1.0] * 99 + [0.0], bytes_stored=4, **fields),
+            make_trial("full", scores=[1.0], status="out_of_memory", reason="too large", **fields),
+        )
+        (standing,) = standings_of(contenders_of(make_comparison_of(*trials)))
+        return standing
+
+    return make
+
+
+def test_the_best_comes_first_and_numbers_follow_the_order(three: Callable[..., Standing]) -> None:
+    standing = three()
+    assert [contender.method for contender in standing.contenders] == ["lora", "ia3", "bitfit", "full"]
+    assert [contender.number for contender in standing.contenders] == [1, 2, 3, 4]
+    assert [[c.method for c in group] for group in (standing.ties, standing.behind)] == [["ia3"], ["bitfit"]]
+    assert standing.best is not None
+    assert standing.best.method == "lora"
+
+
+def test_less_may_be_better(three: Callable[..., Standing]) -> None:
+    assert [contender.method for contender in three(higher_is_better=False).ranked] == ["bitfit", "ia3", "lora"]
+
+
+def test_the_least_is_sought_within_the_noise(three: Callable[..., Standing]) -> None:
+    standing = three()
+    least = standing.least(lambda trial: trial.bytes_stored)
+    assert least is not None
+    assert least.method == "ia3"
+    assert standing.least(lambda trial: trial.seconds) is None
+
+
+def test_numbers_go_on_from_base_to_base(comparison: Comparison) -> None:
+    first, second = standings_of(contenders_of(comparison))
+    assert [c.number for c in (*first.contenders, *second.contenders)] == list(range(1, 17))
+    assert [c.method for c in second.contenders][-2:] == ["full", "llama_adapter"]
+
+
+def test_a_metric_that_is_no_mean_of_rows_is_told(three: Callable[..., Standing]) -> None:
+    assert three().measured == "Quality: accuracy on the test split, more is better."
+    other = three(metric="f1", test={"f1": 0.123}, higher_is_better=False)
+    assert other.measured.startswith("Quality: f1 on the test split, less is better. It is no mean over rows")
+
+
+def test_nothing_measured_has_no_best(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:
+    trial = make_trial(scores=[1.0], test={"accuracy": float("nan")})
+    (standing,) = standings_of(contenders_of(make_comparison_of(trial)))
+    assert standing.best is None
+    assert standing.front == ()

@@ -1,0 +1,131 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from petune.comparison.plan import Track, schedule_keys
+from petune.comparison.recipe import CompareRecipe
+from petune.comparison.split import PartFiles
+from petune.comparison.survey import survey
+from petune.errors import ConfigError
+from petune.training.recipe import Recipe
+
+
+@pytest.fixture
+def track(compare_keys: Callable[..., dict[str, Any]], part_files: PartFiles) -> Callable[..., Track]:
+    """Make the track of the only method: ``track(methods=["ia3"], digests=("a", "b", "c"))``."""
+
+    def make(digests: tuple[str, str, str] = ("a", "b", "c"), **changes: Any) -> Track:
+        recipe = CompareRecipe.parse(compare_keys(**changes))
+        found = survey(recipe.options.models[0], recipe.options, part_files)
+        return Track(found, recipe.entries()[0], recipe, part_files, digests)
+
+    return make
+
+
+def test_search_jobs_share_all_but_what_is_searched(track: Callable[..., Track]) -> None:
+    found = track(rate_factors=[0.3, 1, 3, 10], budget=90, seeds=[5, 6])
+    first = found.search_jobs(0, found.candidates)
+    assert [job.keys["max_steps"] for job in first] == [10] * 4
+    assert len({job.id for job in first}) == len({job.keys["learning_rate"] for job in first}) == 4
+    without_rate = [{k: v for k, v in job.keys.items() if k != "learning_rate"} for job in first]
+    assert all(keys == without_rate[0] for keys in without_rate)
+    assert {(job.seed, job.stage, job.rung, job.measures.test) for job in first} == {(5, "search", 0, None)}
+    (second,) = found.search_jobs(1, found.candidates[:1])
+    assert (second.keys["max_steps"], second.rung, second.budget.amount) == (30, 1, 30)
+
+
+def test_final_jobs_differ_in_their_seed_alone(track: Callable[..., Track]) -> None:
+    found = track(seeds=[5, 6, 7], budget=8, evaluations=4)
+    jobs = found.final_jobs(found.candidates[0])
+    assert [job.seed for job in jobs] == [5, 6, 7]
+    assert {(job.stage, job.keys["max_steps"], job.keys["eval_steps"]) for job in jobs} == {("final", 8, 2)}
+    without_seed = [{k: v for k, v in job.keys.items() if k != "seed"} for job in jobs]
+    assert without_seed[0] == without_seed[1] == without_seed[2]
+
+
+def test_what_does_not_train_runs_once(track: Callable[..., Track]) -> None:
+    found = track(methods=["hard_prompts"], seeds=[5, 6, 7])
+    (job,) = found.final_jobs(found.candidates[0])
+    assert (job.stage, job.budget.amount, job.keys.get("max_steps")) == ("floor", 0, None)
+    assert found.rungs == ()
+
+
+def test_every_job_is_a_recipe_of_petune_train(track: Callable[..., Track]) -> None:
+    for method in ("lora", "hard_prompts", "full"):
+        found = track(methods=[method], rate_factors=[1, 3])
+        for job in found.expected():
+            assert Recipe.parse({**job.keys, "output_dir": "x"}).run.method == method
+            assert "petune train" in job.command()
+
+
+def test_as_many_are_expected_as_will_run(track: Callable[..., Track]) -> None:
+    stages = [(job.stage, job.rung) for job in track(rate_factors=[0.3, 1, 3, 10], seeds=[1, 2]).expected()]
+    assert stages == [("search", 0)] * 4 + [("search", 1)] * 2 + [("final", None)] * 2
+
+
+def test_identity(track: Callable[..., Track], tmp_path: Any) -> None:
+    job = track().final_jobs({"learning_rate": 1e-3})[0]
+    assert track(keep_adapters=False).final_jobs({"learning_rate": 1e-3})[0].id == job.id
+    moved = job.model_copy(update={"keys": {**job.keys, "data": "elsewhere.jsonl"}})
+    assert moved.id == job.id
+    others = [
+        track(digests=("a", "b", "other")).final_jobs({"learning_rate": 1e-3})[0],
+        track(metrics=["f1"]).final_jobs({"learning_rate": 1e-3})[0],
+        track(budget=3).final_jobs({"learning_rate": 1e-3})[0],
+        track(weight_decay=0.5).final_jobs({"learning_rate": 1e-3})[0],
+        track().final_jobs({"learning_rate": 2e-3})[0],
+    ]
+    assert len({other.id for other in others} | {job.id}) == 6
+
+
+def test_a_search_does_not_know_the_test_rows(track: Callable[..., Track]) -> None:
+    one, other = (track(digests=("a", "b", test), rate_factors=[1, 3]) for test in ("c", "d"))
+    jobs = [found.search_jobs(0, found.candidates) for found in (one, other)]
+    assert [job.id for job in jobs[0]] == [job.id for job in jobs[1]]
+    assert all(str(one.files.test) not in str(job.model_dump()) for job in jobs[0])
+    assert str(one.files.test) in str(one.final_jobs({})[0].model_dump())
+
+
+def test_a_refused_method(track: Callable[..., Track]) -> None:
+    assert "no biases" in str(track(methods=["bitfit"]).refusal)
+    assert track().refusal is None
+
+
+def test_a_budget_too_small_is_told_before_anything_runs(track: Callable[..., Track]) -> None:
+    found = track(budget=3, budget_unit="tokens")
+    with pytest.raises(ConfigError, match="3 tokens is too small for one step of 4 rows"):
+        found.final_jobs(found.candidates[0])
+
+
+@pytest.mark.parametrize(("steps", "evaluations", "every"), [(100, 8, 13), (5, 8, 1), (1, 1, 1), (9, 2, 5)])
+def test_evaluations_are_no_more_than_asked_for(steps: int, evaluations: int, every: int) -> None:
+    keys = schedule_keys(steps, evaluations)
+    assert keys["eval_steps"] == every
+    assert -(-steps // every) <= evaluations
+
+
+def test_estimates_grow_with_the_work(track: Callable[..., Track]) -> None:
+    def cost(**changes: Any) -> float:
+        found = track(**changes)
+        return found.cost(found.final_jobs(found.candidates[0])[0]).multiplications
+
+    assert cost(budget=4) > cost(budget=2) > cost(methods=["hard_prompts"]) > 0
+    assert cost(methods=["full"]) > cost()
+    assert cost(metrics=["exact_match"]) > cost()
+
+
+def test_memory_counts_what_is_learned(track: Callable[..., Track]) -> None:
+    found = {name: track(methods=[name], dtype="float32") for name in ("lora", "full")}
+    costs = {name: t.cost(t.final_jobs(t.candidates[0])[0]) for name, t in found.items()}
+    parameters = found["full"].survey.parameters
+    assert costs["full"].least_memory == parameters * (4 + 16)
+    assert parameters * 4 < costs["lora"].least_memory < costs["full"].least_memory
+    assert all(cost.memory > cost.least_memory for cost in costs.values())
+
+
+def test_seconds_are_their_own_estimate(track: Callable[..., Track]) -> None:
+    found = track(budget=20, budget_unit="seconds")
+    (job,) = found.final_jobs(found.candidates[0])
+    assert found.cost(job).seconds == 20
+    assert "max_steps" not in job.keys

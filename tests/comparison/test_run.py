@@ -1,0 +1,276 @@
+import json
+import os
+import shlex
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+import petune
+from petune.cli import main as command_line
+from petune.comparison import engine, measure
+from petune.comparison.folder import Folder
+from petune.comparison.job import Job
+from petune.comparison.record import Comparison, Trial
+from petune.comparison.run import compare, plan
+from petune.comparison.search import best
+from petune.comparison.watching import Unwatched
+from petune.errors import ConfigError, DataError, Interrupted, OutputFolderError
+from petune.training import records
+
+Keys = Callable[..., dict[str, Any]]
+
+
+class Follower(Unwatched):
+    """Notes which trials ran and which were there already; may stop everything after some."""
+
+    def __init__(self, stop_after: int | None = None, signal_at: int | None = None) -> None:
+        self.ran: list[str] = []
+        self.reused: list[str] = []
+        self._stop_after = stop_after
+        self._signal_at = signal_at
+
+    def stepped(self, job: Job, step: int, total: int) -> None:
+        if step == self._signal_at:
+            self._signal_at = None
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def ended(self, job: Job, trial: Trial, *, reused: bool) -> None:
+        (self.reused if reused else self.ran).append(trial.id)
+        if len(self.ran) == self._stop_after:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes most of the time of so small a trial, and has tests of its own."""
+    monkeypatch.setattr(measure, "reset_peak", lambda device: None)
+    monkeypatch.setattr(records, "plot_loss", lambda run, output: None)
+
+
+def finals(comparison: Comparison, method: str = "lora") -> list[Trial]:
+    return [trial for trial in comparison.trials if trial.stage != "search" and trial.method == method]
+
+
+def test_all_of_it(compare_keys: Keys, tmp_path: Path) -> None:
+    keys = compare_keys(
+        methods=["lora", "bitfit"], baselines=True, rate_factors=[1, 10], seeds=[1, 2], budget=4, budget_unit="epochs",
+        evaluations=2, forgetting=True, metrics=["f1"],
+    )  # fmt: skip
+    found = petune.compare(keys)
+    assert [(t.method, t.stage, t.status) for t in found.trials] == [
+        *[("lora", "search", "done")] * 2, *[("lora", "final", "done")] * 2,
+        ("bitfit", "final", "refused"),
+        *[("full", "search", "done")] * 2, *[("full", "final", "done")] * 2,
+        ("hard_prompts", "floor", "done"),
+    ]  # fmt: skip
+    for trial in found.trials:
+        assert (trial.reason is None) == (trial.status == "done")
+        _check_figures(trial, tmp_path / "out")
+    (chosen,) = {json.dumps(trial.settings) for trial in finals(found)}
+    searched = [trial for trial in found.trials if trial.stage == "search" and trial.method == "lora"]
+    assert json.loads(chosen) == best(searched, 1)[0]
+    assert found.search_cost.trials == 4
+    assert found.search_cost.tokens == sum(t.curve[-1].tokens for t in found.trials if t.stage == "search")
+    assert found.finished is not None
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"comparison.json", "recipe.yaml", "report.json"}
+    # Full fine-tuning and LoRA have seen the same rows, as many tokens a step.
+    lora, full = finals(found, "lora")[0], finals(found, "full")[0]
+    assert [(p.step, p.tokens) for p in lora.curve] == [(p.step, p.tokens) for p in full.curve]
+
+
+def _check_figures(trial: Trial, folder: Path) -> None:
+    if trial.status != "done":
+        assert trial.test == trial.development == {}
+        return
+    assert set(trial.development) >= {"loss", "accuracy"}
+    trains = trial.stage != "floor"
+    assert bool(trial.curve) == (trial.train_loss is not None) == (trial.tokens_per_second is not None) == trains
+    assert (trial.trainable_parameters == 0) == (not trains)
+    assert (trial.best_eval_loss is not None) == trains
+    if trial.stage == "search":
+        assert (trial.test, trial.scores, trial.adapter, trial.forgetting) == ({}, [], None, None)
+        assert not (folder / "trials" / trial.id / "adapter").exists()
+        return
+    assert set(trial.test) == {"loss", "accuracy", "f1"}
+    assert len(trial.scores) == 5
+    assert sum(trial.scores) / 5 == pytest.approx(trial.test["accuracy"])
+    assert len(trial.examples) == 4
+    assert trial.generation_latency_ratio is not None
+    assert trial.forgetting is not None
+    assert (trial.forgetting.neutral_loss_before == trial.forgetting.neutral_loss_after) == (not trains)
+    assert trial.adapter is not None
+    adapter = folder / trial.adapter
+    assert not list(adapter.glob("checkpoint-*"))
+    assert trial.bytes_stored == sum(p.stat().st_size for p in adapter.glob("*.safetensors")) * trains
+    assert petune.load(adapter).active == ("default",)
+
+
+def test_the_command_repeats_the_trial(
+    compare_keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = {"method": "lora", "settings": {"r": 2, "lora_dropout": 0.3}}
+    (trial,) = finals(compare(compare_keys(methods=[entry], seeds=[7])))
+    monkeypatch.chdir(tmp_path)
+    assert command_line.run(shlex.split(trial.command)[1:]) == 0, capsys.readouterr().err
+    one, other = (
+        load_file(folder / "adapter_model.safetensors")
+        for folder in (tmp_path / "out" / str(trial.adapter), tmp_path / "outputs" / trial.id)
+    )
+    assert one.keys() == other.keys()
+    assert all(one[name].equal(other[name]) for name in one)
+
+
+def test_a_random_head_is_the_seed_s_own(
+    compare_keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = finals(compare(compare_keys(task="sequence_classification", seeds=[1, 2])))
+    assert {trial.status for trial in trials} == {"done"}
+    monkeypatch.chdir(tmp_path)
+    assert command_line.run(shlex.split(trials[1].command)[1:]) == 0, capsys.readouterr().err
+    one, other = (
+        load_file(folder / "adapter_model.safetensors")
+        for folder in (tmp_path / "out" / str(trials[1].adapter), tmp_path / "outputs" / trials[1].id)
+    )
+    assert all(one[name].equal(other[name]) for name in one)
+
+
+def test_nothing_is_run_twice(compare_keys: Keys) -> None:
+    first = compare(compare_keys(rate_factors=[1, 3]))
+    again = Follower()
+    assert compare(compare_keys(rate_factors=[1, 3]), resume=True, watcher=again).trials == first.trials
+    assert again.ran == []
+    more = Follower()
+    found = compare(compare_keys(rate_factors=[1, 3], seeds=[42, 43]), resume=True, watcher=more)
+    assert len(more.ran) == 1
+    assert [trial.seed for trial in finals(found)] == [42, 43]
+    more = Follower()
+    found = compare(compare_keys(rate_factors=[1], seeds=[42], methods=["lora", "ia3"]), resume=True, watcher=more)
+    assert {trial.method for trial in found.trials if trial.id in more.ran} >= {"ia3"}
+
+
+def test_it_may_be_stopped_between_trials(compare_keys: Keys) -> None:
+    keys = compare_keys(seeds=[1, 2, 3])
+    with pytest.raises(Interrupted, match=r"stopped after 2 of 3 trials, .* petune compare --resume --output-dir") as e:
+        compare(keys, watcher=Follower(stop_after=2))
+    assert e.value.exit_code == 130
+    later = Follower()
+    compare(keys, resume=True, watcher=later)
+    assert (len(later.reused), len(later.ran)) == (2, 1)
+
+
+def test_a_trial_that_was_stopped_goes_on(compare_keys: Keys, tmp_path: Path) -> None:
+    keys = compare_keys(budget=6, evaluations=3)
+    with pytest.raises(Interrupted, match="stopped after 0 of 1 trials"):
+        compare(keys, watcher=Follower(signal_at=3))
+    (folder,) = (tmp_path / "out" / "trials").iterdir()
+    assert (folder / "adapter" / "checkpoint-3").is_dir()
+    (resumed,) = compare(keys, resume=True).trials
+    (whole,) = compare({**keys, "output_dir": str(tmp_path / "whole")}).trials
+    assert resumed.id == whole.id
+    for field in ("development", "test", "scores", "train_loss", "best_step"):
+        assert getattr(resumed, field) == getattr(whole, field), field
+    assert [(p.step, p.tokens, p.train_loss, p.eval_loss) for p in resumed.curve] == [
+        (p.step, p.tokens, p.train_loss, p.eval_loss) for p in whole.curve
+    ]
+
+
+def test_a_failed_trial_is_kept_and_the_rest_goes_on(compare_keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = measure.train
+
+    def failing(recipe: Any, **options: Any) -> Any:
+        if recipe.run.method == "lora" and recipe.run.seed == 1:
+            raise MemoryError
+        return train(recipe, **options)
+
+    monkeypatch.setattr(measure, "train", failing)
+    found = compare(compare_keys(seeds=[1, 2], methods=["lora", "ia3"]))
+    assert [(t.method, t.seed, t.status) for t in found.trials] == [
+        ("lora", 1, "out_of_memory"), ("lora", 2, "done"), ("ia3", 1, "done"), ("ia3", 2, "done"),
+    ]  # fmt: skip
+    assert found.finished is not None
+    monkeypatch.undo()
+    keys = compare_keys(seeds=[1, 2], methods=["lora", "ia3"])
+    assert compare(keys, resume=True).trials == found.trials
+    retried = Follower()
+    assert {t.status for t in compare(keys, resume=True, retry=True, watcher=retried).trials} == {"done"}
+    assert len(retried.ran) == 1
+
+
+def test_a_search_in_which_all_fail(compare_keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(engine, "perform", failing)
+    found = compare(compare_keys(rate_factors=[1, 3], seeds=[1, 2]))
+    assert [(t.stage, t.status) for t in found.trials] == [("search", "failed")] * 2 + [("final", "failed")]
+    assert found.trials[-1].reason == "no trial of the search ended well; the first: RuntimeError: broken"
+
+
+def test_new_tokens_of_one_method_are_not_there_for_the_next(compare_keys: Keys) -> None:
+    entries = [{"method": "lora", "settings": {"new_tokens": ["<row>"]}}, "lora"]
+    found = compare(compare_keys(methods=entries))
+    assert [trial.status for trial in found.trials] == ["done", "done"]
+    alone = compare(compare_keys(methods=["lora"]), overwrite=True)
+    assert found.trials[1].scores == alone.trials[0].scores
+    assert found.trials[1].development == alone.trials[0].development
+
+
+def test_a_budget_of_seconds(compare_keys: Keys) -> None:
+    (trial,) = compare(compare_keys(budget=0.5, budget_unit="seconds", keep_adapters=False)).trials
+    assert trial.status == "done", trial.reason
+    assert trial.seconds is not None
+    assert 0.05 < trial.seconds < 5  # the machine of a test may be busy
+    assert f"--max-steps {trial.curve[-1].step}" in trial.command
+    assert trial.adapter is None
+    (trial,) = compare(compare_keys(budget=1e-6, budget_unit="seconds"), overwrite=True).trials
+    assert trial.status == "refused"
+    assert "a budget of 1e-06 seconds is too small for one step: lora trains on" in str(trial.reason)
+
+
+def test_a_loss_decides(compare_keys: Keys, tmp_path: Path, write_rows: Callable[..., Path]) -> None:
+    data = write_rows(tmp_path / "texts.jsonl", [{"prompt": f"text {i}", "completion": f" {i * i}"} for i in range(24)])
+    (trial,) = compare(compare_keys(data=str(data), examples=2, max_new_tokens=4)).trials
+    assert (trial.metric, trial.higher_is_better) == ("loss", False)
+    assert len(trial.scores) == 5
+    assert min(trial.scores) < trial.test["loss"] < max(trial.scores)
+    assert [example.prompt.startswith("text") for example in trial.examples] == [True, True]
+
+
+def test_generated_text_decides(compare_keys: Keys) -> None:
+    (trial,) = compare(compare_keys(metric="exact_match", metrics=["accuracy"], max_new_tokens=4)).trials
+    assert set(trial.test) == {"loss", "exact_match", "accuracy"}
+    assert sum(trial.scores) / 5 == pytest.approx(trial.test["exact_match"])
+
+
+def test_bad_input_costs_nothing(compare_keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "perform", lambda *_, **__: pytest.fail("a trial was run"))
+    with pytest.raises(DataError, match="test rows are training rows too"):
+        compare(compare_keys(test_data=compare_keys()["data"]))
+    with pytest.raises(ConfigError, match="too small for one step"):
+        compare(compare_keys(budget=1, budget_unit="tokens"))
+    with pytest.raises(OutputFolderError, match="another comparison is running"), Folder(tmp_path / "held").held():
+        compare(compare_keys(output_dir=str(tmp_path / "held")))
+
+
+def test_other_rows_need_another_folder(compare_keys: Keys) -> None:
+    compare(compare_keys())
+    with pytest.raises(OutputFolderError, match=r"on other rows \(data/train.jsonl"):
+        compare(compare_keys(test_split=0.4), resume=True)
+    with pytest.raises(OutputFolderError, match="holds a comparison already"):
+        compare(compare_keys())
+
+
+def test_a_plan_runs_and_writes_nothing(compare_keys: Keys, tmp_path: Path) -> None:
+    keys = compare_keys(methods=["lora", "bitfit"], rate_factors=[1, 3], seeds=[1, 2])
+    before = plan(keys)
+    assert not (tmp_path / "out").exists()
+    assert (before.progress.trials, before.progress.ended) == (4, 0)
+    assert before.progress.seconds_left > 0
+    with pytest.raises(Interrupted):
+        compare(keys, watcher=Follower(stop_after=3))
+    later = plan(keys)
+    assert (later.progress.trials, later.progress.ended) == (4, 3)

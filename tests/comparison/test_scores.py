@@ -1,0 +1,72 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from petune import api
+from petune.adapted_model import AdaptedModel
+from petune.backbone.base import Base
+from petune.comparison.scores import row_scores, together
+from petune.evaluation.metrics import resolve_metric
+from petune.tasks.registry import get
+
+
+@pytest.fixture
+def model(tiny_base: Callable[..., Base]) -> AdaptedModel:
+    """A tiny model without an adapter."""
+    return AdaptedModel(tiny_base("llama", num_hidden_layers=1))
+
+
+@pytest.fixture
+def data(tmp_path: Path, write_rows: Callable[..., Path]) -> Path:
+    """Rows of different lengths with labels."""
+    rows = [{"text": "word " * i, "label": "ab"[i % 2] * i} for i in range(1, 4)]
+    return write_rows(tmp_path / "rows.jsonl", [*rows, {"text": "x", "label": "a"}, {"text": "y", "label": "bb"}])
+
+
+def scores(model: AdaptedModel, data: Path, name: str) -> tuple[list[float], Any]:
+    metric = resolve_metric(name)
+    found = api.evaluate(model, data, metrics=(name,), max_new_tokens=3)
+    return row_scores(get("causal_lm"), model, api.read_examples(model, data), metric, found), found
+
+
+@pytest.mark.parametrize("name", ["accuracy", "exact_match", "rouge_l"])
+def test_the_metric_is_the_mean_of_the_scores(name: str, model: AdaptedModel, data: Path) -> None:
+    found, evaluation = scores(model, data, name)
+    assert len(found) == 5
+    assert sum(found) / 5 == pytest.approx(evaluation.metrics[name])
+
+
+def test_losses_weighted_by_tokens_are_the_loss(model: AdaptedModel, data: Path) -> None:
+    found, evaluation = scores(model, data, "loss")
+    tokens = [len(f" {e.target}") + 1 for e in api.read_examples(model, data)]  # one a byte, and the end
+    assert sum(tokens) == evaluation.num_label_tokens
+    weighted = sum(loss * n for loss, n in zip(found, tokens, strict=True)) / sum(tokens)
+    assert weighted == pytest.approx(evaluation.metrics["loss"], abs=1e-5)
+
+
+def test_a_user_s_own_metric(model: AdaptedModel, data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("def right(predictions, references):\n    return sum(map(str.__eq__, predictions, references))\n")
+    found, evaluation = scores(model, data, f"{file}:right")
+    assert sum(found) == evaluation.metrics["right"]
+
+
+def test_rows_that_were_left_out_leave_no_pairs(model: AdaptedModel, data: Path) -> None:
+    found = api.evaluate(model, data, metrics=("accuracy",))
+    fewer = api.read_examples(model, data)[:3]
+    assert row_scores(get("causal_lm"), model, fewer, resolve_metric("accuracy"), found) == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "others", "names", "apart"),
+    [
+        ("accuracy", ("f1", "exact_match"), ("loss", "accuracy", "f1", "exact_match"), ()),
+        ("exact_match", ("accuracy", "bleu"), ("loss", "exact_match", "bleu"), ("accuracy",)),
+        ("loss", ("perplexity",), ("loss", "perplexity"), ()),
+        ("accuracy", ("accuracy", "loss"), ("loss", "accuracy"), ()),
+    ],
+)
+def test_what_is_measured_together(metric: str, others: Any, names: Any, apart: Any) -> None:
+    assert together(metric, others) == (names, apart)

@@ -1,0 +1,110 @@
+"""Hidden states in a file: found again by content, never stale, one writer at a time."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from petune.data.encoding import Encoded
+from petune.training.hidden_states import DATA_FILE, INDEX_FILE, HiddenStates, row_key, rows_key
+
+WIDTH = 4
+CPU = torch.device("cpu")
+ROWS = [Encoded(ids, ids, f"rows:{n}") for n, ids in enumerate(([1, 2, 3], [4, 5], [6], [1, 2, 3]))]
+
+
+def opened(folder: Path, rows: Sequence[Encoded] = ROWS, dtype: torch.dtype = torch.bfloat16) -> HiddenStates:
+    return HiddenStates(folder, rows, WIDTH, dtype)
+
+
+def hidden(rows: Sequence[Encoded], seed: int = 0) -> Tensor:
+    """A batch padded on the right; what lies behind a row is not zero."""
+    width = max(len(row.input_ids) for row in rows)
+    return torch.randn(len(rows), width, WIDTH, generator=torch.Generator().manual_seed(seed)).to(torch.bfloat16)
+
+
+def test_rows_come_back_with_zeros_behind_them(tmp_path: Path) -> None:
+    states = opened(tmp_path / "a")
+    assert not states.knows(ROWS[:1])
+    given = hidden(ROWS[:2])
+    states.add(ROWS[:2], given)
+    assert states.knows(ROWS[:2])
+    assert states.knows([ROWS[3]])  # the same tokens as the first row
+    assert not states.knows(ROWS[:3])
+    got = states.batch([ROWS[1], ROWS[0]], CPU)
+    assert torch.equal(got[1], given[0])
+    assert torch.equal(got[0, :2], given[1, :2])
+    assert not got[0, 2:].any()
+    states.close(keep=False)
+    assert not (tmp_path / "a").exists()
+
+
+def test_size() -> None:
+    assert HiddenStates.size(ROWS, WIDTH, torch.bfloat16) == 6 * WIDTH * 2
+
+
+def test_keys_are_of_what_a_model_is_given() -> None:
+    other_labels = Encoded([1, 2, 3], [-100, -100, 3], "elsewhere:9")
+    assert row_key(other_labels) == row_key(ROWS[0])
+    assert row_key(Encoded([1, 2, 3], [], "", [0, 0, 1])) != row_key(ROWS[0])
+    assert rows_key(ROWS) == rows_key(ROWS[:3]) == rows_key([*reversed(ROWS)])
+    assert rows_key(ROWS[:2]) != rows_key(ROWS)
+
+
+def test_what_was_kept_is_used_by_another_run(tmp_path: Path) -> None:
+    states = opened(tmp_path / "a")
+    states.add(ROWS[:2], given := hidden(ROWS[:2]))
+    states.close(keep=True)
+    assert HiddenStates.are_kept(tmp_path / "a")
+    again = opened(tmp_path / "a", list(reversed(ROWS)))
+    assert again.knows(ROWS[:2])
+    assert not again.knows(ROWS[2:3])
+    assert torch.equal(again.batch(ROWS[:1], CPU), given[:1])
+    again.close(keep=False)
+
+
+def test_an_unfinished_file_is_begun_anew(tmp_path: Path) -> None:
+    states = opened(tmp_path / "a")
+    states.add(ROWS[:2], hidden(ROWS[:2]))
+    states._lock.close()  # the process was killed
+    assert not HiddenStates.are_kept(tmp_path / "a")
+    again = opened(tmp_path / "a")
+    assert not again.knows(ROWS[:1])
+    again.close(keep=False)
+
+
+@pytest.mark.parametrize("damage", ["bytes", "length", "index", "rows", "missing"])
+def test_a_damaged_file_is_begun_anew(tmp_path: Path, damage: str) -> None:
+    states = opened(tmp_path / "a")
+    states.add(ROWS[:2], hidden(ROWS[:2]))
+    states.close(keep=True)
+    data, index = tmp_path / "a" / DATA_FILE, tmp_path / "a" / INDEX_FILE
+    told = json.loads(index.read_text())
+    if damage == "bytes":
+        content = bytearray(data.read_bytes())
+        content[3] ^= 1
+        data.write_bytes(content)
+    elif damage == "length":
+        data.write_bytes(data.read_bytes()[:-2])
+    elif damage == "index":
+        index.write_text("[")
+    elif damage == "rows":
+        index.write_text(json.dumps({**told, "rows": ["00" * 32]}))
+    else:
+        data.unlink()
+    again = opened(tmp_path / "a")
+    assert not again.knows(ROWS[:1])
+    again.add(ROWS[:1], given := hidden(ROWS[:1]))
+    assert torch.equal(again.batch(ROWS[:1], CPU), given)
+    again.close(keep=False)
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    states = opened(tmp_path / "a")
+    with pytest.raises(BlockingIOError):
+        opened(tmp_path / "a")
+    states.close(keep=True)
+    opened(tmp_path / "a").close(keep=False)

@@ -1,0 +1,149 @@
+"""Training with the trunk cache: the same losses, the lower blocks run once a row, and reasons where there is none."""
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from petune.backbone.base import Base
+from petune.errors import ConfigError
+from petune.training.recipe import Recipe
+from petune.training.run import train
+
+ON = {"trunk_cache": "1GiB"}
+TOP = {"method": "lora", "r": 2, "layers_to_transform": [2]}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the caches of these tests lie."""
+    monkeypatch.setenv("PETUNE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "trunk"
+
+
+def counted(base: Base) -> list[int]:
+    """Return a list that grows by one whenever the lowest block is run."""
+    calls: list[int] = []
+    base.model.model.layers[0].self_attn.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def losses(result: Any) -> list[float]:
+    return [entry["loss"] for entry in result.history if "loss" in entry]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        TOP,
+        {"method": "lora", "r": 2, "layers_to_transform": [1, 2], "lora_dropout": 0.3},
+        {"method": "llama_adapter", "adapter_layers": 1},
+        {"method": "full", "trainable_parameters": ["*.layers.2.*", "lm_head.weight"]},
+    ],
+    ids=["lora", "lora with dropout", "llama_adapter", "full"],
+)
+def test_losses_and_adapter_are_those_without(
+    settings: dict[str, Any], tiny_base: Callable[..., Base], keys: Callable[..., Any], tmp_path: Path, cache: Path
+) -> None:
+    recipe = keys(**settings, num_train_epochs=3, eval_data=str(tmp_path / "eval.jsonl"))
+    plain = train({**recipe, "output_dir": str(tmp_path / "plain")}, base=tiny_base("llama"))
+    base = tiny_base("llama")
+    calls = counted(base)
+    cached = train({**recipe, **ON}, base=base)
+    assert losses(cached) == pytest.approx(losses(plain), abs=1e-6)
+    assert cached.eval_metrics["loss"] == pytest.approx(plain.eval_metrics["loss"], abs=1e-6)
+    theirs = plain.model.adapter("default").tensors()
+    for name, tensor in cached.model.adapter("default").tensors().items():
+        torch.testing.assert_close(tensor, theirs[name], atol=1e-5, rtol=1e-4)
+    assert not list(cache.iterdir())
+    # Seven micro-batches in the first epoch, three passes of the probe, and one evaluation an epoch.
+    assert len(calls) <= 7 + 3 + 3
+
+
+def test_the_last_epochs_never_run_the_trunk(
+    tiny_base: Callable[..., Base], keys: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    def runs(epochs: int) -> int:
+        base = tiny_base("llama")
+        calls = counted(base)
+        train(keys(**TOP, **ON, num_train_epochs=epochs), base=base, overwrite=True)
+        return len(calls)
+
+    with caplog.at_level(logging.INFO, "petune"):
+        assert runs(2) == runs(6)
+    assert "trunk cache: what 2 of 3 blocks make of the rows" in caplog.text
+
+
+def test_a_kept_cache_serves_the_next_run_and_no_other(
+    tiny_base: Callable[..., Base], keys: Callable[..., Any], cache: Path
+) -> None:
+    kept = {**ON, "keep_trunk_cache": True}
+    first = train(keys(**TOP, **kept, num_train_epochs=1), base=tiny_base("llama"))
+    assert len(list(cache.iterdir())) == 1
+
+    base = tiny_base("llama")
+    calls = counted(base)
+    again = train(keys(**TOP, **kept, num_train_epochs=1), base=base, overwrite=True)
+    assert len(calls) == 3  # the probe alone
+    assert losses(again) == pytest.approx(losses(first), abs=1e-6)
+
+    changed = tiny_base("llama")
+    with torch.no_grad():
+        changed.model.model.layers[0].mlp.up_proj.weight[0, 0] += 1e-3
+    calls = counted(changed)
+    train(keys(**TOP, **kept, num_train_epochs=1), base=changed, overwrite=True)
+    assert len(calls) > 3
+    assert len(list(cache.iterdir())) == 2
+
+    above = tiny_base("llama")
+    with torch.no_grad():
+        above.model.model.layers[2].mlp.up_proj.weight[0, 0] += 1e-3
+    calls = counted(above)
+    train(keys(**TOP, **kept, num_train_epochs=1), base=above, overwrite=True)
+    assert len(calls) == 3  # what lies above the trunk changes nothing in it
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"method": "prefix_tuning"}, "the adapter reaches down to the lowest block"),
+        ({**TOP, "trunk_cache": "100"}, "it needs .* KiB, and --trunk-cache allows 100 bytes"),
+        ({**TOP, "num_train_epochs": 1}, "no row comes twice, and --keep-trunk-cache does not keep it"),
+    ],
+)
+def test_why_there_is_none_is_said(
+    changes: dict[str, Any],
+    reason: str,
+    tiny_base: Callable[..., Base],
+    keys: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    result = train(keys(**{**ON, **changes}), base=tiny_base("llama"))
+    assert result.steps > 0
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.startswith("no trunk cache, the run goes on without: ")
+    assert re.search(reason, warning)
+
+
+def test_a_cache_that_cannot_be_written_is_said(
+    tiny_base: Callable[..., Base], keys: Callable[..., Any], cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.parent.mkdir(parents=True)
+    cache.write_text("a file where the folder should be")
+    train(keys(**TOP, **ON), base=tiny_base("llama"))
+    assert "cannot be written" in caplog.text
+
+
+def test_settings_that_make_no_sense() -> None:
+    with pytest.raises(ConfigError, match=r"trunk_cache: 'much' is no size; write it like 500MB.*, or off"):
+        Recipe.parse({"trunk_cache": "much"})
+    with pytest.raises(ConfigError, match="keep_trunk_cache keeps what trunk_cache allows; give trunk_cache a size"):
+        Recipe.parse({"keep_trunk_cache": True})
+
+
+def test_a_run_may_go_on_with_or_without() -> None:
+    assert Recipe.parse({}).differences(Recipe.parse({**ON, "keep_trunk_cache": True})) == []
