@@ -295,7 +295,6 @@ class AdaptedModel(nn.Module):
         adapters = list(self.adapters.values()) if name is None else [self.adapter(name)]
         own = {id(p): p for a in adapters for p in a.parameters()}
         trainable = sum(p.numel() for p in own.values() if p.requires_grad)
-        replaced = any(not a.method.shares_batch for a in adapters)
         total = sum(p.numel() for p in self._model.parameters())
-        total += 0 if replaced else sum(p.numel() for p in own.values())
+        total += sum(p.numel() for p in own.values()) if all(a.method.shares_batch for a in adapters) else 0
         return f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}"

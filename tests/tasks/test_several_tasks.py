@@ -18,7 +18,7 @@ from petune.backbone.base import Base, load_base
 from petune.backbone.further_heads import HeadSpec
 from petune.data.batching import collate
 from petune.errors import BaseMismatchError, ConfigError, DataError, Interrupted
-from petune.training import bases, checkpoints, one_pass
+from petune.training import checkpoints, drafts, one_pass
 from petune.training.events import Silent, Step
 from petune.training.run import train
 from petune.training.run_many import train_many
@@ -261,7 +261,7 @@ def test_what_cannot_be_is_told_before_the_weights_load(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("the weights were loaded")
 
-    monkeypatch.setattr(bases, "load_base", never)
+    monkeypatch.setattr(drafts, "load_base", never)
     with pytest.raises(ConfigError, match=r"cannot carry the heads of 'sentiment' \(sequence_cl.* train them apart"):
         train(entries(recipe("t5"), "sentiment", "ner"))
     keys = recipe()
@@ -343,11 +343,8 @@ def test_two_adapters_for_the_same_tasks_share_a_pass(recipe: Callable[..., dict
         losses = [[e["loss"] for e in result.history if "loss" in e] for result in (outcome.result, alone)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
         assert outcome.result.model.adapter(outcome.name).tasks == alone.model.adapter("default").tasks
-    with pytest.raises(
-        ConfigError, match=r"task is sentiment .*, ner .* for a and sentiment .*, qa .* for c: adapters"
-    ):
-        places = {name: str(tmp_path / "other" / name) for name in "ac"}
-        train_many([
-            entries(recipe(output_dir=places["a"]), "sentiment", "ner"),
-            entries(recipe(output_dir=places["c"]), "sentiment", "qa"),
-        ])  # fmt: skip
+    places = {name: str(tmp_path / "other" / name) for name in "ac"}
+    first = entries(recipe(output_dir=places["a"]), "sentiment", "ner")
+    second = entries(recipe(output_dir=places["c"]), "sentiment", "qa")
+    with pytest.raises(ConfigError, match=r"task is sentiment .*, ner .* for a and sentiment .*, qa .* for c: adapter"):
+        train_many([first, second])
