@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from petune.comparison.run import compare
     from petune.errors import PetuneError
     from petune.training.recipe import Recipe
-    from petune.training.result import TrainingResult
+    from petune.training.result import Outcome, TrainingResult
     from petune.training.run import train
+    from petune.training.run_many import train_many
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,7 @@ __all__ = [
     "AdaptedModel",
     "Adapter",
     "Base",
+    "Outcome",
     "PetuneError",
     "Recipe",
     "TrainingResult",
@@ -42,12 +44,14 @@ __all__ = [
     "save_adapter",
     "save_stack",
     "train",
+    "train_many",
 ]
 
 _HOME = {
     "AdaptedModel": "adapted_model",
     "Adapter": "adapter",
     "Base": "backbone.base",
+    "Outcome": "training.result",
     "PetuneError": "errors",
     "Recipe": "training.recipe",
     "TrainingResult": "training.result",
@@ -58,6 +62,7 @@ _HOME = {
     "save_adapter": "checkpoint.folder",
     "save_stack": "checkpoint.stack",
     "train": "training.run",
+    "train_many": "training.run_many",
 }
 
 

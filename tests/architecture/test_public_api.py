@@ -10,6 +10,7 @@ NAMES = [
     "AdaptedModel",
     "Adapter",
     "Base",
+    "Outcome",
     "PetuneError",
     "Recipe",
     "TrainingResult",
@@ -26,6 +27,7 @@ NAMES = [
     "save_adapter",
     "save_stack",
     "train",
+    "train_many",
 ]
 
 
