@@ -29,7 +29,8 @@ def test_a_further_head_computes_what_transformers_computes(
     assert (head.path, head.model.base_model) == ("task_qa", model.base_model)
     assert not any(parameter.requires_grad for parameter in model.get_submodule(head.path).parameters())
     plain = auto_class(SPAN.task).from_config(head.model.config).eval()
-    plain.load_state_dict(head.model.state_dict())
+    own = plain.state_dict()  # a body that serves other heads may hold more, such as a pooler
+    plain.load_state_dict({name: tensor for name, tensor in head.model.state_dict().items() if name in own})
     ids = token_ids(2, 7)
     output, expected = head.model(input_ids=ids), plain(input_ids=ids)
     assert torch.equal(output.start_logits, expected.start_logits)
@@ -89,6 +90,11 @@ def test_the_body_that_serves_all_is_chosen(tiny_model: Model) -> None:
     assert chosen("roberta", WORDS, SPAN, CLASSES) == 0
     assert chosen("roberta", WORDS, SPAN, CLASSES, saved="question_answering") == 1
     assert chosen("llama", WORDS, text) == 1  # whose head comes with the weights
+    cloze = HeadSpec("cloze", "masked_lm")
+    assert chosen("bert", WORDS, cloze) == 1
+    assert chosen("roberta", CLASSES, cloze) == 1
+    with pytest.raises(ConfigError, match=r"heads of 'review' .*, 'cloze' \(masked_lm\): they need different bodies"):
+        chosen("bert", CLASSES, cloze)  # whose pretrained head comes without a pooler
     with pytest.raises(ConfigError, match=r"heads of 'ner' \(token_classification\), 'review' .*different bodies"):
         chosen("t5", WORDS, CLASSES)
 
@@ -99,6 +105,8 @@ def test_a_head_of_another_body_is_refused(tiny_model: Model) -> None:
         add_heads(words, [CLASSES])
     with pytest.raises(BaseModelError, match="cannot be loaded for question_answering"):
         add_heads(tiny_model("gemma"), [SPAN])
+    with pytest.raises(ConfigError, match="the head of 'text' comes with the weights: load the base for causal_lm"):
+        add_heads(tiny_model("llama", task=CLASSES.task, labels=CLASSES.labels), [HeadSpec("text", "causal_lm")])
     with pytest.raises(ConfigError, match=r"'qa' .* take another base than a t5"):
         add_heads(tiny_model("t5"), [SPAN])
 

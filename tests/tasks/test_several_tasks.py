@@ -331,6 +331,35 @@ def test_a_loaded_base_must_have_the_heads(recipe: Callable[..., dict[str, Any]]
         train({**keys, "tasks": same}, base=base, overwrite=True)
 
 
+def test_new_tokens_and_recomputation_go_with_several_heads(
+    recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    keys = recipe(new_tokens=["<film>"], gradient_checkpointing=True)
+    plain = train({**recipe(new_tokens=["<film>"]), "output_dir": str(tmp_path / "plain")})
+    result = train(keys)
+    first, second = ([entry["loss"] for entry in run.history if "loss" in entry] for run in (plain, result))
+    assert first == pytest.approx(second, abs=1e-5)
+    for name, file in FILES.items():
+        data = tmp_path / f"{file}.jsonl"
+        alone = api.load(tmp_path / "out", task_name=name, dtype="float32")
+        assert alone.base.new_tokens == ("<film>",)
+        assert api.evaluate(alone, data).metrics == api.evaluate(result.model, data, task_name=name).metrics
+
+
+def test_an_encoder_fills_in_answers_beside_tagging_words(
+    recipe: Callable[..., dict[str, Any]], rows: Make, tmp_path: Path
+) -> None:
+    keys = entries(recipe(), "ner")
+    cloze = {"name": "cloze", "task": "masked_lm", "data": rows("reviews", "cloze")}
+    written = {"template": "{{ text }} {{ mask }}", "verbalizer": {"pos": "a", "neg": "b"}}
+    result = train({**keys, "tasks": [*keys["tasks"], {**cloze, **written}]})
+    assert (result.model.base.task, set(result.model.base.heads)) == ("masked_lm", {"ner"})
+    for name, file in (("cloze", "cloze"), ("ner", "entities")):
+        alone = api.load(tmp_path / "out", task_name=name, dtype="float32")
+        data = tmp_path / f"{file}.jsonl"
+        assert api.evaluate(alone, data).metrics == api.evaluate(result.model, data, task_name=name).metrics
+
+
 def test_two_adapters_for_the_same_tasks_share_a_pass(recipe: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     own: dict[str, dict[str, Any]] = {
         "a": {"learning_rate": 1e-2, "per_device_train_batch_size": 2},

@@ -76,6 +76,8 @@ def add_heads(
         torch.manual_seed(seed)
         for spec in specs:
             headed = _without_weights(model.config, spec)
+            if headed.get_output_embeddings() is not None:
+                raise ConfigError(f"the head of '{spec.name}' comes with the weights: load the base for {spec.task}")
             if not _takes_body(headed, model):
                 raise ConfigError(
                     f"'{spec.name}' ({spec.task}) needs another body than the base has; {_ways_out(model)}"
@@ -93,7 +95,8 @@ def choose_own(
 ) -> int:
     """Return which of several heads a base is to be loaded with, so that its body serves the others too.
 
-    It is one that comes with the weights, where there is one and it can be; else the first that can.
+    A language-modelling head comes with the weights, so it is that one where there is one. Else it is one that the
+    weights were saved with, or the first, where its body serves the others.
 
     Args:
         specs: the heads.
@@ -104,10 +107,11 @@ def choose_own(
         ConfigError: no body serves them all.
     """
     models = [skeleton(spec) for spec in specs]
-    with_weights = [models[i].get_output_embeddings() is not None or specs[i].task == saved for i in range(len(specs))]
-    for i in sorted(range(len(specs)), key=lambda i: not with_weights[i]):
-        if all(_takes_body(other, models[i]) for other in models if other is not models[i]):
-            return i
+    pretrained = [i for i, model in enumerate(models) if model.get_output_embeddings() is not None]
+    if len(pretrained) < 2:
+        for i in pretrained or sorted(range(len(specs)), key=lambda i: specs[i].task != saved):
+            if all(_takes_body(other, models[i]) for other in models if other is not models[i]):
+                return i
     heads = ", ".join(f"'{spec.name}' ({spec.task})" for spec in specs)
     raise ConfigError(f"one base cannot carry the heads of {heads}: they need different bodies; {_ways_out(models[0])}")
 
