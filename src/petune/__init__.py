@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from petune.checkpoint.folder import save_adapter
     from petune.checkpoint.stack import save_stack
     from petune.comparison.run import compare
+    from petune.comparison.suggest import suggest
     from petune.errors import PetuneError
     from petune.training.recipe import Recipe
     from petune.training.result import TrainingResult
@@ -41,6 +42,7 @@ __all__ = [
     "predict",
     "save_adapter",
     "save_stack",
+    "suggest",
     "train",
 ]
 
@@ -57,6 +59,7 @@ _HOME = {
     "load_base": "backbone.base",
     "save_adapter": "checkpoint.folder",
     "save_stack": "checkpoint.stack",
+    "suggest": "comparison.suggest",
     "train": "training.run",
 }
 

@@ -25,6 +25,7 @@ NAMES = [
     "predict",
     "save_adapter",
     "save_stack",
+    "suggest",
     "train",
 ]
 
