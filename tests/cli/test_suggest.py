@@ -22,9 +22,8 @@ def test_the_table_the_reasons_and_the_lines_are_printed(petune: Callable[..., s
 
 
 def test_json(petune: Callable[..., str]) -> None:
-    found = json.loads(
-        petune("suggest", "--model", "tiny", "--data", "rows.jsonl", "--num-train-epochs", "1", "--json")
-    )
+    arguments = ("--model", "tiny", "--data", "rows.jsonl", "--num-train-epochs", "1")
+    found = json.loads(petune("suggest", *arguments, "--json"))
     assert {method["method"] for method in found["methods"]} == set(methods.names())
     assert "--num-train-epochs 1.0" in found["train"]
     assert "--budget 1.0" in found["compare"]

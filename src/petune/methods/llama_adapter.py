@@ -94,8 +94,8 @@ class LlamaAdapter(Method[LlamaAdapterConfig]):
     )
     evidence = (
         Finding(
-            "LLaMA-7B answers 78.3 % of ScienceQA from text alone with 1.2 million learned numbers; a gate that starts"
-            " at zero reaches 84.0 where a random start reaches 40.8.",
+            "LLaMA-7B answers 78.3 % of ScienceQA from text alone with 1.2 million learned numbers; on validation rows"
+            " a gate that starts at zero reaches 84.0, a random start 40.8.",
             "works",
             tasks=("causal_lm",),
         ),
