@@ -33,7 +33,7 @@ from petune.data.options import DataOptions
 from petune.evaluation.metrics import METRICS
 from petune.methods.config import fields_of
 from petune.training.options import TrainingOptions
-from petune.training.recipe import RunOptions
+from petune.training.recipe import SEVERAL, RunOptions
 from petune.training.task_entries import TaskEntry
 
 BASES = (
@@ -275,6 +275,12 @@ def schema() -> str:
         if name != default:  # a recipe without the key has the default method
             chosen["required"] = ["method"]
         choices.append({"if": chosen, "then": {"properties": {n: _plain(s) for n, s in settings.items()}}})
+    properties[SEVERAL] = {
+        "type": "object",
+        "description": "Several adapters to train in one pass: name to the keys that are its own.",
+        "additionalProperties": {"type": ["object", "null"]},
+        "minProperties": 1,
+    }
     content = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "petune recipe",

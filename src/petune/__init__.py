@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from petune.comparison.suggest import suggest
     from petune.errors import PetuneError
     from petune.training.recipe import Recipe
-    from petune.training.result import TrainingResult
+    from petune.training.result import Outcome, TrainingResult
     from petune.training.run import train
+    from petune.training.run_many import train_many
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ __all__ = [
     "AdaptedModel",
     "Adapter",
     "Base",
+    "Outcome",
     "PetuneError",
     "Recipe",
     "TrainingResult",
@@ -44,12 +46,14 @@ __all__ = [
     "save_stack",
     "suggest",
     "train",
+    "train_many",
 ]
 
 _HOME = {
     "AdaptedModel": "adapted_model",
     "Adapter": "adapter",
     "Base": "backbone.base",
+    "Outcome": "training.result",
     "PetuneError": "errors",
     "Recipe": "training.recipe",
     "TrainingResult": "training.result",
@@ -61,6 +65,7 @@ _HOME = {
     "save_stack": "checkpoint.stack",
     "suggest": "comparison.suggest",
     "train": "training.run",
+    "train_many": "training.run_many",
 }
 
 

@@ -10,6 +10,7 @@ NAMES = [
     "AdaptedModel",
     "Adapter",
     "Base",
+    "Outcome",
     "PetuneError",
     "Recipe",
     "TrainingResult",
@@ -27,6 +28,7 @@ NAMES = [
     "save_stack",
     "suggest",
     "train",
+    "train_many",
 ]
 
 

@@ -243,6 +243,17 @@ def test_held_out_loss_until_it_is_low_enough() -> None:
     assert easier.report()["seconds"] >= 0
 
 
+def test_older_releases_find_the_base_of_the_rotation(tmp_path: Path) -> None:
+    from race.workers.prepare import name_rotation_twice
+
+    config = tmp_path / "config.json"
+    for settings in ({"rope_parameters": {"rope_theta": 1e5, "rope_type": "default"}}, {"hidden_size": 8}):
+        config.write_text(json.dumps(settings))
+        name_rotation_twice(config)
+        theta = {"rope_theta": 1e5} if "rope_parameters" in settings else {}
+        assert json.loads(config.read_text()) == {**settings, **theta}
+
+
 def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
     from race.workers.prepare import write_first
 

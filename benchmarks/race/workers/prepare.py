@@ -1,5 +1,6 @@
 """Makes the work: the reviews as token ids, the order of the rows, the base in bfloat16, the adapter to start from."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def main() -> None:
     demo = load_base("demo", dtype="bfloat16", device="cpu")
     demo.model.save_pretrained(work.model)
     demo.tokenizer.save_pretrained(work.model)
+    name_rotation_twice(work.model / "config.json")
 
     # Loaded anew, so that the adapter to start from names the folder that both sides train on.
     base = load_base(work.model, dtype="bfloat16", device="cpu")
@@ -42,6 +44,17 @@ def main() -> None:
     )
     save_adapter(AdaptedModel(base, [adapter]), work.start)
     task.answer(dict(work.describe()))
+
+
+def name_rotation_twice(config: Path) -> None:
+    """Write the base of the rotary embedding where older releases of transformers look for it too.
+
+    They do not find it where newer ones write it, and compute another model with a value of their own.
+    """
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    rotation = settings.get("rope_parameters") or {}
+    settings |= {"rope_theta": rotation["rope_theta"]} if "rope_theta" in rotation else {}
+    config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def write_texts(work: Work, settings: Settings) -> None:
