@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from petune.checkpoint.folder import save_adapter
     from petune.checkpoint.stack import save_stack
     from petune.comparison.run import compare
+    from petune.comparison.suggest import suggest
     from petune.errors import PetuneError
     from petune.training.recipe import Recipe
     from petune.training.result import Outcome, TrainingResult
@@ -43,6 +44,7 @@ __all__ = [
     "predict",
     "save_adapter",
     "save_stack",
+    "suggest",
     "train",
     "train_many",
 ]
@@ -61,6 +63,7 @@ _HOME = {
     "load_base": "backbone.base",
     "save_adapter": "checkpoint.folder",
     "save_stack": "checkpoint.stack",
+    "suggest": "comparison.suggest",
     "train": "training.run",
     "train_many": "training.run_many",
 }

@@ -26,6 +26,7 @@ NAMES = [
     "predict",
     "save_adapter",
     "save_stack",
+    "suggest",
     "train",
     "train_many",
 ]
