@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -55,8 +56,7 @@ class HiddenStates:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._known = self._read_index(end * width * dtype.itemsize)
             (folder / INDEX_FILE).unlink(missing_ok=True)  # from here on it is being written
-            with (folder / DATA_FILE).open("ab") as file:  # a full disk is told now, not by a signal when pages are
-                os.posix_fallocate(file.fileno(), 0, end * width * dtype.itemsize)
+            _reserve(folder / DATA_FILE, end * width * dtype.itemsize)
             self._numbers: Tensor | None = torch.from_file(str(folder / DATA_FILE), True, end * width, dtype=dtype)
         except BaseException:
             self._lock.close()
@@ -122,6 +122,15 @@ class HiddenStates:
             return known
         data.unlink(missing_ok=True)
         return set()
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make a file of ``size`` bytes; where the system can, a full disk is told now and not by a signal later."""
+    with path.open("ab") as file:
+        if sys.platform == "linux":
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
 
 
 def row_key(row: Encoded) -> bytes:
