@@ -7,6 +7,7 @@ Generated are docs/cli.md, docs/recipe.schema.json, and in other pages whatever 
 """
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,7 @@ from petune.data.options import DataOptions
 from petune.evaluation.metrics import METRICS
 from petune.methods.config import fields_of
 from petune.training.options import TrainingOptions
-from petune.training.recipe import RunOptions
+from petune.training.recipe import SEVERAL, RunOptions
 from petune.training.task_entries import TaskEntry
 
 BASES = (
@@ -78,6 +79,7 @@ def all_sections() -> dict[str, Callable[[], str]]:
         "task-entries": lambda: settings_table(TaskEntry, leave_out=set(DataOptions.model_fields)),
         "compare-options": lambda: settings_table(CompareOptions, leave_out=set(DataOptions.model_fields)),
         "method-entry": lambda: settings_table(MethodEntry),
+        "evidence": evidence_table,
         "layouts": layouts_table,
         "metrics": metrics_table,
         "bases": bases_table,
@@ -87,6 +89,25 @@ def all_sections() -> dict[str, Callable[[], str]]:
     for name in methods.names():
         sections[f"method.{name}"] = lambda name=name: method_settings(name)  # type: ignore[misc]
     return sections
+
+
+def evidence_table() -> str:
+    """Return the table of what was published of the methods."""
+    lines = ["| method | beside full fine-tuning | finding | about |", "| --- | --- | --- | --- |"]
+    for name in methods.names():
+        method = methods.get(name)
+        for finding in method.evidence:
+            paper = finding.paper or method.paper
+            least, too_large = finding.parameters
+            about = [
+                ", ".join(finding.tasks) or "every task",
+                *([f"from {least:,.0f} parameters"] if least else []),
+                *([f"below {too_large:,.0f} parameters"] if too_large != math.inf else []),
+                *([f"below {finding.rows_below:,} rows"] if finding.rows_below != math.inf else []),
+            ]
+            source = f" [{paper.authors} {paper.year}]({paper.url})" if paper is not None else ""
+            lines.append(f"| `{name}` | {finding.standing} | {finding.says}{source} | {'; '.join(about)} |")
+    return "\n".join(lines)
 
 
 def method_settings(name: str) -> str:
@@ -254,6 +275,12 @@ def schema() -> str:
         if name != default:  # a recipe without the key has the default method
             chosen["required"] = ["method"]
         choices.append({"if": chosen, "then": {"properties": {n: _plain(s) for n, s in settings.items()}}})
+    properties[SEVERAL] = {
+        "type": "object",
+        "description": "Several adapters to train in one pass: name to the keys that are its own.",
+        "additionalProperties": {"type": ["object", "null"]},
+        "minProperties": 1,
+    }
     content = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "petune recipe",

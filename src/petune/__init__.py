@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from petune.checkpoint.folder import save_adapter
     from petune.checkpoint.stack import save_stack
     from petune.comparison.run import compare
+    from petune.comparison.suggest import suggest
     from petune.errors import PetuneError
     from petune.training.recipe import Recipe
-    from petune.training.result import TrainingResult
+    from petune.training.result import Outcome, TrainingResult
     from petune.training.run import train
+    from petune.training.run_many import train_many
 
 __version__ = "0.1.0"
 
@@ -26,6 +28,7 @@ __all__ = [
     "AdaptedModel",
     "Adapter",
     "Base",
+    "Outcome",
     "PetuneError",
     "Recipe",
     "TrainingResult",
@@ -41,13 +44,16 @@ __all__ = [
     "predict",
     "save_adapter",
     "save_stack",
+    "suggest",
     "train",
+    "train_many",
 ]
 
 _HOME = {
     "AdaptedModel": "adapted_model",
     "Adapter": "adapter",
     "Base": "backbone.base",
+    "Outcome": "training.result",
     "PetuneError": "errors",
     "Recipe": "training.recipe",
     "TrainingResult": "training.result",
@@ -57,7 +63,9 @@ _HOME = {
     "load_base": "backbone.base",
     "save_adapter": "checkpoint.folder",
     "save_stack": "checkpoint.stack",
+    "suggest": "comparison.suggest",
     "train": "training.run",
+    "train_many": "training.run_many",
 }
 
 

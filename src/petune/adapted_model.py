@@ -290,11 +290,11 @@ class AdaptedModel(nn.Module):
             self._model.get_parameter(path).copy_(value)
         return adapters
 
-    def parameter_summary(self) -> str:
-        """Return the line everybody knows: trainable parameters, all parameters, and the share in percent."""
-        own = {id(p): p for a in self.adapters.values() for p in a.parameters()}
+    def parameter_summary(self, name: str | None = None) -> str:
+        """Return the line everybody knows, of adapter ``name`` or of all: parameters to train, all, and the share."""
+        adapters = list(self.adapters.values()) if name is None else [self.adapter(name)]
+        own = {id(p): p for a in adapters for p in a.parameters()}
         trainable = sum(p.numel() for p in own.values() if p.requires_grad)
-        replaced = any(not a.method.shares_batch for a in self.adapters.values())
         total = sum(p.numel() for p in self._model.parameters())
-        total += 0 if replaced else sum(p.numel() for p in own.values())
+        total += sum(p.numel() for p in own.values()) if all(a.method.shares_batch for a in adapters) else 0
         return f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}"

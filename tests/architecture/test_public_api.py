@@ -10,6 +10,7 @@ NAMES = [
     "AdaptedModel",
     "Adapter",
     "Base",
+    "Outcome",
     "PetuneError",
     "Recipe",
     "TrainingResult",
@@ -25,7 +26,9 @@ NAMES = [
     "predict",
     "save_adapter",
     "save_stack",
+    "suggest",
     "train",
+    "train_many",
 ]
 
 

@@ -54,3 +54,22 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = screen.getvalue()
     for part in ("step 3/3", "loss 1.2500", "2,000 tokens/s", "3 MiB", "left", "validation at step 3"):
         assert part in shown
+
+
+def test_several_runs_share_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for terminal in (True, False):
+        screen = io.StringIO()
+        options = {"file": screen, "force_terminal": terminal, "width": 80}
+        monkeypatch.setattr(progress, "Console", lambda options=options, **_: Console(**options))
+        shared = progress.Screen()
+        bars = [ProgressBar(every=1, name=name, screen=shared) for name in ("a", "[b]")]
+        for bar in bars:
+            bar.started(Plan(total_steps=2, first_step=0, parameters="trainable params: 1"))
+        for bar in bars:
+            bar.stepped(step(1))
+        bars[0].ended()
+        bars[1].stepped(step(2))
+        bars[1].ended()
+        bars[1].ended()
+        for part in ("a: trainable params: 1", "[b]: step 2/2", "a: step 1/2"):
+            assert part in screen.getvalue()

@@ -5,7 +5,11 @@ import pytest
 import yaml
 
 from petune.cli import main as command_line
-from petune.comparison.command import train_command
+from petune.cli.compare import joined
+from petune.cli.flags import read
+from petune.comparison.command import compare_command, train_command
+from petune.comparison.recipe import CompareOptions, CompareRecipe
+from petune.training.options import TrainingOptions
 from petune.training.recipe import Recipe
 
 
@@ -30,3 +34,23 @@ def test_the_command_says_what_the_keys_say(keys: dict[str, Any], capsys: pytest
 
 def test_defaults_are_left_out() -> None:
     assert train_command({"data": "rows.jsonl"}) == "petune train --data rows.jsonl"
+
+
+def test_the_command_of_a_comparison_says_what_the_keys_say() -> None:
+    keys = {
+        "data": "a b.jsonl",
+        "models": ["one", "two"],
+        "budget": 5,
+        "template": "Review: {{ text }}",
+        "columns": {"text": "body"},
+        "per_device_train_batch_size": 4,
+    }
+    words = shlex.split(compare_command(["lora", "ia3"], keys))
+    assert words[:5] == ["petune", "compare", "--methods", "lora", "ia3"]
+    flags: dict[str, Any] = {}
+    joined_words = joined(words[2:])
+    for flag, value in zip(joined_words[::2], joined_words[1::2], strict=True):
+        flags[flag.removeprefix("--").replace("-", "_")] = value
+    fields = {**TrainingOptions.model_fields, **CompareOptions.model_fields}
+    read_back = CompareRecipe.parse({name: read(fields[name], value) for name, value in flags.items()})
+    assert read_back == CompareRecipe.parse({**keys, "methods": ["lora", "ia3"]})

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+import petune
 from petune.comparison.recipe import CompareRecipe
 from petune.comparison.split import split_rows
 from petune.comparison.survey import Survey, survey
@@ -88,3 +89,15 @@ def test_a_tokenizer_is_all_it_needs(
 ) -> None:  # fmt: skip
     (Path(tiny_folder) / "model.safetensors").write_bytes(b"no weights")
     assert look().parameters > 0
+
+
+@pytest.mark.parametrize("method", ["lora", "p_tuning"])
+def test_what_is_stored_is_what_a_folder_holds(method: str, look: Callable[..., Survey], tmp_path: Path) -> None:
+    found = look()
+    model = petune.load(base=found.name)
+    model.attach(petune.create_adapter(model.base, method))
+    petune.save_adapter(model, tmp_path / "adapter")
+    size = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size
+    outlook = found.outlook(method, {})
+    assert 0 < outlook.stored <= size < outlook.stored + 4096  # the file has a header
+    assert outlook.trainable * 4 >= outlook.stored

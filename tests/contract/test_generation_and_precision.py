@@ -69,7 +69,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(
         torch.manual_seed(3)  # for dropout
         model.train()
         with gradient_checkpointing(model.model) if checkpointing else nullcontext():
-            LabelLoss(model.model, model.plugged_into)({"input_ids": ids}, ids, model).backward()
+            LabelLoss(model.model, model.plugged_into)({"input_ids": ids}, ids, model).sum().backward()
             of_the_source = adapter.source is not None  # which runs the base on its own, and never recomputes
             assert len(calls) == of_the_source + (2 if checkpointing else 1)
             calls.clear()
@@ -100,7 +100,7 @@ def test_bf16_base_trains_fp32_masters_without_autocast(
         adapter = create_adapter(base, method)
         adapter.set_trainable(True)
         model = AdaptedModel(base, [randomise(adapter, scale=0.02)])
-        loss = LabelLoss(model.model, model.plugged_into)({"input_ids": ids}, ids, model)
+        loss = LabelLoss(model.model, model.plugged_into)({"input_ids": ids}, ids, model).sum()
         loss.backward()
         assert loss.dtype == torch.float32
         assert all(p.dtype == torch.float32 and p.grad is not None for p in adapter.parameters())

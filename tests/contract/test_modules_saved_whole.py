@@ -60,7 +60,7 @@ def test_they_train_and_the_base_stays(
     adapter = create_adapter(base, sharing_method, modules_to_save=names)
     adapter.set_trainable(True)
     model = AdaptedModel(base, [adapter])
-    LabelLoss(model.model, model.plugged_into)({"input_ids": ids}, ids, model).backward()
+    LabelLoss(model.model, model.plugged_into)({"input_ids": ids}, ids, model).sum().backward()
     for slot in adapter.replacements.values():
         for parameter in slot.parameters():
             assert parameter.grad is not None

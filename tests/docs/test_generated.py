@@ -10,7 +10,7 @@ import yaml
 
 from petune import methods
 from petune.comparison.recipe import SHARED_KEYS, CompareOptions, MethodEntry
-from petune.training.recipe import RunOptions
+from petune.training.recipe import SEVERAL, RunOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ def test_every_page_is_up_to_date(regenerate: ModuleType) -> None:
     pages = regenerate.pages()
     stale = [path.name for path, text in pages.items() if path.read_text(encoding="utf-8") != text]
     assert stale == [], "run .venv/bin/python scripts/regenerate_docs.py"
-    assert len(pages) == 8 + len(methods.names())
+    assert len(pages) == 9 + len(methods.names())
 
 
 def test_every_section_stands_somewhere(regenerate: ModuleType) -> None:
@@ -59,7 +59,7 @@ def test_a_stale_page_is_found_and_rewritten(
 
 def test_the_schema_knows_every_key_of_the_recipes() -> None:
     schema = json.loads((ROOT / "docs" / "recipe.schema.json").read_text(encoding="utf-8"))
-    assert set(schema["properties"]) == set(RunOptions.model_fields)
+    assert set(schema["properties"]) == {*RunOptions.model_fields, SEVERAL}
     own = {
         choice["if"]["properties"]["method"]["const"]: set(choice["then"]["properties"]) for choice in schema["allOf"]
     }

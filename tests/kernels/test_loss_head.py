@@ -32,7 +32,7 @@ def oracle(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None) 
 def computed(
     hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, chunk_rows: int
 ) -> tuple[Tensor, Iterator[Tensor]]:
-    loss = label_cross_entropy(hidden, weight, labels, bias, chunk_rows)
+    loss = label_cross_entropy(hidden, weight, labels, bias, chunk_rows).sum()
     found = torch.autograd.grad(3 * loss, [t for t in (hidden, weight, bias) if t is not None])
     return loss.detach(), iter(found)
 
@@ -69,14 +69,14 @@ def test_many_bf16_rows_lose_nothing_in_the_sum() -> None:
     labels = torch.zeros(20_000, dtype=torch.int64)
     hidden = torch.zeros(20_000, 4, dtype=torch.bfloat16)
     weight = torch.zeros(8, 4, dtype=torch.bfloat16)
-    loss = label_cross_entropy(hidden, weight, labels)
+    loss = label_cross_entropy(hidden, weight, labels).sum()
     torch.testing.assert_close(loss, torch.tensor(20_000 * torch.log(torch.tensor(8.0)).item()), rtol=1e-5, atol=0)
 
 
 def test_a_frozen_head_gets_no_gradient() -> None:
     hidden, weight, labels, _ = problem(torch.float32, bias=False)
     loss = label_cross_entropy(hidden, weight.detach(), labels)
-    loss.backward()
+    loss.sum().backward()
     assert weight.grad is None
     assert hidden.grad is not None
     assert not label_cross_entropy(hidden.detach(), weight.detach(), labels).requires_grad
@@ -86,19 +86,36 @@ def test_a_trainable_head_on_frozen_states() -> None:
     hidden, weight, labels, bias = problem(torch.float32, bias=True)
     assert bias is not None
     _, (_, d_weight, d_bias) = oracle(hidden, weight, labels, bias)
-    (3 * label_cross_entropy(hidden.detach(), weight, labels, bias)).backward()
+    (3 * label_cross_entropy(hidden.detach(), weight, labels, bias)).sum().backward()
     assert weight.grad is not None
     assert bias.grad is not None
     torch.testing.assert_close(weight.grad.double(), d_weight, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(bias.grad.double(), d_bias, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("learned", [(0,), (1, 2), (0, 1, 2)], ids=str)
+@pytest.mark.parametrize("chunk_rows", [5, 512])
+def test_positions_may_count_differently(learned: tuple[int, ...], chunk_rows: int) -> None:
+    hidden, weight, labels, bias = problem(torch.float64, bias=True)
+    assert bias is not None
+    counts = torch.rand(N, dtype=torch.float64)
+    wide = [tensor.detach().requires_grad_() for tensor in (hidden, weight, bias)]
+    losses = -torch.log_softmax(F.linear(*wide), -1)[torch.arange(N), labels]
+    wanted = torch.autograd.grad((counts * losses).sum(), [wide[i] for i in learned])
+    own = [tensor.detach().requires_grad_(i in learned) for i, tensor in enumerate((hidden, weight, bias))]
+    found = label_cross_entropy(own[0], own[1], labels, own[2], chunk_rows)
+    torch.testing.assert_close(found, losses)
+    gradients = torch.autograd.grad((counts * found).sum(), [own[i] for i in learned])
+    for ours, exact in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(ours, exact)
+
+
 def test_no_rows_cost_nothing() -> None:
     hidden, weight, _, _ = problem(torch.float32, bias=False)
     none = hidden[:0].detach().requires_grad_()
     loss = label_cross_entropy(none, weight, torch.zeros(0, dtype=torch.int64))
-    assert loss.item() == 0.0
-    loss.backward()
+    assert loss.shape == (0,)
+    loss.sum().backward()
     assert none.grad is not None
     assert none.grad.shape == (0, D)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from petune.kernels.low_rank import add_low_rank, low_rank, updated_row_norms
+from petune.kernels.low_rank import add_low_rank, add_low_rank_by_row, low_rank, updated_row_norms
 
 
 def problem(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
@@ -66,3 +66,28 @@ def test_row_norms_of_an_updated_weight(dtype: torch.dtype) -> None:
 def test_low_rank_is_the_product() -> None:
     x, a, b = torch.randn(2, 4, 7), torch.randn(3, 7), torch.randn(5, 3)
     torch.testing.assert_close(low_rank(x, a, b, 0.6), 0.6 * x @ a.t() @ b.t())
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3), (8, 1, 3), (4, 0)], ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)], ids=str)
+def test_each_row_has_its_own_pair(shape: tuple[int, ...], dtype: torch.dtype, tolerance: float) -> None:
+    x, y, _, _ = problem(shape, dtype)
+    generator = torch.Generator().manual_seed(1)
+    a, b = torch.randn(3, 2, 7, generator=generator), torch.randn(3, 5, 2, generator=generator)
+    tensors = [t.requires_grad_() for t in (x, y, a, b)]
+    which = torch.tensor([2, 0, 2, 1])
+    found = add_low_rank_by_row(*tensors, which)
+    assert found.dtype == dtype
+
+    wide = [t.detach().double().requires_grad_() for t in tensors]
+    repeat = shape[0] // len(which)
+    rows = [wide[0][i] @ wide[2][g].t() @ wide[3][g].t() for i, g in enumerate(which.repeat_interleave(repeat))]
+    expected = wide[1] + torch.stack(rows)
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=10 * tolerance)
+    if not expected.numel():
+        return
+    wanted = torch.autograd.grad((expected * expected.detach()).sum(), wide)
+    ours = torch.autograd.grad((found * expected.detach().to(dtype)).sum(), tensors)
+    for gradient, tensor, exact in zip(ours, tensors, wanted, strict=True):
+        assert gradient.dtype == tensor.dtype
+        assert (gradient.double() - exact).norm() <= 2 * tolerance * exact.norm()

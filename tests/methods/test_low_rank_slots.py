@@ -12,7 +12,7 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import create_adapter
 from petune.backbone.base import Base
 from petune.errors import ConfigError
-from petune.methods.low_rank_slots import LoRAEmbeddingSlot
+from petune.methods.low_rank_slots import LoRAEmbeddingSlot, LoRASlot
 from petune.sites.host import Host
 
 
@@ -87,3 +87,43 @@ def test_a_table_tied_to_the_head_is_adapted_but_not_merged(
     torch.testing.assert_close(model(input_ids=ids).logits, hidden @ head.t())
     with pytest.raises(ConfigError, match=r"'transformer.wte' shares its weight with lm_head.weight"):
         model.merge("default")
+
+
+def linear_slot(seed: int, rank: int = 3, **settings: Any) -> LoRASlot:
+    generator = torch.Generator().manual_seed(seed)
+    a, b = torch.randn(rank, 4, generator=generator), torch.randn(5, rank, generator=generator)
+    return LoRASlot(a, b, 0.5 * seed, **settings)
+
+
+def test_several_slots_at_once() -> None:
+    slots = [linear_slot(seed) for seed in (1, 2, 3)]
+    x, y, which = torch.randn(4, 6, 4), torch.randn(4, 6, 5), torch.tensor([1, 0, 2, 1])
+    found = LoRASlot.together(slots, which, x, y)
+    assert found is not None
+    for row, slot in enumerate(which.tolist()):
+        torch.testing.assert_close(found[row], slots[slot](x[row], y[row]))
+
+
+def test_dropout_of_several_slots_at_once() -> None:
+    slots = [linear_slot(seed, dropout=0.5) for seed in (1, 2)]
+    x, y, which = torch.randn(2, 6, 4), torch.randn(2, 6, 5), torch.tensor([1, 0])
+    for training in (True, False):
+        for slot in slots:
+            slot.train(training)
+        torch.manual_seed(0)
+        found = LoRASlot.together(slots, which, x, y)
+        assert found is not None
+        torch.manual_seed(0)
+        seen = nn.functional.dropout(x, 0.5, training)
+        expected = [
+            y[i] + slots[g].scale * seen[i] @ slots[g].lora_A.t() @ slots[g].lora_B.t() for i, g in enumerate(which)
+        ]
+        torch.testing.assert_close(found, torch.stack(expected))
+
+
+@pytest.mark.parametrize(
+    "other", [{"rank": 2}, {"dropout": 0.1}, {"has_magnitude": True}, {"subtract_start": True}], ids=str
+)
+def test_slots_that_differ_work_one_after_the_other(other: dict[str, Any]) -> None:
+    slots = [linear_slot(1), linear_slot(2, **other)]
+    assert LoRASlot.together(slots, torch.tensor([0, 1]), torch.randn(2, 4), torch.randn(2, 5)) is None

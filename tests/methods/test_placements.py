@@ -227,7 +227,7 @@ class TestEnsemble:
             rows = encode(reviews(), of.tokenizer, max_length=99, insertions=of.insertions).rows
             batch = collate(rows, pad_token_id=0)
             labels = batch.pop("labels")
-            LabelLoss(of.model, of.plugged_into)(batch, labels).backward()
+            LabelLoss(of.model, of.plugged_into)(batch, labels).sum().backward()
             (parameter,) = of.adapter(name).parameters()
             assert parameter.grad is not None
             return parameter.grad
@@ -315,7 +315,7 @@ def test_recomputed_activations_give_the_same_gradients(
         model.train()
         with recompute:
             batch = collate(rows, pad_token_id=0)
-            LabelLoss(model.model, model.plugged_into)(batch, batch.pop("labels")).backward()
+            LabelLoss(model.model, model.plugged_into)(batch, batch.pop("labels")).sum().backward()
         found.append([parameter.grad for parameter in adapter.parameters()])
         model.zero_grad(set_to_none=True)
     for plain, recomputed in zip(*found, strict=True):

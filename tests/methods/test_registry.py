@@ -7,7 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from petune import methods
+from petune.backbone.task_names import TaskName
 from petune.errors import ConfigError
+from petune.methods.method import Finding
 
 
 def test_names_are_sorted_and_complete() -> None:
@@ -30,6 +32,34 @@ def test_each_method_keeps_the_contract_of_its_class(name: str) -> None:
     for field_name, field in type(config).model_fields.items():
         assert field.description, f"{field_name} has no docstring"
     assert method.configure(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_a_finding_is_a_sentence_with_a_paper(name: str) -> None:
+    method = methods.get(name)
+    for finding in method.evidence:
+        assert finding.says.endswith(".")
+        assert (finding.paper or method.paper) is not None
+        assert finding.parameters[0] < finding.parameters[1]
+    assert not (method.baseline and method.evidence)
+
+
+@pytest.mark.parametrize(
+    ("task", "parameters", "rows", "holds"),
+    [
+        ("causal_lm", 10, 4, True),
+        ("masked_lm", 10, 4, False),
+        ("causal_lm", 9, 4, False),
+        ("causal_lm", 20, 4, False),
+        ("causal_lm", 19, 5, False),
+    ],
+)
+def test_a_finding_is_about_runs_like_those_it_was_found_in(
+    task: TaskName, parameters: int, rows: int, holds: bool
+) -> None:
+    finding = Finding("Good.", "works", tasks=("causal_lm",), parameters=(10, 20), rows_below=5)
+    assert finding.holds(task, parameters=parameters, rows=rows) is holds
+    assert Finding("Good.", "works").holds(task, parameters=parameters, rows=rows)
 
 
 def test_unknown_method_offers_the_nearest() -> None:

@@ -39,7 +39,7 @@ def full_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def label_loss(model: AdaptedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    return LabelLoss(model.model, model.plugged_into)(inputs, batch["labels"], model)
+    return LabelLoss(model.model, model.plugged_into)(inputs, batch["labels"], model).sum()
 
 
 def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -102,10 +102,23 @@ def test_a_batch_without_labels_decides_nothing(batch: dict[str, torch.Tensor], 
     model = AdaptedModel(tiny_base("gemma2"))
     loss = LabelLoss(model.model, model.plugged_into)
     inputs = {"input_ids": batch["input_ids"]}
-    assert loss(inputs, torch.full_like(batch["labels"], -100)).item() == 0.0
+    assert loss(inputs, torch.full_like(batch["labels"], -100)).tolist() == [0.0] * 3
     without_mask = {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
     with torch.no_grad():
-        torch.testing.assert_close(loss(inputs, batch["labels"]), full_loss(model, without_mask), rtol=1e-5, atol=0)
+        found = loss(inputs, batch["labels"]).sum()
+        torch.testing.assert_close(found, full_loss(model, without_mask), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("architecture", PLAIN_HEADS)
+def test_each_row_has_its_own_loss(
+    architecture: str, batch: dict[str, torch.Tensor], tiny_base: Callable[..., Base]
+) -> None:
+    model = AdaptedModel(tiny_base(architecture))
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        together = LabelLoss(model.model, model.plugged_into)(inputs, batch["labels"], model)
+        alone = [full_loss(model, {name: rows[i : i + 1] for name, rows in batch.items()}) for i in range(3)]
+    torch.testing.assert_close(together, torch.stack(alone), rtol=1e-5, atol=0)
 
 
 def test_an_error_in_the_model_leaves_no_hook(tiny_model: Callable[..., PreTrainedModel]) -> None:

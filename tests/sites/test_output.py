@@ -1,6 +1,7 @@
 """Slots after a sub-module, each on its own rows."""
 
-from typing import final
+from collections.abc import Sequence
+from typing import ClassVar, final
 
 import pytest
 import torch
@@ -112,3 +113,58 @@ def test_a_slot_may_see_the_input_of_an_earlier_sub_module(linear: nn.Linear) ->
     torch.testing.assert_close(mixed, plain + torch.stack([x[0].sum(), torch.tensor(0.0)])[:, None])
     site.unplug("a")
     assert not first._forward_pre_hooks
+
+
+@final
+class Counted(OutputSlot):
+    """y -> y + number * sum(x); several at once where their numbers are small."""
+
+    calls: ClassVar[list[int]] = []
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.number = number
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return y + self.number * x.sum(-1, keepdim=True)
+
+    @classmethod
+    def together(cls, slots: Sequence[OutputSlot], which: Tensor, x: Tensor, y: Tensor) -> Tensor | None:
+        numbers = torch.tensor([slot.number for slot in slots if isinstance(slot, Counted)])
+        if numbers.max() > 9:
+            return None
+        cls.calls.append(len(slots))
+        each = numbers[which].repeat_interleave(len(x) // len(which))
+        return y + each.view(-1, *[1] * (x.dim() - 1)) * x.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "large", "calls"),
+    [
+        (["a", "b", "a", "b"], 2.0, [2]),
+        (["a", None, "b", "a"], 2.0, [2]),
+        (["a", None, "b", "a"], 20.0, []),
+        (["a", None, "other", "a"], 2.0, []),
+        (["a", "other", "b", "a"], 2.0, []),
+        (["a", "a", "a", "a"], 2.0, []),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("repeat", [1, 3])
+def test_slots_of_one_kind_may_work_at_once(
+    rows: list[str | None], large: float, calls: list[int], repeat: int, linear: nn.Linear
+) -> None:
+    x = torch.randn(4 * repeat, 2, 3, generator=torch.Generator().manual_seed(1))
+    y = linear(x).detach()
+    routing = Routing()
+    site = OutputSite(Host(linear), routing)
+    slots: dict[str, OutputSlot] = {"a": Counted(1.0), "b": Counted(large), "other": Affine(-1.0)}
+    for name, slot in slots.items():
+        site.plug(name, slot)
+    Counted.calls.clear()
+    with routing.use(Route.of([() if row is None else (row,) for row in rows])):
+        found = linear(x)
+    assert Counted.calls == calls
+    for i, row in enumerate(rows):
+        own = slice(i * repeat, (i + 1) * repeat)
+        torch.testing.assert_close(found[own], y[own] if row is None else slots[row](x[own], y[own]))

@@ -48,3 +48,15 @@ def test_the_former_route_returns_also_after_an_error_and_when_nested() -> None:
 
 def test_no_rows_go_nowhere() -> None:
     assert Route.of([]).groups == ()
+
+
+def test_groups_that_work_in_one_piece() -> None:
+    route = Route.of([("a",), (), ("b",), ("a",)])
+    index, which = route.assigned((0, 2), 4, CPU)
+    assert index is not None
+    assert (index.tolist(), which.tolist()) == ([0, 2, 3], [0, 1, 0])
+    index, again = route.assigned((0, 2), 8, CPU)
+    assert index is not None
+    assert (index.tolist(), again is which) == ([0, 1, 4, 5, 6, 7], True)
+    index, which = route.assigned((0, 1, 2), 4, CPU)
+    assert (index, which.tolist()) == (None, [0, 1, 2, 0])

@@ -132,7 +132,7 @@ def test_the_loss_is_the_models_own_and_so_is_its_gradient(base: Base, options: 
     objective = TASK.objective(base.model, lambda module: False)
     for row in rows:
         inputs, labels = {"input_ids": torch.tensor([row.input_ids])}, torch.tensor([row.labels])
-        ours, theirs = objective(inputs, labels), base.model(**inputs, labels=labels).loss
+        ours, theirs = objective(inputs, labels)[0], base.model(**inputs, labels=labels).loss
         torch.testing.assert_close(ours, theirs)
         gradients = [torch.autograd.grad(loss, weight)[0] for loss in (ours, theirs)]
         torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)

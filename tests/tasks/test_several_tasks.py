@@ -18,10 +18,10 @@ from petune.backbone.base import Base, load_base
 from petune.backbone.further_heads import HeadSpec
 from petune.data.batching import collate
 from petune.errors import BaseMismatchError, ConfigError, DataError, Interrupted
-from petune.training import bases, checkpoints
-from petune.training import run as run_module
+from petune.training import checkpoints, drafts, one_pass
 from petune.training.events import Silent, Step
 from petune.training.run import train
+from petune.training.run_many import train_many
 
 Make = Callable[..., str]
 TEXTS = [{"prompt": f"{word} is", "completion": f" {word[::-1]}"} for word in ("red", "green", "blue", "amber", "teal")]
@@ -121,8 +121,8 @@ def test_losses_are_those_of_a_plain_loop(
         found["run"] = made(adapter, own, *rest)
         return found["run"]
 
-    made = run_module.AdapterRun
-    monkeypatch.setattr(run_module, "AdapterRun", kept)
+    made = one_pass.AdapterRun
+    monkeypatch.setattr(one_pass, "AdapterRun", kept)
     result = train(keys, listeners=[seen])
     assert seen.names == ["sentiment", first, "sentiment", "sentiment", first, "sentiment"]
 
@@ -261,7 +261,7 @@ def test_what_cannot_be_is_told_before_the_weights_load(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("the weights were loaded")
 
-    monkeypatch.setattr(bases, "load_base", never)
+    monkeypatch.setattr(drafts, "load_base", never)
     with pytest.raises(ConfigError, match=r"cannot carry the heads of 'sentiment' \(sequence_cl.* train them apart"):
         train(entries(recipe("t5"), "sentiment", "ner"))
     keys = recipe()
@@ -358,3 +358,22 @@ def test_an_encoder_fills_in_answers_beside_tagging_words(
         alone = api.load(tmp_path / "out", task_name=name, dtype="float32")
         data = tmp_path / f"{file}.jsonl"
         assert api.evaluate(alone, data).metrics == api.evaluate(result.model, data, task_name=name).metrics
+
+
+def test_two_adapters_for_the_same_tasks_share_a_pass(recipe: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    own: dict[str, dict[str, Any]] = {
+        "a": {"learning_rate": 1e-2, "per_device_train_batch_size": 2},
+        "b": {"num_virtual_tokens": 2, "max_steps": 4},
+    }
+    outcomes = train_many([recipe(**keys, output_dir=str(tmp_path / name)) for name, keys in own.items()])
+    for outcome in outcomes:
+        assert outcome.result is not None
+        alone = train(recipe(**own[outcome.name], output_dir=str(tmp_path / "alone" / outcome.name)))
+        losses = [[e["loss"] for e in result.history if "loss" in e] for result in (outcome.result, alone)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        assert outcome.result.model.adapter(outcome.name).tasks == alone.model.adapter("default").tasks
+    places = {name: str(tmp_path / "other" / name) for name in "ac"}
+    first = entries(recipe(output_dir=places["a"]), "sentiment", "ner")
+    second = entries(recipe(output_dir=places["c"]), "sentiment", "qa")
+    with pytest.raises(ConfigError, match=r"task is sentiment .*, ner .* for a and sentiment .*, qa .* for c: adapter"):
+        train_many([first, second])

@@ -24,14 +24,14 @@ class Spy:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.run: AdapterRun | None = None
         self.values: dict[str, torch.Tensor] = {}
-        original = loop.Loop._update
+        original = AdapterRun.update
 
-        def update(this: loop.Loop, run: AdapterRun, rows: Any) -> float:
+        def update(run: AdapterRun, rows: Any) -> tuple[float, float]:
             self.run = run
             self.values = {name: tensor.clone() for name, tensor in run.adapter.tensors().items()}
-            return original(this, run, rows)
+            return original(run, rows)
 
-        monkeypatch.setattr(loop.Loop, "_update", update)
+        monkeypatch.setattr(AdapterRun, "update", update)
 
 
 def spoil_loss(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
@@ -39,9 +39,9 @@ def spoil_loss(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
     steps: list[int] = []
     accumulate, label_loss = loop.Loop._accumulate, LabelLoss.__call__
 
-    def noted(this: loop.Loop, run: AdapterRun, *arguments: Any) -> float:
-        steps.append(run.progress.step)
-        return accumulate(this, run, *arguments)
+    def noted(this: loop.Loop, batch: Any) -> None:
+        steps.append(batch[0][0].run.progress.step)
+        accumulate(this, batch)
 
     def spoilt(this: Any, *arguments: Any) -> torch.Tensor:
         loss = label_loss(this, *arguments)

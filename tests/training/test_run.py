@@ -12,7 +12,7 @@ from petune.adapted_model import AdaptedModel
 from petune.backbone.base import Base
 from petune.checkpoint.folder import load_adapter
 from petune.errors import ConfigError, DataError, MissingExtraError, OutputFolderError
-from petune.training import checkpoints, run
+from petune.training import checkpoints, drafts, one_pass
 from petune.training.recipe import Recipe
 from petune.training.run import train
 
@@ -105,7 +105,7 @@ def test_best_evaluation_is_kept_and_restored(
     def evaluation(*_: Any) -> Callable[..., dict[str, float]]:
         return lambda _: {"loss": next(losses)}
 
-    monkeypatch.setattr(run, "validation", evaluation)
+    monkeypatch.setattr(one_pass, "validation", evaluation)
     options = keys(max_steps=6, eval_steps=1, save_total_limit=1, validation_split=2)
     result = train(options, base=tiny_base())
     assert checkpoints.steps_in(tmp_path / "run") == [2, 6]
@@ -136,7 +136,7 @@ def test_early_stopping(
     keys: Callable[..., Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     measured = iter(values)
-    monkeypatch.setattr(run, "validation", lambda *_: lambda _: {metric: next(measured)})
+    monkeypatch.setattr(one_pass, "validation", lambda *_: lambda _: {metric: next(measured)})
     options = keys(
         max_steps=6, eval_steps=1, metric_for_best_model=metric, metrics=[] if metric == "loss" else [metric],
         early_stopping_patience=patience, load_best_model_at_end=False, validation_split=2,
@@ -223,7 +223,7 @@ def test_bad_input_is_told_before_anything_loads(tmp_path: Path, keys: Callable[
 
 
 def test_missing_tracker_names_the_extra(keys: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(run._TRACKERS, "wandb", lambda: False)
+    monkeypatch.setitem(drafts._TRACKERS, "wandb", lambda: False)
     with pytest.raises(MissingExtraError, match=r"--report-to wandb needs .*pip install 'petune\[wandb\]'"):
         train(keys(report_to=["wandb"]))
 

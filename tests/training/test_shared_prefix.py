@@ -62,7 +62,7 @@ def loss_and_gradients(model: AdaptedModel, adapter: Adapter, cut: bool) -> tupl
         if cut:
             prefix = SharedPrefix(model, objective)
             inputs, labels = prefix.cut([adapter.name] * len(ROWS), ROWS, batch, labels)
-        loss = objective(inputs, labels)
+        loss = objective(inputs, labels).sum()
         loss.backward()
     gradients = {name: p.grad.clone() for name, p in adapter.named_masters() if p.grad is not None}
     return loss.detach(), gradients, inputs["input_ids"].shape[1]
@@ -200,3 +200,21 @@ def test_why_a_run_does_not_is_told(
         messages.count("what all rows begin with is computed for each of them: each row draws a dropout of its own")
         == 1
     )
+
+
+def test_an_adapter_whose_tokens_stand_in_rows_refuses_for_itself_alone(tiny_base: Callable[..., Base]) -> None:
+    base = tiny_base("llama")
+    first, second = (create_adapter(base, "lora", name=name, r=2) for name in ("a", "b"))
+    placed = create_adapter(base, "prompt_tuning", name="p", num_virtual_tokens=2, placement="append")
+    model = AdaptedModel(base, [first, second, placed])
+    batch = collate(ROWS, pad_token_id=0)
+    labels = batch.pop("labels")
+    prefix = SharedPrefix(model, LabelLoss(model.model, model.plugged_into))
+
+    def tokens(*names: str) -> int:
+        with model.fast_training(), model.route(names), model.answers_from(answer_starts(ROWS)), torch.no_grad():
+            return int(prefix.cut(names, ROWS, batch, labels)[0]["input_ids"].shape[1])
+
+    whole = batch["input_ids"].shape[1]
+    assert tokens("a", "p", "a") == whole
+    assert tokens("a", "b", "a") == whole - len(ALIKE)

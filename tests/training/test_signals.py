@@ -15,7 +15,7 @@ import pytest
 
 from petune.backbone.base import Base
 from petune.errors import Interrupted
-from petune.training import run
+from petune.training import one_pass
 from petune.training.run import train
 from petune.training.signals import StopSignals, interrupted_by_sigterm
 
@@ -90,7 +90,7 @@ def test_an_interrupt_while_the_adapter_is_saved_says_how_to_go_on(
     options = keys(max_steps=2)
     output = options["output_dir"]
     with monkeypatch.context() as patch:
-        patch.setattr(run, "save_run", interrupted)
+        patch.setattr(one_pass, "save_run", interrupted)
         with pytest.raises(
             Interrupted, match=rf"checkpoint-2\. Go on with: petune train --resume --output-dir {output}"
         ):
@@ -98,7 +98,7 @@ def test_an_interrupt_while_the_adapter_is_saved_says_how_to_go_on(
     assert train(options, base=tiny_base(), resume=True).steps == 2
     assert (Path(output) / "adapter_model.safetensors").is_file()
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_optimise", interrupted)
+        patch.setattr(one_pass.OnePass, "_train", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train({**options, "output_dir": f"{output}-2"}, base=tiny_base())
 

@@ -19,6 +19,7 @@ from petune.errors import Interrupted, PetuneError
 COMMANDS = {
     "train": "Train an adapter on your data.",
     "compare": "Compare methods on your data, fairly, and write a report.",
+    "suggest": "Say which methods to try on your data, and what they cost here.",
     "eval": "Measure a base model or an adapter on data.",
     "predict": "Answer every row of a file (JSONL in, JSONL out).",
     "generate": "Continue prompts.",

@@ -54,7 +54,7 @@ def print_result(result: "TrainingResult") -> None:
             say(f"on the validation rows, after step {result.kept_step}, which is kept:")
             print_metrics(result.eval_metrics)
     say(f"adapter: {result.output_dir}")
-    tasks = result.model.adapter("default").tasks
+    tasks = result.model.adapter(result.adapter_name).tasks
     if tasks:
         names = "|".join(task.name for task in tasks)
         say(f"use it:  petune predict --adapter {result.output_dir} --task-name {names} --data rows.jsonl")

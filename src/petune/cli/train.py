@@ -1,7 +1,7 @@
 """`petune train`: a recipe, flags, or both, to an adapter folder."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,8 @@ from petune import methods
 from petune.cli.command import new_app
 from petune.cli.flags import extra_settings, flags_of, kinds_of, read, setting_rows, spellings, values
 from petune.errors import ConfigError
-from petune.training.recipe import FILE_NAME, Recipe, RunOptions, read_yaml
+from petune.training.recipe import FILE_NAME, SEVERAL, Recipe, RunOptions, read_yaml
+from petune.training.shared_recipe import SharedRecipe, spread
 
 app = new_app()
 DEFAULT_METHOD: str = RunOptions.model_fields["method"].default
@@ -21,7 +22,8 @@ DEFAULT_OUTPUT = RunOptions.model_fields["output_dir"].default
 _ARGUMENTS = "petune.arguments"
 EPILOG = (
     "Settings of the method are written KEY=VALUE (r=16 target_modules=attention) or --key value; petune train"
-    " --method NAME --help and petune methods list them. Flags and KEY=VALUE override the recipe."
+    " --method NAME --help and petune methods list them. Flags and KEY=VALUE override the recipe. A recipe with several"
+    " adapters trains them together, in one pass over the base."
 )
 
 
@@ -78,10 +80,15 @@ def train(
     **given: Any,
 ) -> None:
     """Train an adapter on your data."""
-    keys = _keys([*(arguments or []), *context.args], given, resume=resume)
-    resolved = Recipe.parse(keys)
+    recipe, written = _read([*(arguments or []), *context.args], given, resume=resume)
+    resolved = _shared(recipe, written) if SEVERAL in recipe else Recipe.parse(_overridden(recipe, written))
     if dry_run:
         sys.stdout.write(resolved.to_yaml())
+        return
+    if isinstance(resolved, SharedRecipe):
+        from petune.cli.train_together import train_together
+
+        train_together(resolved, resume=resume, overwrite=overwrite, trust_remote_code=trust_remote_code)
         return
     from petune.cli.progress import ProgressBar
     from petune.cli.reporting import print_data_reports, print_result
@@ -98,13 +105,26 @@ def train(
     print_result(result)
 
 
-def _keys(arguments: list[str], given: dict[str, Any], *, resume: bool) -> dict[str, Any]:
-    """Return the settings of the recipe, overridden by flags and KEY=VALUE arguments."""
+def _read(arguments: list[str], given: dict[str, Any], *, resume: bool) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the keys of the recipe, and the settings that flags and KEY=VALUE arguments write over them."""
     extra, others = extra_settings(arguments, _switches())
     if len(others) > 1:
         raise ConfigError(f"one recipe at a time, got {', '.join(others)}; settings are written KEY=VALUE")
     written = {**values(given, RunOptions), **extra}
-    recipe = _from_file(others, written, resume=resume)
+    return _from_file(others, written, resume=resume), written
+
+
+def _shared(recipe: Mapping[str, Any], written: Mapping[str, Any]) -> SharedRecipe:
+    """Return the recipe of several adapters; what is written holds for each, the output folder for all of them."""
+    folder = {"output_dir": written["output_dir"]} if "output_dir" in written else {}
+    own = {key: value for key, value in written.items() if key != "output_dir"}
+    adapters = {name: _overridden(keys, own) for name, keys in spread({**recipe, **folder}).items()}
+    place = {"output_dir": {**recipe, **folder}.get("output_dir", DEFAULT_OUTPUT)}
+    return SharedRecipe.parse({**place, SEVERAL: adapters})
+
+
+def _overridden(recipe: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a recipe, ``written`` in place of its own, whichever spelling either uses."""
     config = methods.get(str(written.get("method", recipe.get("method", DEFAULT_METHOD)))).config_class
     fields = {**config.model_fields, **RunOptions.model_fields}
     names = spellings(config)

@@ -1,11 +1,13 @@
-"""The command line that repeats a trial."""
+"""The command lines of a training and of a comparison."""
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from petune import methods
+from petune.comparison.recipe import CompareOptions, CompareRecipe
+from petune.training.options import TrainingOptions
 from petune.training.recipe import Recipe, RunOptions
 
 
@@ -24,6 +26,27 @@ def train_command(keys: Mapping[str, Any]) -> str:
     for name, value in recipe.method.model_dump(mode="json").items():
         if value != _plain(config.model_fields[name].default):
             words.append(f"{name}={_written(value)}")
+    return shlex.join(words)
+
+
+def compare_command(names: Sequence[str], keys: Mapping[str, Any]) -> str:
+    """Return the `petune compare` line of some methods with these keys.
+
+    Args:
+        names: the methods.
+        keys: what else the recipe says; what the defaults say is left out.
+
+    Raises:
+        ConfigError: a key is unknown or out of range.
+    """
+    recipe = CompareRecipe.parse({**keys, "methods": list(names)})
+    fields = {**TrainingOptions.model_fields, **CompareOptions.model_fields}
+    words = ["petune", "compare", "--methods", *names]
+    for name, value in recipe.keys().items():
+        if name == "models":
+            words += ["--models", *value]
+        elif name != "methods" and value != _plain(fields[name].default):
+            words += _flag(name, value)
     return shlex.join(words)
 
 

@@ -53,6 +53,13 @@ _DECIDED = frozenset(
 SHARED_KEYS = tuple(name for name in TrainingOptions.model_fields if name not in _DECIDED)
 """Keys of the optimisation that a comparison takes, the same for all trials."""
 
+SUGGEST_KEYS = (
+    *(name for name in DataOptions.model_fields if name not in ("eval_data", "validation_split")),
+    *("model", "task", "dtype", "device"),
+    *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "max_tokens_per_batch"),
+)
+"""Keys of a training that `petune suggest` takes: those that time and memory depend on, whatever the method."""
+
 _OF_METHODS = ("learning_rate", "module_learning_rates", "weight_decay", "lr_scheduler_type", "warmup_ratio")
 """Keys of the optimisation that a method may have for itself."""
 

@@ -35,6 +35,9 @@ class Outlook:
     trainable: int
     """Numbers learned; 0 where it cannot be used."""
 
+    stored: int = 0
+    """Bytes of the tensors that an adapter folder keeps."""
+
     refused: str | None = None
     """Why it cannot be used on this base."""
 
@@ -87,9 +90,10 @@ class Survey:
         if key not in self._outlooks:
             try:
                 adapter = build_adapter(method, config.model_dump(), self.model, Structure(self.model))
-                self._outlooks[key] = Outlook(adapter.num_parameters())
+                stored = sum(tensor.nbytes for tensor in adapter.baked().tensors().values())
+                self._outlooks[key] = Outlook(adapter.num_parameters(), stored)
             except (BaseModelError, ConfigError) as error:
-                self._outlooks[key] = Outlook(0, str(error))
+                self._outlooks[key] = Outlook(0, refused=str(error))
         return self._outlooks[key]
 
 

@@ -25,6 +25,25 @@ def low_rank(x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     return F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype)) * scale
 
 
+def add_low_rank_by_row(x: Tensor, y: Tensor, a: Tensor, b: Tensor, which: Tensor) -> Tensor:
+    """Return ``y + (x A_g^T) B_g^T`` in y's precision, each row with a pair of its own.
+
+    Rows of all pairs are one batch of products, so that many small updates cost as few calls as one.
+
+    Args:
+        x: [N, ..., d_in], N a multiple of R.
+        y: [N, ..., d_out].
+        a: A of each pair [G, r, d_in].
+        b: B of each pair, times its scale [G, d_out, r].
+        which: the pair of each row [R].
+    """
+    rows, width = len(which), y.shape[-1]
+    # Gathered as masters, so that the gradients of rows with the same pair add up in fp32.
+    down, up = a[which].to(x.dtype), b[which].to(x.dtype)
+    hidden = torch.bmm(x.reshape(rows, -1, x.shape[-1]), down.transpose(1, 2))
+    return torch.baddbmm(y.reshape(rows, -1, width), hidden, up.transpose(1, 2)).view(y.shape)
+
+
 @torch.no_grad()
 def updated_row_norms(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """Return the length [d_out] of each row of ``W + scale * B A``, in fp32, without writing that sum out.

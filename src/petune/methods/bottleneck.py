@@ -36,7 +36,7 @@ from transformers.activations import ACT2FN
 from petune.backbone.sublayers import Norm, SubLayer, norms, sub_layers
 from petune.errors import ConfigError, nearest
 from petune.methods.config import MethodConfig
-from petune.methods.method import Method, Paper, Target
+from petune.methods.method import Finding, Method, Paper, Target
 from petune.sites.host import Host
 from petune.sites.output import OutputSlot
 from petune.sites.residual import joints
@@ -44,6 +44,10 @@ from petune.sites.sites import Slot
 
 START_STD = 1e-3
 WIDEST = 65_536
+
+_COMPARISON = Paper(
+    "Hu et al.", 2021, "LoRA: Low-Rank Adaptation of Large Language Models", "https://arxiv.org/abs/2106.09685"
+)
 
 
 @final
@@ -182,6 +186,19 @@ class Bottleneck(Method[BottleneckConfig]):
         2019,
         "Parameter-Efficient Transfer Learning for NLP",
         "https://arxiv.org/abs/1902.00751",
+    )
+    evidence = (
+        Finding(
+            "Within 0.4 points of full fine-tuning on GLUE with BERT-large, with 3.6 % of the parameters a task.",
+            "near",
+            tasks=("sequence_classification",),
+        ),
+        Finding(
+            "On E2E with GPT-2 medium 66.3 BLEU, 68.2 for full fine-tuning; with GPT-2 large 69.1 and 68.5.",
+            "near",
+            tasks=("causal_lm",),
+            paper=_COMPARISON,
+        ),
     )
     sites = ("output",)
     learning_rate = 1e-3

@@ -27,7 +27,7 @@ from petune.backbone.attentions import Attention
 from petune.backbone.structure import Structure
 from petune.errors import TargetError
 from petune.methods.config import MethodConfig
-from petune.methods.method import Method, Paper, Target
+from petune.methods.method import Finding, Method, Paper, Target
 from petune.sites.gated import GatedSlot
 from petune.sites.projections import Projection, projections
 from petune.sites.sites import Slot
@@ -91,6 +91,14 @@ class LlamaAdapter(Method[LlamaAdapterConfig]):
         2023,
         "LLaMA-Adapter: Efficient Fine-tuning of Language Models with Zero-init Attention",
         "https://arxiv.org/abs/2303.16199",
+    )
+    evidence = (
+        Finding(
+            "LLaMA-7B answers 78.3 % of ScienceQA from text alone with 1.2 million learned numbers; on validation rows"
+            " a gate that starts at zero reaches 84.0, a random start 40.8.",
+            "works",
+            tasks=("causal_lm",),
+        ),
     )
     sites = ("attention",)
     learning_rate = 9e-3

@@ -30,7 +30,7 @@ from petune.backbone.targets import first_matching
 from petune.errors import ConfigError, TargetError
 from petune.methods.config import MethodConfig
 from petune.methods.low_rank_slots import LoRAEmbeddingSlot, LoRASlot, LowRankSlot
-from petune.methods.method import Method, Paper, Parts, Target
+from petune.methods.method import Finding, Method, Paper, Parts, Target
 from petune.methods.pissa import is_pissa, principal_start
 from petune.sites.host import Host
 from petune.sites.sites import Slot
@@ -115,6 +115,20 @@ class LoRA(Method[LoRAConfig]):
         2021,
         "LoRA: Low-Rank Adaptation of Large Language Models",
         "https://arxiv.org/abs/2106.09685",
+    )
+    evidence = (
+        Finding(
+            "On E2E with GPT-2 medium 70.4 BLEU with 0.35 million learned numbers, 68.2 for full fine-tuning; on DART"
+            " 47.1 and 46.0.",
+            "above",
+            tasks=("causal_lm",),
+        ),
+        Finding(
+            "Mean over GLUE with RoBERTa-base 87.2 with 0.3 million learned numbers, 86.4 for full fine-tuning; with"
+            " DeBERTa-XXL 91.3 and 91.1.",
+            "above",
+            tasks=("sequence_classification",),
+        ),
     )
     sites = ("output",)
     learning_rate = 4e-4

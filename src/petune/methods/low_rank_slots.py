@@ -5,12 +5,13 @@ GPT-2's Conv1D, whose own weight is [d_in, d_out]. An embedding is a linear of o
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petune.kernels.low_rank import add_low_rank, low_rank, updated_row_norms
+from petune.kernels.low_rank import add_low_rank, add_low_rank_by_row, low_rank, updated_row_norms
 from petune.methods.dora import redirected, row_factors
 from petune.sites.host import Host
 from petune.sites.output import OutputSlot
@@ -135,6 +136,20 @@ class LoRASlot(LowRankSlot):
         else:
             product = y if bias is None else y - bias.to(y.dtype)
         return self._redirected(y, product, update)
+
+    @classmethod
+    def together(cls, slots: Sequence[OutputSlot], which: Tensor, x: Tensor, y: Tensor) -> Tensor | None:
+        """Return y + s B A dropout(x), each row with its own A and B; None where more than these is learned."""
+        own = [slot for slot in slots if isinstance(slot, LoRASlot)]
+        first = own[0]
+        if any(slot.start_a is not None or slot.lora_magnitude_vector is not None for slot in own):
+            return None
+        if any(len(slot.lora_A) != len(first.lora_A) or slot.dropout != first.dropout for slot in own):
+            return None
+        dropped = F.dropout(x, first.dropout) if first.dropout and first.training else x
+        a = torch.stack([slot.lora_A for slot in own])
+        b = torch.stack([slot.scale * slot.lora_B for slot in own])
+        return add_low_rank_by_row(dropped, y, a, b, which)
 
 
 class LoRAEmbeddingSlot(LowRankSlot):

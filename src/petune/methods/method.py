@@ -4,6 +4,7 @@ A method says *what* is learned and *where*; attaching, routing, freezing, mergi
 once and know no method.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from petune.backbone.structure import Structure
+from petune.backbone.task_names import TaskName
 from petune.errors import ConfigError
 from petune.methods.config import MethodConfig, explain
 from petune.sites.attention import Source
@@ -21,6 +23,9 @@ from petune.sites.placement import Placement
 from petune.sites.sites import Slot
 
 SiteName = Literal["embeddings", "attention", "output", "weights"]
+
+Standing = Literal["above", "near", "works", "below"]
+"""Beside full fine-tuning; `works` where the two were not compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,39 @@ class Paper:
     url: str
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was published of a method, and the runs that are like those it was found in."""
+
+    says: str
+    """A sentence, with the figures."""
+
+    standing: Standing
+
+    tasks: tuple[TaskName, ...] = ()
+    """The tasks it is about; empty for all."""
+
+    parameters: tuple[float, float] = (0.0, math.inf)
+    """Sizes of the base it is about: the least, and the first that is too large."""
+
+    rows_below: float = math.inf
+    """Numbers of training rows it is about."""
+
+    paper: Paper | None = None
+    """Where it was published; None for the method's own paper."""
+
+    def holds(self, task: TaskName, *, parameters: int, rows: int) -> bool:
+        """Say whether it is about a run like this.
+
+        Args:
+            task: what the base is trained for.
+            parameters: size of the base.
+            rows: training rows.
+        """
+        least, too_large = self.parameters
+        return (not self.tasks or task in self.tasks) and least <= parameters < too_large and rows < self.rows_below
+
+
 class Method(ABC, Generic[ConfigT]):
     """One published method.
 
@@ -83,6 +121,7 @@ class Method(ABC, Generic[ConfigT]):
         shares_batch: whether its rows may share a batch with rows of other adapters.
         trains: whether parameters are learned; if not, a run chooses among the method's candidates instead.
         baseline: whether it is what other methods are held against.
+        evidence: what was published of how good it is, for `petune suggest`.
     """
 
     name: ClassVar[str]
@@ -94,6 +133,7 @@ class Method(ABC, Generic[ConfigT]):
     shares_batch: ClassVar[bool] = True
     trains: ClassVar[bool] = True
     baseline: ClassVar[bool] = False
+    evidence: ClassVar[tuple[Finding, ...]] = ()
     config_class: type[ConfigT]
 
     @abstractmethod

@@ -15,6 +15,7 @@ interval that suits T5's scale; ``random`` has the mean and spread of the base's
 Shapes: P virtual tokens, d hidden width.
 """
 
+import math
 from typing import Literal, Self, final
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from petune.backbone.structure import Structure
 from petune.methods.config import MethodConfig
-from petune.methods.method import Method, Paper, Target
+from petune.methods.method import Finding, Method, Paper, Target
 from petune.methods.soft_prompt import SoftPrompt, soft_prompt_slots
 from petune.methods.starts import COMMON_TOKENS, embedding_table, label_embeddings, read_matrix, start_ids
 from petune.sites.attention import Source
@@ -97,6 +98,20 @@ class PromptTuning(Method[PromptTuningConfig]):
         2021,
         "The Power of Scale for Parameter-Efficient Prompt Tuning",
         "https://arxiv.org/abs/2104.08691",
+    )
+    evidence = (
+        Finding(
+            "Comes near full fine-tuning from about 10 billion parameters on.",
+            "near",
+            tasks=("causal_lm", "seq2seq_lm"),
+            parameters=(1e10, math.inf),
+        ),
+        Finding(
+            "Comes near full fine-tuning only from about 10 billion parameters on.",
+            "below",
+            tasks=("causal_lm", "seq2seq_lm"),
+            parameters=(0, 1e10),
+        ),
     )
     sites = ("embeddings", "attention")
     learning_rate = 2e-2

@@ -20,7 +20,7 @@ Forward = Callable[..., Any]
 
 @final
 class LabelLoss:
-    """The language-modelling loss of ``model``, summed over label positions.
+    """The language-modelling loss of each row of ``model``, summed over its label positions.
 
     A hook hands the head only the hidden states at label positions. Where the head is a plain linear whose result is
     the model's logits, the loss and its gradient come from the chunked kernel; where the model reworks the logits (a
@@ -46,7 +46,7 @@ class LabelLoss:
         self._shift = int(next_token)
 
     def __call__(self, inputs: Mapping[str, Tensor], labels: Tensor, forward: Forward | None = None) -> Tensor:
-        """Return the summed negative log-likelihood (fp32 scalar) of ``labels`` [B, T]; -100 is not counted.
+        """Return the negative log-likelihood [B] of each row of ``labels`` [B, T], in fp32; -100 is not counted.
 
         Args:
             inputs: what the model takes: ``input_ids`` and ``attention_mask`` [B, T], perhaps more.
@@ -64,10 +64,10 @@ class LabelLoss:
             if self._logits_are_head_output is not False:
                 weight, bias = self._head.weight, getattr(self._head, "bias", None)
                 assert isinstance(weight, Tensor)
-                return label_cross_entropy(hidden, weight, targets, bias)
+                return _of_rows(label_cross_entropy(hidden, weight, targets, bias), keep)
         _, logits, _ = self._run(run, inputs, keep, only_first=False)
         wide = torch.promote_types(logits.dtype, torch.float32)
-        return nn.functional.cross_entropy(logits.to(wide), targets, reduction="sum")
+        return _of_rows(nn.functional.cross_entropy(logits.to(wide), targets, reduction="none"), keep)
 
     def _fused(self) -> bool:
         plain = type(self._head) is nn.Linear and not self._head_is_changed(self._head)
@@ -98,3 +98,8 @@ class LabelLoss:
                 hook.remove()
         hidden, raw = seen
         return hidden, logits, raw
+
+
+def _of_rows(losses: Tensor, keep: Tensor) -> Tensor:
+    """Return the sums [B] of the losses [N] of each row's positions, which ``keep`` [B, T] marks."""
+    return losses.new_zeros(len(keep)).index_add(0, keep.nonzero()[:, 0], losses)

@@ -7,10 +7,11 @@ Shapes: x [N, ..., d_in] and y [N, ..., d_out] are the sub-module's input and ou
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -30,6 +31,20 @@ class OutputSlot(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the new output [N, ..., d_out] for input ``x`` and the sub-module's own output ``y``."""
+
+    @classmethod
+    def together(cls, slots: "Sequence[OutputSlot]", which: Tensor, x: Tensor, y: Tensor) -> Tensor | None:
+        """Return the new output [N, ..., d_out] of rows that go through different slots of this class, in one piece.
+
+        None says that these slots are to be called one after the other.
+
+        Args:
+            slots: the slots.
+            which: index of each row's slot [R]; N is a multiple of R.
+            x: as for :meth:`forward`.
+            y: as for :meth:`forward`.
+        """
+        return None
 
     def meet(self, host: Host) -> None:
         """Take note of where the slot is plugged in; for slots that compute with their host's own weight."""
@@ -131,13 +146,31 @@ class OutputSite:
         rows = self._routing.route.num_rows
         if len(output) == 1 < rows:  # position embeddings are computed once for all rows
             x, output = (entries.expand(rows, *entries.shape[1:]) for entries in (x, output))
+        at_once = self._at_once(x, output)
+        if at_once is not None:
+            return at_once
+        changed = []
         for names, index in self._groups(output):
             y = _take(output, index)
             for name, own_x in zip(names, self._seen(names, _take(x, index)), strict=False):
                 y = self.slots[name](_take(self._noted[name], index) if name in self._readings else own_x, y)
-            output = _put(output, index, y)
+            changed.append((index, y))
         self._noted.clear()
-        return output
+        return _put_all(output, changed)
+
+    def _at_once(self, x: Tensor, output: Tensor) -> Tensor | None:
+        """Return the output, where the slots of several groups of rows can work in one piece."""
+        route = self._routing.route
+        numbers = tuple(n for n, g in enumerate(route.groups) if any(name in self.slots for name in g.stack))
+        if len(numbers) < 2 or self._readings:
+            return None
+        slots = [self.slots[name] for n in numbers for name in route.groups[n].stack if name in self.slots]
+        kind = type(slots[0])
+        if len(slots) > len(numbers) or any(type(slot) is not kind or slot.changes_input for slot in slots):
+            return None
+        index, which = route.assigned(numbers, output.shape[0], output.device)
+        y = kind.together(slots, which, _take(x, index), _take(output, index))
+        return None if y is None else _put(output, index, y)
 
     def _groups(self, entries: Tensor) -> Iterator[tuple[list[str], Tensor | None]]:
         """Yield the adapters of each group of rows that has some here, and the index of its entries (None: all)."""
@@ -158,6 +191,15 @@ class OutputSite:
 
 def _take(entries: Tensor, index: Tensor | None) -> Tensor:
     return entries if index is None else entries.index_select(0, index)
+
+
+def _put_all(entries: Tensor, changed: Sequence[tuple[Tensor | None, Tensor]]) -> Tensor:
+    """Return ``entries`` with each group's own in their places, copied once for all groups."""
+    if len(changed) < 2:
+        return _put(entries, *changed[0]) if changed else entries
+    return entries.index_copy(
+        0, torch.cat([i for i, _ in changed if i is not None]), torch.cat([y for _, y in changed])
+    )
 
 
 def _put(entries: Tensor, index: Tensor | None, changed: Tensor) -> Tensor:

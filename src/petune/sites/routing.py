@@ -37,10 +37,14 @@ class Group:
             return None
         assert num_entries % num_rows == 0, f"{num_entries} entries cannot belong to {num_rows} rows"
         repeat = num_entries // num_rows
-        rows = self.rows.to(device)
-        if repeat == 1:
-            return rows
-        return (rows[:, None] * repeat + torch.arange(repeat, device=device)).flatten()
+        return _entries(self.rows.to(device), repeat)
+
+
+def _entries(rows: Tensor, repeat: int) -> Tensor:
+    """Return the index of the entries of ``rows``, ``repeat`` of each."""
+    if repeat == 1:
+        return rows
+    return (rows[:, None] * repeat + torch.arange(repeat, device=rows.device)).flatten()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,29 @@ class Route:
 
     virtual_tokens: bool = True
     """Whether rows have virtual tokens, at the attentions or among their own; not while the base reads some alone."""
+
+    _assigned: dict[tuple[int, ...], tuple[Tensor | None, Tensor]] = field(default_factory=dict, compare=False)
+
+    def assigned(
+        self, numbers: tuple[int, ...], num_entries: int, device: torch.device
+    ) -> tuple[Tensor | None, Tensor]:
+        """Return the index of the entries of several groups (None: all), in the rows' order, and each row's group.
+
+        Args:
+            numbers: which groups; none of them has all rows.
+            num_entries: leading entries N of the tensor that a site sees.
+            device: where it lies.
+
+        Returns:
+            The index [G * N/R] or None, and for each of the groups' rows [G] the place of its group in ``numbers``.
+        """
+        if numbers not in self._assigned:
+            owners = {int(r): place for place, n in enumerate(numbers) for r in self.groups[n].rows}  # type: ignore[union-attr]
+            rows = sorted(owners)
+            which = torch.tensor([owners[row] for row in rows], device=device)
+            self._assigned[numbers] = (None if len(rows) == self.num_rows else torch.tensor(rows, device=device), which)
+        rows_of, which = self._assigned[numbers]
+        return None if rows_of is None else _entries(rows_of, num_entries // self.num_rows), which
 
     @staticmethod
     def everywhere(stack: Stack, *, virtual_tokens: bool = True) -> "Route":

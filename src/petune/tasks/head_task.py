@@ -39,7 +39,7 @@ class HeadTask(Task, ABC):
 
     @abstractmethod
     def loss(self, output: Any, labels: Tensor) -> Tensor:
-        """Return the summed loss of a batch (nats, fp32 scalar), from the model's output."""
+        """Return the loss [B] of each row of a batch (nats, fp32), from the model's output."""
 
     @abstractmethod
     def inputs(self, runner: Runner, examples: Sequence[Example], max_length: int) -> list[list[Encoded]]:
@@ -166,7 +166,8 @@ class HeadTask(Task, ABC):
         return labels
 
     def _total_loss(self, runner: Runner, rows: Sequence[Encoded], batch_tokens: int) -> TokenLoss:
-        total = sum(float(self.loss(output, targets)) for _, targets, output in _passes(runner, rows, batch_tokens))
+        passes = _passes(runner, rows, batch_tokens)
+        total = sum(float(self.loss(output, targets).sum()) for _, targets, output in passes)
         return TokenLoss(total, sum(self.num_labels(row) for row in rows))
 
 
@@ -202,6 +203,6 @@ def _longest(runner: Runner) -> int:
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the summed cross-entropy of ``labels`` [N] under ``logits`` [N, C]; -100 is not counted."""
+    """Return the cross-entropy [N] of ``labels`` [N] under ``logits`` [N, C]; 0 where the label is -100."""
     wide = torch.promote_types(logits.dtype, torch.float32)
-    return nn.functional.cross_entropy(logits.to(wide), labels, reduction="sum")
+    return nn.functional.cross_entropy(logits.to(wide), labels, reduction="none")

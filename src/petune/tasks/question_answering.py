@@ -101,7 +101,7 @@ class QuestionAnswering(HeadTask):
         return 1
 
     def loss(self, output: Any, labels: Tensor) -> Tensor:
-        """Return half the cross-entropies of start and end, labels [B, 2]."""
+        """Return half the cross-entropies [B] of start and end, labels [B, 2]."""
         starts, ends = class_loss(output.start_logits, labels[:, 0]), class_loss(output.end_logits, labels[:, 1])
         return (starts + ends) / 2
 

@@ -99,7 +99,7 @@ class SequenceClassification(HeadTask):
         )
 
     def loss(self, output: Any, labels: Tensor) -> Tensor:
-        """Return the cross-entropy of the labels [B, 1]."""
+        """Return the cross-entropy [B] of the labels [B, 1]."""
         return class_loss(output.logits, labels[:, 0])
 
     def inputs(self, runner: Runner, examples: Sequence[Example], max_length: int) -> list[list[Encoded]]:

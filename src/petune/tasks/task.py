@@ -27,7 +27,7 @@ class Objective(Protocol):
     """What training minimises."""
 
     def __call__(self, inputs: Mapping[str, Tensor], labels: Tensor, forward: Forward | None = None) -> Tensor:
-        """Return the summed loss (nats, fp32 scalar) of a batch.
+        """Return the loss [B] of each row of a batch, summed over its labels (nats, fp32).
 
         Args:
             inputs: what the model takes.

@@ -94,8 +94,8 @@ class TokenClassification(HeadTask):
         return encoded_set(examples, fitted, max_length=max_length, label_tokens=count, shown=" ".join(tagged))
 
     def loss(self, output: Any, labels: Tensor) -> Tensor:
-        """Return the cross-entropy of the labels [B, T]."""
-        return class_loss(output.logits.flatten(0, 1), labels.flatten())
+        """Return the cross-entropy [B] of the labels [B, T] of each row."""
+        return class_loss(output.logits.flatten(0, 1), labels.flatten()).view(labels.shape).sum(1)
 
     def inputs(self, runner: Runner, examples: Sequence[Example], max_length: int) -> list[list[Encoded]]:
         """Return the rows, the number of each word at its first sub-word.

@@ -1,19 +1,24 @@
-"""One adapter in training: its rows, its optimiser, and how far it has come."""
+"""One adapter in training: its rows, its optimiser, how far it has come, and what is due after a step."""
 
 import hashlib
+import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, final
 
 import torch
+from torch import nn
 
 from petune.adapter import Adapter
 from petune.backbone.base import Base
 from petune.data.batching import answer_starts
 from petune.data.encoding import Encoded
-from petune.errors import CheckpointError, DataError
+from petune.errors import CheckpointError, ConfigError, DataError, DivergedError, PetuneError
+from petune.evaluation.metrics import HIGHER_IS_WORSE
 from petune.training import checkpoints
+from petune.training.events import Evaluated, Listeners
 from petune.training.mixing import MixedSchedule
 from petune.training.optimizer import (
     load_optimizer_tensors,
@@ -66,7 +71,13 @@ class AdapterRun:
         rows: its encoded training rows.
         options: how to train it.
         base: what it is attached to.
+        output: folder of its checkpoints.
         weights: the share of each task, by name, where the rows are of several; see :class:`MixedSchedule`.
+
+    Attributes:
+        listeners: who follows.
+        evaluate: measures the adapter; None where there are no validation rows.
+        error: what has stopped it before its end.
 
     Raises:
         DataError: the adapter is hidden from what comes before the answer, and a row has nothing before it.
@@ -78,6 +89,7 @@ class AdapterRun:
         rows: list[Encoded],
         options: TrainingOptions,
         base: Base,
+        output: Path,
         weights: Mapping[str, float] | None = None,
     ) -> None:
         if adapter.needs_answers:
@@ -86,6 +98,10 @@ class AdapterRun:
         self.trained_parameters = adapter.num_parameters()
         self.rows = rows
         self.options = options
+        self.output = output
+        self.listeners = Listeners()
+        self.evaluate: Evaluate | None = None
+        self.error: PetuneError | None = None
         versions = 1 if adapter.placement is None else adapter.placement.versions
         lengths, tasks = [len(row.input_ids) for row in rows], [row.task for row in rows]
         self.schedule: Schedule | MixedSchedule
@@ -117,6 +133,102 @@ class AdapterRun:
         """Epochs done."""
         return self.schedule.epoch_at(self.progress.step)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether another step comes."""
+        patience = self.options.early_stopping_patience
+        waits = patience is None or self.progress.evaluations_without_improvement < patience
+        return self.error is None and waits and self.progress.step < self.total_steps
+
+    def update(self, rows: Sequence[Encoded]) -> tuple[float, float]:
+        """Clip, step, and count the step; return the learning rate used and the gradient's norm before clipping.
+
+        Args:
+            rows: those of the step, to be named in an error.
+
+        Raises:
+            DivergedError: the norm is not finite; nothing was changed.
+        """
+        parameters = [p for p in self.adapter.parameters() if p.grad is not None]
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm or math.inf))
+        # An fp16 overflow only costs this step, as long as the scale can still be lowered.
+        if not math.isfinite(norm) and self.scaler.get_scale() <= 1:
+            raise self.diverged(f"the gradient's norm is {norm}", rows)
+        rate = float(self.rate.get_last_lr()[0])
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.rate.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.adapter.refresh()
+        self.progress.step += 1
+        return rate, norm
+
+    def diverged(self, what: str, rows: Sequence[Encoded]) -> DivergedError:
+        """Return the error that says ``what`` is not finite, in which rows, and what is left."""
+        names = ", ".join(row.origin for row in rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+        steps = checkpoints.steps_in(self.output)
+        last = f"the last checkpoint is {self.output / f'checkpoint-{steps[-1]}'}" if steps else "no checkpoint yet"
+        return DivergedError(
+            f"{what} at step {self.progress.step + 1}, in rows {names}; learning rate {self.rate.get_last_lr()[0]:.3g};"
+            f" the step was not taken, {last}. Lower --learning-rate, look at these rows, or try --dtype float32"
+        )
+
+    def follow_up(self) -> None:
+        """Do what is due after a step: evaluate, write a checkpoint."""
+        if self.evaluate is not None and self._due(self.options.eval_steps):
+            self._judge(self.evaluate(self))
+            self.save()
+        elif self._due(self.options.save_steps):
+            self.save()
+
+    def _due(self, every: int | None) -> bool:
+        done = self.progress.step
+        if every is None:
+            return self.schedule.ends_epoch(done)
+        return done % every == 0 or done == self.total_steps
+
+    def _judge(self, metrics: dict[str, float]) -> None:
+        """Note an evaluation, and whether it is the best so far."""
+        progress, key = self.progress, self.options.best_metric
+        if key not in metrics:
+            raise ConfigError(
+                f"metric_for_best_model is '{key}', which is not measured; measured are {', '.join(metrics)}"
+            )
+        value = -metrics[key] if key.rpartition("/")[2] in HIGHER_IS_WORSE else metrics[key]
+        better = math.isfinite(value) and (progress.best_value is None or value > progress.best_value)
+        if better:
+            progress.best_value, progress.best_step = value, progress.step
+            progress.evaluations_without_improvement = 0
+        else:
+            progress.evaluations_without_improvement += 1
+        self.listeners.evaluated(Evaluated(progress.step, self.epoch, metrics, better))
+
+    def save(self) -> Path:
+        """Write a checkpoint, remove those that are too many, and return its folder."""
+        folder = checkpoints.save(self.output, self.progress.step, self.checkpoint())
+        self.listeners.saved(folder, self.progress.step)
+        checkpoints.rotate(self.output, self.options.save_total_limit, self.progress.best_step)
+        return folder
+
+    def saved(self) -> Path:
+        """Return the folder of the last step's checkpoint, written now where it is missing."""
+        # What was saved right after the step is not written again over itself: a second signal could hit then.
+        newest = checkpoints.steps_in(self.output)[-1:]
+        return self.output / f"checkpoint-{newest[0]}" if newest == [self.progress.step] else self.save()
+
+    def take_best(self) -> None:
+        """Go back to the tensors of the best evaluation, where that is wanted."""
+        best = self.progress.best_step
+        if self.options.load_best_model_at_end and best is not None and best != self.progress.step:
+            self.adapter.load_tensors(checkpoints.load(self.output / f"checkpoint-{best}").masters)
+
+    @property
+    def kept_step(self) -> int:
+        """The step whose tensors are kept: that of the best evaluation, or the last."""
+        best = self.progress.best_step if self.options.load_best_model_at_end else None
+        return self.progress.step if best is None else best
+
     def checkpoint(self) -> checkpoints.Checkpoint:
         """Return the state to save."""
         progress = {name: getattr(self.progress, name) for name in Progress.__dataclass_fields__}
@@ -133,7 +245,7 @@ class AdapterRun:
         )
 
     def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
-        """Go back to a saved state.
+        """Go back to a saved state; the random generators, which are everybody's, stay as they are.
 
         Raises:
             CheckpointError: it was made with other training rows.
@@ -153,4 +265,7 @@ class AdapterRun:
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(checkpoint.state["scaler"])
         self.progress = Progress(**checkpoint.state["progress"])
-        checkpoints.set_random_state(checkpoint.random)
+
+
+Evaluate = Callable[[AdapterRun], dict[str, float]]
+"""Measures an adapter on its validation rows: metric name to value, ``loss`` among them."""

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from petune.adapter import LearnedTask, build_adapter
-from petune.backbone.base import Base, load_base, load_base_config, meta_model
+from petune.backbone.base import Base, load_base_config, meta_model
 from petune.backbone.further_heads import HeadSpec, choose_own
 from petune.backbone.heads import saved_task
 from petune.backbone.structure import Structure
@@ -17,16 +19,14 @@ from petune.training.rows import RunRows, data_format, told_of
 from petune.training.task_entries import RunTask
 
 
-def load_base_for(
+def base_for(
     recipe: Recipe, tasks: Sequence[RunTask], rows: Sequence[TaskRows], *, trust_remote_code: bool
-) -> Base:
-    """Return the base for the rows of each task.
-
-    The adapter is built for the base's shapes first, so that what cannot be is told before the weights load.
+) -> dict[str, Any]:
+    """Return how the base is loaded for the rows of each task: what ``load_base`` and ``meta_model`` take beside it.
 
     Raises:
         ConfigError: no body of the base serves all the tasks.
-        PetuneError: the base cannot be had, or the method cannot be used on it.
+        BaseModelError: the base's configuration cannot be had.
     """
     options = recipe.run
     where: dict[str, Any] = {"revision": options.revision, "trust_remote_code": trust_remote_code}
@@ -44,14 +44,20 @@ def load_base_for(
             saved_task(config.architectures or (), config),
         )
     first = heads.pop(own)
-    where |= {"task": first.task, "labels": first.labels, "heads": tuple(heads)}
-    skeleton = meta_model(options.model, **where)
-    adapter = build_adapter(options.method, recipe.method.model_dump(), skeleton, Structure(skeleton))
+    return where | {"task": first.task, "labels": first.labels, "heads": tuple(heads)}
+
+
+def require_fit(recipe: Recipe, tasks: Sequence[RunTask], rows: Sequence[TaskRows], skeleton: PreTrainedModel) -> None:
+    """Check that the adapter can be made for a base of these shapes, and that every row has a place for its answer.
+
+    Raises:
+        PetuneError: it cannot, or a row has none.
+    """
+    adapter = build_adapter(recipe.run.method, recipe.method.model_dump(), skeleton, Structure(skeleton))
     for task, read in zip(tasks, rows, strict=True):
         with told_of(task.name):
             for checked in filter(None, (read.data.train, read.data.eval)):
                 read.task.check_answers(checked, adapter.placement)
-    return load_base(options.model, seed=options.seed, dtype=options.dtype, device=options.device, **where)
 
 
 def task_on(base: Base, task: RunTask) -> TaskName:

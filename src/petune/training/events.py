@@ -88,8 +88,12 @@ class Silent:
 class Listeners:
     """Several listeners as one."""
 
-    def __init__(self, listeners: Sequence[Listener]) -> None:
-        self._all = tuple(listeners)
+    def __init__(self, listeners: Sequence[Listener] = ()) -> None:
+        self._all = list(listeners)
+
+    def add(self, *listeners: Listener) -> None:
+        """Tell these as well from now on."""
+        self._all += listeners
 
     def started(self, plan: Plan) -> None:
         """Tell everyone."""

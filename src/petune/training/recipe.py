@@ -24,6 +24,9 @@ from petune.training.task_entries import RunTask, TaskEntry, read_entries, settl
 FILE_NAME = "recipe.yaml"
 """Under this name every run keeps its recipe."""
 
+SEVERAL = "adapters"
+"""The key under which a recipe has several adapters."""
+
 # Keys that may change when a run goes on: where it runs and what it reports, not what it computes.
 FREE_ON_RESUME = frozenset(
     {
@@ -131,6 +134,11 @@ class Recipe:
         Raises:
             ConfigError: an unknown key (the nearest one is offered), or a value out of range.
         """
+        if SEVERAL in keys:
+            raise ConfigError(
+                f"the recipe has several {SEVERAL}, which train together: use petune.train_many, or petune train on the"
+                " command line"
+            )
         known = RunOptions.model_fields
         run = _validate({key: value for key, value in keys.items() if key in known})
         method = methods.get(run.method)
@@ -153,6 +161,17 @@ class Recipe:
             ConfigError: the file is missing, not YAML, not a mapping, or holds a bad key.
         """
         return cls.parse({**read_yaml(Path(path)), **(overrides or {})})
+
+    @classmethod
+    def of(cls, recipe: "Recipe | Mapping[str, Any] | str | os.PathLike[str]") -> "Recipe":
+        """Return the recipe that is given: itself, its keys, or the path of its YAML file.
+
+        Raises:
+            ConfigError: as :meth:`parse` and :meth:`read` do.
+        """
+        if isinstance(recipe, Recipe):
+            return recipe
+        return cls.parse(recipe) if isinstance(recipe, Mapping) else cls.read(recipe)
 
     def keys(self) -> dict[str, Any]:
         """Return all keys and values, as YAML and JSON can hold them."""

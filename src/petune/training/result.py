@@ -10,6 +10,7 @@ from petune.adapted_model import AdaptedModel
 from petune.checkpoint.durable import write_text
 from petune.checkpoint.folder import save_adapter
 from petune.data.report import DataReport, joined
+from petune.errors import PetuneError
 from petune.training import output
 from petune.training.recipe import Recipe
 
@@ -35,7 +36,7 @@ class TrainingResult:
     """What a training run made."""
 
     model: AdaptedModel
-    """The base with the trained adapter attached, ready to use."""
+    """The base with the trained adapter attached, ready to use; with others, where several were trained at once."""
 
     output_dir: Path
     """The adapter's folder."""
@@ -47,7 +48,7 @@ class TrainingResult:
     """The step after which the adapter was as it is kept: that of the best evaluation, or the last."""
 
     seconds: float
-    """Time of the steps of this process, evaluations included."""
+    """Time of the steps of this process, evaluations and the steps of runs that shared the base included."""
 
     peak_memory: int
     """Most bytes held: by the process on CPU, by tensors on CUDA."""
@@ -63,6 +64,9 @@ class TrainingResult:
 
     candidates: tuple[Candidate, ...] = ()
     """What was tried, where the method chooses instead of training."""
+
+    adapter_name: str = "default"
+    """The name under which the adapter is attached to the model."""
 
     @property
     def train_report(self) -> DataReport:
@@ -90,6 +94,24 @@ class TrainingResult:
         return {n.removeprefix("eval_"): v for e in evaluations for n, v in e.items() if n.startswith("eval_")}
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one of several runs that shared a base ended."""
+
+    name: str
+    """The name of its adapter."""
+
+    recipe: Recipe
+    """What was asked for."""
+
+    result: TrainingResult | None
+    """What it made; None where it failed."""
+
+    error: PetuneError | None
+    """Why it failed."""
+
+
 def run_summary(result: TrainingResult, recipe: Recipe) -> dict[str, Any]:
     """Return what there is to say of every run, for ``train_results.json`` and the adapter's folder."""
     return {
@@ -106,4 +128,4 @@ def run_summary(result: TrainingResult, recipe: Recipe) -> dict[str, Any]:
 def save_run(result: TrainingResult, summary: dict[str, Any]) -> None:
     """Write ``train_results.json`` and the adapter."""
     write_text(result.output_dir / output.RESULTS_FILE, json.dumps(summary, indent=2) + "\n")
-    save_adapter(result.model, result.output_dir, training=summary)
+    save_adapter(result.model, result.output_dir, name=result.adapter_name, training=summary)

@@ -55,7 +55,7 @@ class SharedPrefix:
     def __init__(self, model: AdaptedModel, objective: Objective) -> None:
         self._model = model
         self._objective = objective
-        self._works: bool | None = None
+        self._works: dict[str, bool] = {}
 
     def cut(self, names: Sequence[str], rows: Sequence[Encoded], inputs: Mapping[str, Tensor], labels: Tensor) -> Batch:
         """Return the batch behind what its rows begin with, or the batch as it is where that saves nothing.
@@ -69,11 +69,14 @@ class SharedPrefix:
             labels: [B, T].
         """
         length = shared_length(rows)
-        if self._works is False or (len(rows) - len(set(names))) * length < LEAST_SAVED:
+        adapters = set(names)
+        refused = any(self._works.get(name) is False for name in adapters)
+        if refused or (len(rows) - len(adapters)) * length < LEAST_SAVED:
             return inputs, labels
-        if self._works is None:
+        if not adapters <= self._works.keys():
             reason = self._why_not(names, inputs, labels, length)
-            self._works = reason is None
+            placed = {name for name in adapters if self._model.adapter(name).placement is not None}
+            self._works |= dict.fromkeys(placed or adapters, reason is None)
             if reason is not None:
                 logger.info("what all rows begin with is computed for each of them: %s", reason)
                 return inputs, labels

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -65,8 +65,12 @@ def interrupted_by_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def telling_how_to_go_on(output: Path) -> Iterator[None]:
-    """Say of a Ctrl-C that nobody waited for which checkpoint of the run in ``output`` is left.
+def telling_how_to_go_on(outputs: Sequence[Path], how: str) -> Iterator[None]:
+    """Say of a Ctrl-C that nobody waited for which checkpoints of the runs in ``outputs`` are left.
+
+    Args:
+        outputs: folders of the runs.
+        how: what to do to go on.
 
     Raises:
         Interrupted: in place of KeyboardInterrupt, where there is a checkpoint.
@@ -74,11 +78,8 @@ def telling_how_to_go_on(output: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        steps = steps_in(output)
-        if not steps:
+        last = [f"{output / f'checkpoint-{steps[-1]}'}" for output in outputs if (steps := steps_in(output))]
+        if not last:
             raise
-        raise Interrupted(
-            f"interrupted; the last checkpoint is {output / f'checkpoint-{steps[-1]}'}. Go on with: petune train"
-            f" --resume --output-dir {output}",
-            signal.SIGINT,
-        ) from error
+        what = "the last checkpoint is" if len(last) == 1 else "the last checkpoints are"
+        raise Interrupted(f"interrupted; {what} {', '.join(last)}. {how}", signal.SIGINT) from error

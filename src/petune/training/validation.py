@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from petune.adapted_model import AdaptedModel
 from petune.evaluation.options import EvaluationOptions
 from petune.evaluation.runner import Runner, WithHead
-from petune.training.adapter_run import AdapterRun
-from petune.training.loop import Evaluate
+from petune.training.adapter_run import AdapterRun, Evaluate
 from petune.training.options import TrainingOptions
 from petune.training.rows import RunRows
 from petune.training.task_entries import RunTask

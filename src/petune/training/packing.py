@@ -1,0 +1,84 @@
+"""The rows of one step of each adapter, as batches that go through the base together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from petune.data.batching import split_step
+from petune.data.encoding import Encoded
+from petune.training.adapter_run import AdapterRun
+
+ENOUGH_TOKENS = 1024
+"""Tokens of a batch beyond which a CPU gains nothing from more of them, while their memory grows."""
+
+
+@final
+@dataclass(slots=True)
+class NextStep:
+    """The next step of one adapter.
+
+    Args:
+        run: the adapter in training.
+        rows: the step's rows.
+        labels: how many labels they learn, which the step's loss is a mean over.
+    """
+
+    run: AdapterRun
+    rows: list[Encoded]
+    labels: int
+    loss: float = 0.0
+    """Mean loss of the rows that have gone through the base so far."""
+
+    @property
+    def task(self) -> str:
+        """The name of the task that its rows are of."""
+        return self.rows[0].task
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return [len(row.input_ids) for row in self.rows]
+
+    @property
+    def most_rows(self) -> int | None:
+        """How many rows may go through the base at once; None where tokens alone count."""
+        options = self.run.options
+        return options.per_device_train_batch_size if options.tokens_per_step is None else None
+
+
+Place = tuple[NextStep, Encoded]
+"""A row, and whose it is."""
+
+
+def pack(steps: Sequence[NextStep], device: torch.device) -> list[list[Place]]:
+    """Return the rows of all ``steps`` as batches of rows of one task and of like lengths, the longest first.
+
+    One adapter's rows are split as its options say. Rows of several share batches; none has more rows than the adapters
+    together allow, nor more tokens, padding counted, than the most careful of them allows. On a CPU none is larger than
+    what is enough, unless one adapter's own batches are.
+
+    Args:
+        steps: the next step of each adapter.
+        device: where the base lies.
+    """
+    tasks = list(dict.fromkeys(step.task for step in steps))
+    if len(tasks) > 1:
+        return [batch for task in tasks for batch in pack([step for step in steps if step.task == task], device)]
+    places = [(step, row) for step in steps for row in step.rows]
+    lengths = [len(row.input_ids) for _, row in places]
+    tokens = min(step.run.options.max_tokens_per_batch for step in steps)
+    limits = [step.most_rows for step in steps]
+    rows = None if None in limits else sum(limit for limit in limits if limit is not None)
+    if len(steps) > 1 and device.type == "cpu":
+        tokens = min(tokens, max(ENOUGH_TOKENS, *(_largest(step, tokens) for step in steps)))
+    batches = split_step(range(len(places)), lengths, max_rows=rows, max_tokens=tokens)
+    return [[places[i] for i in batch] for batch in batches]
+
+
+def _largest(step: NextStep, max_tokens: int) -> int:
+    """Return the tokens, padding counted, of the largest batch that the adapter would have alone."""
+    lengths = step.lengths
+    batches = split_step(range(len(lengths)), lengths, max_rows=step.most_rows, max_tokens=max_tokens)
+    return max(len(batch) * max(lengths[i] for i in batch) for batch in batches)

@@ -1,0 +1,69 @@
+"""Rows of several adapters as batches."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from petune.adapter import create_adapter
+from petune.backbone.base import Base
+from petune.data.batching import split_step
+from petune.data.encoding import Encoded
+from petune.training.adapter_run import AdapterRun
+from petune.training.options import TrainingOptions
+from petune.training.packing import ENOUGH_TOKENS, NextStep, pack
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def next_step(tiny_base: Any, tmp_path: Path) -> Any:
+    """A step of rows with these lengths: ``next_step([3, 5], per_device_train_batch_size=1)``."""
+    base: Base = tiny_base(num_hidden_layers=1)
+
+    def make(lengths: list[int], **options: Any) -> NextStep:
+        rows = [Encoded([5] * n, [-100] * (n - 1) + [5], f"row {n}") for n in lengths]
+        adapter = create_adapter(base, "lora", target_modules=("q_proj",))
+        run = AdapterRun(adapter, rows, TrainingOptions(**options), base, tmp_path)
+        return NextStep(run, rows, len(rows))
+
+    return make
+
+
+def lengths(batches: Any) -> list[list[int]]:
+    return [[len(row.input_ids) for _, row in batch] for batch in batches]
+
+
+def test_one_adapter_s_batches_are_those_of_its_options(next_step: Any) -> None:
+    own = [40, 8, 9, 100, 7, 41, 12]
+    for options in ({}, {"per_device_train_batch_size": 2}, {"tokens_per_step": 999, "max_tokens_per_batch": 90}):
+        step = next_step(own, **options)
+        expected = split_step(
+            range(len(own)), own, max_rows=step.most_rows, max_tokens=step.run.options.max_tokens_per_batch
+        )
+        assert lengths(pack([step], CPU)) == [[own[i] for i in batch] for batch in expected]
+
+
+def test_rows_of_like_lengths_share_a_batch_whoever_s_they_are(next_step: Any) -> None:
+    first, second = next_step([100, 10]), next_step([11, 99])
+    batches = pack([first, second], CPU)
+    assert lengths(batches) == [[100, 99], [11, 10]]
+    assert [[owner is first for owner, _ in batch] for batch in batches] == [[True, False], [False, True]]
+
+
+def test_limits_of_rows_add_up_and_the_least_of_tokens_counts(next_step: Any) -> None:
+    one, two = (next_step([10] * 4, per_device_train_batch_size=n) for n in (1, 2))
+    assert sorted(lengths(pack([one, two], CPU))) == [[10] * 2, [10] * 3, [10] * 3]
+    careful = next_step([10] * 4, max_tokens_per_batch=20)
+    assert lengths(pack([two, careful], CPU)) == [[10, 10]] * 4
+    by_tokens = next_step([10] * 4, tokens_per_step=40)
+    assert lengths(pack([one, by_tokens], CPU)) == [[10] * 8], "a budget of tokens knows no number of rows"
+
+
+def test_more_than_enough_is_shared_by_no_batch_on_a_cpu(next_step: Any) -> None:
+    many = [next_step([64] * 10) for _ in range(4)]
+    assert max(len(batch) for batch in pack(many, CPU)) == ENOUGH_TOKENS // 64
+    assert lengths(pack(many, torch.device("cuda"))) == [[64] * 40]
+    large = next_step([64] * 20, per_device_train_batch_size=20)
+    assert max(len(batch) for batch in pack([many[0], large], CPU)) == 20, "as large as one alone has them"
