@@ -27,7 +27,8 @@ def main() -> None:
     work.model.symlink_to(whole.model)
     write_first(whole.train_text, work.train_text, settings.rows)
 
-    base = load_base(work.model, dtype="bfloat16", device="cpu")
+    # Where a start is computed by the base, that of the float32 runs is wanted: these are what is compared.
+    base = load_base(work.model, dtype="float32", device="cpu")
     write_rows(work, settings, base)
     if whole.test_text.is_file():
         work.write_test_rows(encode(whole.test_text, settings, base))
