@@ -10,6 +10,7 @@ from petune.backbone.base import Base
 from petune.errors import ConfigError
 from petune.training import loop, memory_budget
 from petune.training.memory_needs import MemoryNeeds, Way
+from petune.training.packing import Place, pack
 from petune.training.rehearsal import Rehearsal, size
 from petune.training.run import train
 
@@ -61,11 +62,11 @@ def test_cheap_parts_come_first_and_no_more_than_needed(
     within: Within, tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any]
 ) -> None:
     found = []
-    for share in (0.97, 0.8, 0.35):
+    for share in (0.97, 0.8, 0.45):
         within(share)
         options = keys(max_steps=1, memory_budget="1GiB", output_dir=str(tmp_path / str(share)))
         options |= {"per_device_train_batch_size": 13, "gradient_accumulation_steps": 1}
-        estimate = train(options, base=tiny_base(num_hidden_layers=4)).estimate
+        estimate = train(options, base=tiny_base(num_hidden_layers=8)).estimate
         assert estimate is not None
         found.append(estimate)
     assert found[0].recomputed.startswith("the norms and activations of")
@@ -90,24 +91,31 @@ def test_the_fewest_parts_are_taken_from_the_first_on(monkeypatch: pytest.Monkey
 def test_then_batches_become_smaller(
     within: Within, tiny_base: Callable[..., Base], keys: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    within(0.05)
+    within(0.3)
     seen: list[int] = []
-    pack = loop.pack
-    monkeypatch.setattr(loop, "pack", lambda *given: seen.extend(map(size, batches := pack(*given))) or batches)
+
+    def watched(*given: Any) -> list[list[Place]]:
+        batches = pack(*given)
+        seen.extend(map(size, batches))
+        return batches
+
+    monkeypatch.setattr(loop, "pack", watched)
     options = keys(max_steps=2, memory_budget="1GiB", per_device_train_batch_size=13, gradient_accumulation_steps=1)
-    estimate = train({**options, "target_modules": ["q_proj"]}, base=tiny_base()).estimate
+    estimate = train(options, base=tiny_base()).estimate
     assert estimate is not None
     assert estimate.most_tokens is not None
     assert max(seen) <= estimate.most_tokens
 
 
 def test_a_budget_that_cannot_be_met_names_the_least(tiny_base: Callable[..., Base], keys: Callable[..., Any]) -> None:
-    with pytest.raises(ConfigError, match=r"a memory budget of 10\.0 MiB cannot be met: the least is [\d.]+ [MG]iB, of"):
+    with pytest.raises(
+        ConfigError, match=r"a memory budget of 10\.0 MiB cannot be met: the least is [\d.]+ [MG]iB, of"
+    ):
         train(keys(memory_budget="10MiB"), base=tiny_base())
 
 
 def test_what_a_budget_is(keys: Callable[..., Any]) -> None:
-    with pytest.raises(ConfigError, match="'much' is no size; write it like 500MB, 2GiB or 1.5TB"):
+    with pytest.raises(ConfigError, match=r"'much' is no size; write it like 500MB, 2GiB or 1\.5TB"):
         train(keys(memory_budget="much"))
     with pytest.raises(ConfigError, match="memory_budget recomputes as much as it has to, gradient_checkpointing"):
         train(keys(memory_budget="1GiB", gradient_checkpointing=True))

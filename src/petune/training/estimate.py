@@ -55,8 +55,9 @@ class Estimate:
     def lines(self) -> list[str]:
         """Return it in words, with what was done to save memory."""
         said = [
-            f"estimate: about {shown_seconds(self.seconds)} for {self.steps:,} steps, {shown_bytes(self.memory)} at most"
-            f" ({shown_bytes(self.above_model)} above the loaded model, {shown_bytes(self.kept)} of it activations)"
+            f"estimate: about {shown_seconds(self.seconds)} for {self.steps:,} steps, {shown_bytes(self.memory)} at"
+            f" most ({shown_bytes(self.above_model)} above the loaded model, {shown_bytes(self.kept)} of them"
+            " activations)"
         ]
         ways = [f"{self.recomputed} computed again"] if self.recomputed else []
         ways += [f"batches of at most {self.most_tokens:,} tokens"] if self.most_tokens is not None else []
@@ -72,23 +73,26 @@ class Estimate:
             memory: most bytes held.
             steps: how many steps there were; time is compared where there were as many as expected.
         """
-        found = [("memory", self.memory, memory, shown_bytes)]
+        found: list[tuple[str, float, float, str, str]] = [
+            ("memory", self.memory, memory, shown_bytes(self.memory), shown_bytes(memory)),
+        ]
         if steps == self.steps:
-            found.insert(0, ("time", self.seconds, seconds, shown_seconds))
-        pairs = "; ".join(f"{name} {shown(guess)}, measured {shown(real)}" for name, guess, real, shown in found)  # type: ignore[operator]
+            found.insert(0, ("time", self.seconds, seconds, shown_seconds(self.seconds), shown_seconds(seconds)))
+        pairs = "; ".join(f"{name} {guess}, measured {real}" for name, _, _, guess, real in found)
         lines = [f"estimated {pairs}"]
-        for name, guess, real, _ in found:
+        for name, guess, real, _, _ in found:
             error = guess / real - 1 if real else 0.0
             if abs(error) > TOLERANCE:
-                lines.append(f"warning: the estimate of {name} was {abs(error):.0%} too {'high' if error > 0 else 'low'}")
+                side = "high" if error > 0 else "low"
+                lines.append(f"warning: the estimate of {name} was {abs(error):.0%} too {side}")
         return lines
 
 
 def shown_seconds(seconds: float) -> str:
     """Return a time as one says it: ``0.4 s``, ``42 s``, ``7 min``, ``3 h 20 min``."""
-    if seconds < 10:  # noqa: PLR2004
+    if seconds < 10:
         return f"{seconds:.1f} s"
-    if seconds < 90:  # noqa: PLR2004
+    if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

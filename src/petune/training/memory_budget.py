@@ -12,8 +12,8 @@ from petune.training.rehearsal import Rehearsal, longest, size
 def way_within(budget: int, needs: MemoryNeeds, rehearsal: Rehearsal) -> Way:
     """Return how to run batches so that no more than ``budget`` bytes are held.
 
-    Cheap parts of blocks are computed again first, then feed-forward parts, then whole blocks, each kind from the lowest
-    block up and no more of them than needed; only then are batches made smaller.
+    Cheap parts of blocks are computed again first, then feed-forward parts, then whole blocks, each kind from the
+    lowest block up and no more of them than needed; only then are batches made smaller.
 
     Raises:
         ConfigError: no way is small enough; the least is named.
@@ -41,7 +41,7 @@ def _fewest(parts: list[Part], limit: int | None, budget: int, needs: MemoryNeed
     """Return the fewest of ``parts``, from the first on, that keep within the budget."""
     count = bisect_left(
         range(len(parts)),
-        True,  # noqa: FBT003
+        True,
         key=lambda n: needs.held + needs.of(Way(tuple(parts[:n]), limit)).above <= budget,
     )
     return tuple(parts[:count])
@@ -50,6 +50,6 @@ def _fewest(parts: list[Part], limit: int | None, budget: int, needs: MemoryNeed
 def _too_small(budget: int, least: int, held: int) -> str:
     return (
         f"a memory budget of {shown_bytes(budget)} cannot be met: the least is {shown_bytes(least)}, of which"
-        f" {shown_bytes(held)} are held before the first step, with all blocks computed again and one row at a time. Give"
-        " a larger --memory-budget, shorter rows (--max-length), a smaller base, or a method that learns less"
+        f" {shown_bytes(held)} are held before the first step, with all blocks computed again and one row at a time."
+        " Give a larger --memory-budget, shorter rows (--max-length), a smaller base, or a method that learns less"
     )

@@ -29,8 +29,8 @@ from petune.training.memory import peak_memory
 from petune.training.recipe import Recipe
 from petune.training.result import Outcome, TrainingResult, run_summary, save_run
 from petune.training.rows import RunRows, data_format, encode_rows, record_start, told_of
-from petune.training.task_entries import RunTask
 from petune.training.signals import telling_how_to_go_on
+from petune.training.task_entries import RunTask
 from petune.training.validation import sample_of, validation
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any, Literal, final
 
 import torch
@@ -83,10 +83,11 @@ def _is_elementwise(module: nn.Module) -> bool:
 def _feed_forward(structure: Structure, block: int) -> str | None:
     """Return the path of the module that holds the feed-forward linears of a block and nothing else of it."""
     inside = [linear for linear in structure.linears if linear.block == block]
-    own = [linear.path.split(".") for linear in inside if linear.role == "mlp"]
-    path = ".".join(commonprefix([names[:-1] for names in own])) if own else ""
+    own = [linear.path.split(".")[:-1] for linear in inside if linear.role == "mlp"]
+    alike = takewhile(lambda names: len(set(names)) == 1, zip(*own, strict=False))
+    path = ".".join(names[0] for names in alike)
     holds_attention = any(f"{linear.path}.".startswith(f"{path}.") for linear in inside if linear.role != "mlp")
-    return None if len(own) < 2 or holds_attention or path == structure.blocks[block] else path  # noqa: PLR2004
+    return None if len(own) < 2 or holds_attention or path == structure.blocks[block] else path
 
 
 @contextmanager
