@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,17 @@ from petune.training import records
 
 Keys = Callable[..., dict[str, Any]]
 
-OF_THE_PASS = {"trials_in_pass", "peak_memory_bytes", "seconds", "wall_seconds", "tokens_per_second", "curve"}
+MEASURED_ANEW = {
+    *("trials_in_pass", "peak_memory_bytes", "seconds", "wall_seconds", "tokens_per_second", "curve"),
+    *("generation_tokens_per_second", "generation_latency_ratio", "command"),
+}
+NUMBERS = ("development", "test", "train_loss", "eval_loss", "best_eval_loss", "scores")
+
+
+@pytest.fixture
+def keys_of(compare_keys: Keys) -> Keys:
+    """The keys of a small comparison in float32 with a search."""
+    return partial(compare_keys, dtype="float32", rate_factors=[1, 10], budget=12)
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +45,9 @@ def searched(comparison: Comparison) -> list[Trial]:
 
 def assert_the_same(one: Trial, other: Trial) -> None:
     """Check that a trial in a pass has found what it finds alone."""
-    plain, expected = (trial.model_dump(exclude=OF_THE_PASS) for trial in (one, other))
-    for name, value in expected.items():
-        assert plain[name] == (pytest.approx(value, abs=1e-4) if isinstance(value, float | dict) else value), name
+    assert one.model_dump(exclude=MEASURED_ANEW | {*NUMBERS}) == other.model_dump(exclude=MEASURED_ANEW | {*NUMBERS})
+    for name in NUMBERS:
+        assert getattr(one, name) == pytest.approx(getattr(other, name), abs=1e-4), name
     for point, alone in zip(one.curve, other.curve, strict=True):
         assert (point.step, point.tokens) == (alone.step, alone.tokens)
         assert point.train_loss == pytest.approx(alone.train_loss, abs=1e-4)
@@ -51,8 +62,8 @@ def assert_the_same(one: Trial, other: Trial) -> None:
         {"method": "lora", "settings": {"new_tokens": ["row"]}},
     ],
 )
-def test_the_results_are_those_of_trials_alone(entry: Any, compare_keys: Keys, tmp_path: Path) -> None:
-    keys = compare_keys(methods=[entry], rate_factors=[1, 10], budget=12)
+def test_the_results_are_those_of_trials_alone(entry: Any, keys_of: Keys, tmp_path: Path) -> None:
+    keys = keys_of(methods=[entry])
     together = compare(keys)
     alone = compare({**keys, "share_passes": False, "output_dir": str(tmp_path / "alone")})
     assert [trial.id for trial in together.trials] == [trial.id for trial in alone.trials]
@@ -66,8 +77,8 @@ def test_the_results_are_those_of_trials_alone(entry: Any, compare_keys: Keys, t
     assert not list((tmp_path / "out" / "trials").glob("*-search*/adapter"))
 
 
-def test_times_are_parts_of_the_pass(compare_keys: Keys) -> None:
-    first, second, third = searched(compare(compare_keys(rate_factors=[1, 3, 10], budget=9)))
+def test_times_are_parts_of_the_pass(keys_of: Keys) -> None:
+    first, second, third = searched(compare(keys_of(rate_factors=[1, 3, 10], budget=9)))
     assert first.trials_in_pass == 3
     assert first.peak_memory_bytes is first.tokens_per_second is None
     assert first.seconds == pytest.approx(second.seconds, rel=0.3)
@@ -90,8 +101,8 @@ class SignalAt(Unwatched):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_pass_that_was_stopped_goes_on(compare_keys: Keys, tmp_path: Path) -> None:
-    keys = compare_keys(rate_factors=[1, 10], budget=12)
+def test_a_pass_that_was_stopped_goes_on(keys_of: Keys, tmp_path: Path) -> None:
+    keys = keys_of()
     with pytest.raises(Interrupted, match="stopped after 0 of 3 trials"):
         compare(keys, watcher=SignalAt(2))
     follower = SignalAt(0)
@@ -102,8 +113,8 @@ def test_a_pass_that_was_stopped_goes_on(compare_keys: Keys, tmp_path: Path) -> 
         assert_the_same(one, other)
 
 
-def test_a_damaged_pass_begins_anew(compare_keys: Keys, tmp_path: Path) -> None:
-    keys = compare_keys(rate_factors=[1, 10], budget=12)
+def test_a_damaged_pass_begins_anew(keys_of: Keys, tmp_path: Path) -> None:
+    keys = keys_of()
     with pytest.raises(Interrupted):
         compare(keys, watcher=SignalAt(2))
     for tensors in (tmp_path / "out" / "trials").rglob("checkpoint-2/*.safetensors"):
@@ -113,9 +124,9 @@ def test_a_damaged_pass_begins_anew(compare_keys: Keys, tmp_path: Path) -> None:
     assert follower.steps[:2] == [1, 1]
 
 
-def test_one_that_diverges_leaves_the_others(compare_keys: Keys, tmp_path: Path) -> None:
+def test_one_that_diverges_leaves_the_others(keys_of: Keys, tmp_path: Path) -> None:
     entry = {"method": "lora", "search": {"learning_rate": [1e-3, 1e30, 1e-2]}}
-    keys = compare_keys(methods=[entry], budget=12)
+    keys = keys_of(methods=[entry])
     found = compare(keys)
     good, bad, other, *_ = searched(found)
     assert (bad.status, bad.curve) == ("failed", [])
@@ -128,10 +139,10 @@ def test_one_that_diverges_leaves_the_others(compare_keys: Keys, tmp_path: Path)
     assert not list((tmp_path / "out" / "trials" / bad.id).glob("adapter"))
 
 
-def test_out_of_memory_together_is_run_one_by_one(compare_keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_together_is_run_one_by_one(keys_of: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: Any, **__: Any) -> Iterator[Any]:
         raise MemoryError
 
     monkeypatch.setattr(shared_pass, "train_many", failing)
-    found = compare(compare_keys(rate_factors=[1, 3]))
+    found = compare(keys_of(rate_factors=[1, 3]))
     assert [(trial.status, trial.trials_in_pass) for trial in found.trials] == [("done", 1)] * 3

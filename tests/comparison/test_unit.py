@@ -37,7 +37,7 @@ def test_final_trials_never_do(track: Tracks) -> None:
         ("full", {}),  # it changes the weights that the others need
         ({"method": "lora", "settings": {"lora_dropout": 0.1}}, {}),
         ("lora", {"budget_unit": "seconds"}),
-        ({"method": "hard_prompts", "search": {"templates": [None, ["{text} {label}"]]}}, {}),
+        ({"method": "hard_prompts", "search": {"templates": [["{{ text }} is"], ["{{ text }}:"]]}}, {}),
     ],
 )
 def test_what_runs_alone(entry: Any, changes: dict[str, Any], track: Tracks) -> None:

@@ -55,7 +55,7 @@ def perform_together(
             began = time.perf_counter()
             if outcome.result is None:
                 assert outcome.error is not None
-                yield job, ended_with(job, outcome.error)
+                yield job, ended_with(job, outcome.error).model_copy(update={"trials_in_pass": len(jobs)})
                 continue
             curve = curves[job.id]
             outcome.result.model.activate(outcome.name)
