@@ -88,7 +88,7 @@ def _check_figures(trial: Trial, folder: Path) -> None:
         return
     assert set(trial.development) >= {"loss", "accuracy"}
     trains = trial.stage != "floor"
-    assert bool(trial.curve) == (trial.train_loss is not None) == (trial.seconds is not None) == trains
+    assert bool(trial.curve) == (trial.train_loss is not None) == bool(trial.seconds) == trains
     assert (trial.tokens_per_second is not None) == (trains and trial.trials_in_pass == 1)
     assert (trial.trainable_parameters == 0) == (not trains)
     assert (trial.best_eval_loss is not None) == trains
