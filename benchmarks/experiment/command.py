@@ -13,6 +13,7 @@ from experiment.records import RESULTS, Facts, Records, write
 from petune.cli.compare_table import PlainLines, duration, print_plan
 from petune.comparison import run
 from petune.comparison.folder import COMPARISON
+from petune.comparison.plan import Track
 from petune.errors import PetuneError
 
 NOMINAL = 1.2e11
@@ -77,7 +78,7 @@ def _plan(parts: Sequence[str], scale: Scale) -> int:
     return 0
 
 
-def _nominal(track: run.Track) -> float:
+def _nominal(track: Track) -> float:
     jobs = list(track.expected())
     finals = sum(job.stage != "search" for job in jobs)
     return sum(track.cost(job).multiplications for job in jobs) / NOMINAL + finals * FIXED_SECONDS
