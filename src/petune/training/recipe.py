@@ -40,6 +40,7 @@ FREE_ON_RESUME = frozenset(
         "memory_budget",
         "trunk_cache",
         "keep_trunk_cache",
+        "trunk_cache_dir",
     }
 )
 
