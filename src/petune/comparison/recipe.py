@@ -48,6 +48,7 @@ _DECIDED = frozenset(
         "save_total_limit",
         "report_to",
         "run_name",
+        "trunk_cache_dir",
     }
 )
 SHARED_KEYS = tuple(name for name in TrainingOptions.model_fields if name not in _DECIDED)
@@ -168,6 +169,9 @@ class CompareOptions(DataOptions):
     keep_adapters: bool = True
     """Keep the adapters of final trials."""
 
+    share_passes: bool = True
+    """Train trials of a search in one pass over their base, where results stay the same; final trials train alone."""
+
     engine: Literal["local"] = "local"
     """Where trials run: one after another in this process."""
 
@@ -269,6 +273,11 @@ class CompareRecipe(BaseModel):
             shared = TrainingOptions.model_validate(training)
         except ValidationError as error:
             raise ConfigError(explain(error, CompareOptions)) from error
+        if shared.keep_trunk_cache:
+            raise ConfigError(
+                "keep_trunk_cache: the trials of a comparison share what trunk_cache allows, and it is removed when the"
+                " last one has ended; leave the key out"
+            )
         recipe = cls(options=options, training={key: getattr(shared, key) for key in SHARED_KEYS})
         recipe.entries()
         return recipe
