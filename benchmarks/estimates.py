@@ -30,9 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(json.loads(options.run), options.model)
     data = options.data or movie_reviews(options.rows, 16).train
     print(f"{machine_facts()['cpu']}, {options.threads} threads, {options.rows} rows, {options.max_steps} steps")
-    print(
-        "\n| method | rows | s | estimated | off | MiB above the model | estimated | MiB in all | off | computed again |"
-    )
+    print("\n| method | rows | s | estimated | off | MiB above the model | estimated | in all | off | computed again |")
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     found = []
     for rows in options.batch_sizes:

@@ -1,8 +1,8 @@
 """What a trial will cost, before it runs: how many tokens it learns from, reads and writes, times what each costs.
 
 What a token costs is measured on a stand-in of the base (:mod:`petune.comparison.pace`). Where that would not fit, it
-is counted: a multiply-add a parameter and token in the forward pass; as many again for the gradients of activations, and
-once more for those of weights where the base itself is trained.
+is counted: a multiply-add a parameter and token in the forward pass; as many again for the gradients of activations,
+and once more for those of weights where the base itself is trained.
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ class Estimate:
     """Bytes that it cannot do without: weights, gradients and moments."""
 
     weights: int
-    """Bytes of the base, which trials that share a pass hold once."""
+    """Bytes of the base, and on CPU of the interpreter, which trials that share a pass hold once."""
 
     def time(self, speed: float) -> float:
         """Return the time in seconds, with ``speed`` multiply-adds a second where nothing was measured."""
@@ -85,6 +85,7 @@ def estimate(job: Job, survey: Survey, options: TrainingOptions) -> Estimate:
     room = machine.memory(device) // _PART_TO_MEASURE
     pace = survey.pace(job.method, job.settings, options, device=device, dtype=dtype, room=room)
     work = _work(job, survey, options)
+    process = _PROCESS if device.type == "cpu" else 0
     if pace is None:
         learning = (2 if method.shares_batch else 3) * work.learned
         multiplications = (learning + work.read + work.written * _WRITTEN_STEP) * parameters
@@ -100,9 +101,9 @@ def estimate(job: Job, survey: Survey, options: TrainingOptions) -> Estimate:
     return Estimate(
         multiplications=multiplications,
         seconds=seconds,
-        memory=int(least + held + (_PROCESS if device.type == "cpu" else 0)),
+        memory=int(least + held + process),
         least_memory=least,
-        weights=weights,
+        weights=weights + process,
     )
 
 
