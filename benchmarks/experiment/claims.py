@@ -46,7 +46,7 @@ def full_overfits_first(records: Records) -> Finding:
     part = "overfitting"
     full = {trial.seed: trial for trial in records.trials(part, "full")}
     found = []
-    for method in ("lora", "llama_adapter", "prefix_tuning", "prompt_tuning"):
+    for method in ("lora", "prefix_tuning", "prompt_tuning"):
         pairs = [(full[t.seed], t) for t in records.trials(part, method) if t.seed in full]
         steps = [(a.best_step, b.best_step) for a, b in pairs if a.best_step is not None and b.best_step is not None]
         if not steps:

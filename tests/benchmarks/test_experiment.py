@@ -1,5 +1,6 @@
 """The experiment: recipes, vocabulary, what is kept, intervals, each claim's test, and the page."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from experiment.claims import CLAIMS
 from experiment.finding import Evidence, Finding, Status
 from experiment.records import Facts, Records
 from experiment.resampling import interval
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+import petune
 from petune.comparison.recipe import CompareRecipe
 from petune.comparison.record import Budget, Comparison, CurvePoint, ExampleAnswer, Trial
 
@@ -316,3 +319,26 @@ def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["--parts", "nothing"])
     assert "invalid choice: 'nothing'" in capsys.readouterr().err
+
+
+def test_answers_are_counted_as_losses_are(
+    tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    tiny_model("llama").save_pretrained(tmp_path / "tiny")
+    tiny_tokenizer.save_pretrained(tmp_path / "tiny")
+    rows = [{"prompt": "a", "completion": "good film"}, {"prompt": "b", "completion": "bad"}]
+    for name, own in (("all", rows), ("first", rows[:1]), ("second", rows[1:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own), encoding="utf-8")
+    (tmp_path / "tokens.txt").write_text("good film\n", encoding="utf-8")
+    recipe = {"models": [str(tmp_path / "tiny")], "template": "{{ prompt }}:", "target": " {{ completion }}"}
+    found = counts.answer_counts(recipe, tmp_path / "all.jsonl", str(tmp_path / "tokens.txt"))
+    model = petune.load(None, base=petune.load_base(tmp_path / "tiny"))
+    reading = {name: recipe[name] for name in ("template", "target")}
+    losses = [
+        petune.evaluate(model, str(tmp_path / f"{name}.jsonl"), metrics=["loss"], **reading).metrics["loss"]
+        for name in ("all", "first", "second")
+    ]
+    assert found.characters == [len("good film"), len("bad")]
+    assert np.average(losses[1:], weights=found.tokens) == pytest.approx(losses[0], rel=1e-4)
+    assert found.extended[0] < found.tokens[0]
+    assert found.extended[1] == found.tokens[1]
