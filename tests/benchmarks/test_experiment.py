@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -263,6 +263,8 @@ def test_llama_adapter_in_between() -> None:
     levels = {"lora": 0.9, "llama_adapter": 0.8, "prompt_tuning": 0.7, "prefix_tuning": 0.7}
     found = comparison(*(trials(method, level) for method, level in levels.items()))
     assert decided(claims.llama_adapter_in_between, reviews_english=found) == "reproduced"
+    below = comparison(*(trials(method, {**levels, "prefix_tuning": 0.85}[method]) for method in levels))
+    assert decided(claims.llama_adapter_in_between, reviews_english=below) == "not reproduced"
 
 
 def test_places_that_contradict_each_other_decide_nothing() -> None:
@@ -272,6 +274,10 @@ def test_places_that_contradict_each_other_decide_nothing() -> None:
     assert of() == "not run yet"
     assert of("reproduced", "not decided") == "reproduced"
     assert of("reproduced", "not reproduced") == "not decided"
+    here = {status: Evidence("here", status, "", 3) for status in get_args(Status)}
+    assert Finding((here["reproduced"],)).told == "reproduced"
+    assert Finding((here["reproduced"], here["not decided"])).told == "reproduced, in 1 of 2 places"
+    assert Finding((here["reproduced"], here["not reproduced"])).told == "not decided: places contradict each other"
 
 
 def test_a_record_comes_back_without_what_is_not_kept(tmp_path: Path) -> None:
@@ -302,6 +308,16 @@ def test_the_page_says_what_was_not_run() -> None:
     assert "## The full edition" not in some
     assert "| lora, r 8 | 0.9" in some
     assert "English dialogues" in some.partition("Not run yet: ")[2].partition("\n")[0]
+
+
+def test_answers_stand_side_by_side_as_text() -> None:
+    answer = ExampleAnswer(prompt="你好\n|", reference="嗨", answer="`x` | <b>")
+    one = trial("lora", 1, 0.5, metric="loss")
+    one = one.model_copy(update={"examples": [answer], "test": {"loss": 0.5, "rouge_l": 0.25}})
+    text = page.page({"full": Records({"dialogues_chinese": comparison([one])})})
+    assert "Asked: `你好 /` Reference: `嗨`" in text
+    assert "| lora | `'x' / <b>` |" in text
+    assert "| lora | 0.500 | 0.250 |" in text
 
 
 def test_a_trial_that_failed_is_told_with_its_reason() -> None:
