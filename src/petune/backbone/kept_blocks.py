@@ -1,9 +1,9 @@
 """The blocks of a GGUF file under the names that the model's parameters have, in the order of their rows.
 
 transformers renames what a GGUF file holds, and puts the rows of queries and keys in another order. Which rows of the
-file a parameter's are is found by value: every row of an unpacked parameter equals, bit for bit, what some row of blocks
-means, so no table of names has to be kept. A parameter that was reworked beyond that (transposed, cut, scaled) finds
-no rows, and stays unpacked.
+file a parameter's are is found by value, so no table of names has to be kept: every row of an unpacked parameter
+equals, bit for bit, what some row of blocks means. A parameter that was reworked beyond that (transposed, cut, scaled)
+finds no rows, and stays unpacked.
 
 Shapes: R rows, b bytes of a row of blocks.
 """
@@ -66,8 +66,8 @@ def _write(gguf: Path, plain: Path, folder: Path) -> None:
             formats[name] = weight.form.name
     if not blocks:
         raise BaseModelError(
-            f"{gguf} holds {', '.join(kinds)}, and no weight of a kind that can stay packed ({', '.join(GGUF_FORMATS)});"
-            " use quantization 8bit or 4bit, which round the weights, or leave it out"
+            f"{gguf} holds {', '.join(kinds)}, and no weight of a kind that can stay packed"
+            f" ({', '.join(GGUF_FORMATS)}); use quantization 8bit or 4bit, which round the weights, or leave it out"
         )
     save_file(blocks, folder / _FILE, metadata=formats)
 

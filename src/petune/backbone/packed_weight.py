@@ -1,8 +1,8 @@
 """A frozen weight that is kept as blocks: to torch a tensor of its full size, in memory a fraction of it.
 
-Products with it (``nn.Linear``, GPT-2's ``Conv1D``) and look-ups in it (``nn.Embedding``) unpack what they need and keep
-none of it. Whatever else is computed with it sees the numbers it means, unpacked for that moment. It cannot be changed;
-what wants to change a weight makes a plain one of it first (:func:`whole`).
+Products with it (``nn.Linear``, GPT-2's ``Conv1D``) and look-ups in it (``nn.Embedding``) unpack what they need and
+keep none of it. Whatever else is computed with it sees the numbers it means, unpacked for that moment. It cannot be
+changed; what wants to change a weight makes a plain one of it first (:func:`whole`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,8 +37,8 @@ class PackedWeight(Tensor):
     blocks: Tensor
     form: BlockFormat
 
-    @staticmethod
-    def __new__(cls: type[Self], blocks: Tensor, form: BlockFormat, dtype: torch.dtype) -> Self:
+    def __new__(cls, blocks: Tensor, form: BlockFormat, dtype: torch.dtype) -> Self:
+        """Make a tensor without numbers of its own, which torch takes for one of the full size."""
         shape = (blocks.shape[0], blocks.shape[1] // form.size * form.values)
         made: Self = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=blocks.device)
         return made
@@ -68,7 +68,7 @@ class PackedWeight(Tensor):
     def _with(self, blocks: Tensor) -> "PackedWeight":
         return PackedWeight(blocks, self.form, self.dtype)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
         """Name the format; the numbers are not unpacked for it."""
         return f"PackedWeight({self.form.name}, {tuple(self.shape)}, {self.dtype}, {self.device})"
 
@@ -118,6 +118,11 @@ class PackedWeight(Tensor):
             raise _unchangeable()
         args, kwargs = tree_map_only(PackedWeight, PackedWeight.dequantize, (args, kwargs))
         return func(*args, **kwargs)
+
+
+def is_packed(tensor: Tensor) -> bool:
+    """Whether ``tensor`` is kept as blocks."""
+    return isinstance(tensor, PackedWeight)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from petune.backbone.gguf_blocks import BlockFormat
 from petune.backbone.kept_blocks import kept_blocks
-from petune.backbone.packed_weight import PackedWeight, stored_bytes, whole
+from petune.backbone.packed_weight import PackedWeight, is_packed, stored_bytes, whole
 from petune.backbone.quantization_names import QUANTIZATIONS, Quantization
 from petune.backbone.rounded_blocks import ROUNDINGS
 from petune.backbone.sources import Source
@@ -73,8 +73,8 @@ def quantize(
         count = pack(model, _rounded(model, quantization, random))
     if not count:
         raise BaseModelError(
-            f"no weight of {source.name} can be kept as quantization {quantization}: no linear has rows of whole blocks;"
-            " leave it out"
+            f"no weight of {source.name} can be kept as quantization {quantization}: no linear has rows of whole"
+            " blocks; leave it out"
         )
     logger.info("%d weights are kept as blocks: %s bytes in place of %s", count, f"{_size(model):,}", f"{before:,}")
 
@@ -85,9 +85,8 @@ def unpack(model: nn.Module, modules: Iterable[nn.Module]) -> dict[nn.Parameter,
     Returns:
         The packed parameters by the plain ones.
     """
-    found = (p for module in modules for p in module.parameters(recurse=False))
-    packed = {id(parameter): parameter for parameter in found if isinstance(parameter, PackedWeight)}
-    plain = {nn.Parameter(whole(parameter), requires_grad=False): parameter for parameter in packed.values()}
+    found = {id(p): p for module in modules for p in module.parameters(recurse=False) if is_packed(p)}
+    plain = {nn.Parameter(whole(parameter), requires_grad=False): parameter for parameter in found.values()}
     for new, old in plain.items():
         _exchange(model, old, new)
     return plain

@@ -42,7 +42,7 @@ class LoadOptions(BaseModel):
     """Precision of the base: bfloat16, float16, float32, or auto (bfloat16 where the machine computes it fast)."""
 
     quantization: Quantization | None = None
-    """Keep the base's weights as blocks: gguf (those of a .gguf file, the same numbers), 8bit or 4bit (rounded to them)."""
+    """Keep weights as blocks: gguf (those of the GGUF file, the same numbers), 8bit or 4bit (rounded to them)."""
 
     device: str = "auto"
     """Where to run: cpu, cuda, or auto."""

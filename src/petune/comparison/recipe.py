@@ -15,6 +15,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from petune import methods as registry
+from petune.backbone.quantization_names import Quantization
+from petune.backbone.task_names import TaskName
 from petune.data.options import DataOptions
 from petune.errors import ConfigError, nearest
 from petune.methods.config import explain
@@ -165,7 +167,19 @@ class CompareOptions(DataOptions):
     """Measure what a trial does to neutral text and to answers to everyday questions."""
 
     keep_adapters: bool = True
-    """Keep the bases' weights as blocks: gguf (those of a .gguf file, the same numbers), 8bit or 4bit (rounded to them)."""
+    """Keep the adapters of final trials."""
+
+    engine: Literal["local"] = "local"
+    """Where trials run: one after another in this process."""
+
+    task: TaskName | None = None
+    """What the bases are trained for (default: what their weights were saved for, else what the rows are for)."""
+
+    dtype: str = "auto"
+    """Precision of the bases: bfloat16, float16, float32, or auto (bfloat16 where the machine computes it fast)."""
+
+    quantization: Quantization | None = None
+    """Keep weights as blocks: gguf (those of the GGUF file, the same numbers), 8bit or 4bit (rounded to them)."""
 
     device: str = "auto"
     """Where to run: cpu, cuda, or auto."""
