@@ -169,6 +169,9 @@ class CompareOptions(DataOptions):
     keep_adapters: bool = True
     """Keep the adapters of final trials."""
 
+    share_passes: bool = True
+    """Train trials of a search in one pass over their base, where results stay the same; final trials train alone."""
+
     engine: Literal["local"] = "local"
     """Where trials run: one after another in this process."""
 
