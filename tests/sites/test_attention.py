@@ -128,6 +128,6 @@ def test_ours_is_lent_on_a_cpu_only(
     own = model.model.config._attn_implementation
     with getattr(model, block)():
         assert model.model.config._attn_implementation == IMPLEMENTATION
-    monkeypatch.setattr(AdaptedModel, "device", torch.device("cuda"))
+    monkeypatch.setattr(type(model.model), "device", torch.device("cuda"))
     with getattr(model, block)():
         assert model.model.config._attn_implementation == own

@@ -37,8 +37,10 @@ FREE_ON_RESUME = frozenset(
         "save_total_limit",
         "save_steps",
         "max_tokens_per_batch",
+        "memory_budget",
         "trunk_cache",
         "keep_trunk_cache",
+        "trunk_cache_dir",
     }
 )
 
