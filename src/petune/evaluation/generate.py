@@ -18,12 +18,12 @@ from petune.evaluation.prompts import encode_prompts
 from petune.evaluation.runner import Runner, end_token_ids, evaluating, longest_input, versions
 from petune.evaluation.stopping import StopText, decode, first_stop
 from petune.kernels.constant_weights import constant_weights
-from petune.kernels.packed_linears import packed_linears
+from petune.kernels.reordered_linears import reordered_linears
 from petune.sites.routing import Routing
 
 FinishReason = Literal["stop", "length"]
 
-_PACKING_PAYS = 16
+_REORDERING_PAYS = 16
 """From how many new tokens on the weights are laid out anew, which takes about as long as is saved in ten passes."""
 
 
@@ -130,8 +130,8 @@ def stop_token_ids(runner: Runner, stop: Sequence[str]) -> list[int]:
 @contextmanager
 def generating(runner: Runner, new_tokens: int) -> Iterator[None]:
     """Run the block as :func:`evaluating` does, with the weights laid out for many passes where there will be many."""
-    packed = packed_linears(runner.model) if new_tokens >= _PACKING_PAYS else nullcontext()
-    with evaluating(runner), constant_weights(), packed:
+    reordered = reordered_linears(runner.model) if new_tokens >= _REORDERING_PAYS else nullcontext()
+    with evaluating(runner), constant_weights(), reordered:
         yield
 
 

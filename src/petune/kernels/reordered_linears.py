@@ -12,15 +12,15 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-PACKED_BYTES = 2**30
+REORDERED_BYTES = 2**30
 """Most memory that copies of weights may take; linears beyond it run as they are."""
 
 _EXPECTED_ROWS = 16
 
 
 @contextmanager
-def packed_linears(model: nn.Module, *, most_bytes: int = PACKED_BYTES) -> Iterator[int]:
-    """Run the linears of ``model`` on packed copies of their weights inside the block, which must not change them.
+def reordered_linears(model: nn.Module, *, most_bytes: int = REORDERED_BYTES) -> Iterator[int]:
+    """Run the linears of ``model`` on reordered copies of their weights inside the block, which must not change them.
 
     Only plain linears on a CPU are: a sub-class, a weight of another kind, or a ``forward`` put there by somebody else
     stays as it is. Hooks act as always.
@@ -30,20 +30,20 @@ def packed_linears(model: nn.Module, *, most_bytes: int = PACKED_BYTES) -> Itera
         most_bytes: memory that the copies may take.
 
     Yields:
-        How many linears are packed.
+        How many linears are reordered.
     """
-    packed: list[nn.Linear] = []
+    reordered: list[nn.Linear] = []
     room = most_bytes
     try:
         for module in model.modules() if _is_supported() else ():
             if type(module) is nn.Linear and _is_plain(module) and module.weight.nbytes <= room:
                 weight = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach(), _EXPECTED_ROWS)
                 module.forward = partial(_product, weight, module.bias)  # type: ignore[method-assign]
-                packed.append(module)
+                reordered.append(module)
                 room -= module.weight.nbytes
-        yield len(packed)
+        yield len(reordered)
     finally:
-        for module in packed:
+        for module in reordered:
             del module.forward
 
 
