@@ -55,7 +55,8 @@ def _product(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
 
 def _is_supported() -> bool:
     operations = torch.ops.mkldnn
-    return torch.backends.mkldnn.is_available() and hasattr(operations, "_linear_pointwise")
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available and hasattr(operations, "_linear_pointwise")
 
 
 def _is_plain(linear: nn.Linear) -> bool:
