@@ -1,6 +1,7 @@
 """Hidden states in a file: found again by content, never stale, one writer at a time."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from petune.data.encoding import Encoded
-from petune.training.hidden_states import DATA_FILE, INDEX_FILE, HiddenStates, row_key, rows_key
+from petune.training.hidden_states import DATA_FILE, INDEX_FILE, HiddenStates, make_room, row_key, rows_key
 
 WIDTH = 4
 CPU = torch.device("cpu")
@@ -108,3 +109,35 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         opened(tmp_path / "a")
     states.close(keep=True)
     opened(tmp_path / "a").close(keep=False)
+
+
+def test_room_is_made_by_removing_the_oldest(tmp_path: Path) -> None:
+    new, middle, old, mine, unfinished = (tmp_path / (letter * 64) for letter in "abcde")
+    others = tmp_path / "of others"  # looks much like ours, and is not
+    for age, folder in enumerate((new, middle, old, mine, others)):
+        states = opened(folder)
+        states.add(ROWS, hidden(ROWS))
+        states.close(keep=True)
+        os.utime(folder / INDEX_FILE, (1000 - age, 1000 - age))
+    being_written = opened(unfinished)
+    size = HiddenStates.size(ROWS, WIDTH, torch.bfloat16)
+
+    def left(allowed: int) -> set[Path]:
+        make_room(tmp_path, besides=mine, allowed=allowed)
+        return set(tmp_path.iterdir())
+
+    always = {mine, unfinished, others}
+    assert left(3 * size) == always | {new, middle, old}
+    assert left(2 * size) == always | {new, middle}
+    assert left(0) == always
+    being_written.close(keep=False)
+
+
+def test_what_is_in_use_is_not_removed(tmp_path: Path) -> None:
+    folder = tmp_path / ("a" * 64)
+    states = opened(folder)
+    (folder / INDEX_FILE).write_text("{}", encoding="utf-8")
+    make_room(tmp_path, besides=tmp_path / "b", allowed=0)
+    assert folder.is_dir()
+    states.close(keep=False)
+    assert not folder.exists()

@@ -91,7 +91,8 @@ class UnitRunner:
         try:
             bench = self._benches.for_job(jobs[0], self._track(jobs[0]).survey)
             listeners = {job.id: [StepsOf(job, self._watcher)] for job in jobs}
-            for job, trial in perform_together(jobs, bench, self._folder.of, listeners=listeners):
+            done = perform_together(jobs, bench, self._folder.of, trunk=self._folder.trunk, listeners=listeners)
+            for job, trial in done:
                 left.remove(job)
                 if trial.status != "done":
                     self._tidy(job)
@@ -115,6 +116,7 @@ class UnitRunner:
                 lengths=track.survey.train,
                 evaluations=options.evaluations,
                 keep_adapter=options.keep_adapters,
+                trunk=self._folder.trunk,
                 listeners=[StepsOf(job, self._watcher)],
             )
         except Exception as error:
