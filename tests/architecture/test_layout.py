@@ -23,6 +23,7 @@ TESTED_ELSEWHERE = {
     "backbone/demo.py": "backbone/test_pinned.py",
     "backbone/head_modules.py": "backbone/test_further_heads.py",
     "backbone/kind.py": "backbone/test_structure.py",
+    "backbone/quantization_names.py": "backbone/test_quantization.py",
     "backbone/task_names.py": "backbone/test_heads.py",
     "checkpoint/adapterhub_bottleneck.py": "checkpoint/test_adapterhub.py",
     "checkpoint/adapterhub_head.py": "checkpoint/test_adapterhub.py",
