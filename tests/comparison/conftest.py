@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from petune.comparison.assignment import Assignment, Assignments
+from petune.comparison.plan import Track
 from petune.comparison.recipe import CompareRecipe
 from petune.comparison.record import (
     Budget,
@@ -22,6 +24,7 @@ from petune.comparison.record import (
     Trial,
 )
 from petune.comparison.split import PartFiles, split_rows
+from petune.comparison.survey import survey
 
 ROWS = 200
 SEEDS = (1, 2, 3)
@@ -327,6 +330,7 @@ def compare_keys(tiny_folder: str, tmp_path: Path) -> Callable[..., dict[str, An
             "budget_unit": "steps",
             "evaluations": 1,
             "forgetting": False,
+            "engine": "inline",
             "per_device_train_batch_size": 4,
             "output_dir": str(tmp_path / "out"),
         }
@@ -339,3 +343,26 @@ def compare_keys(tiny_folder: str, tmp_path: Path) -> Callable[..., dict[str, An
 def part_files(compare_keys: Callable[..., dict[str, Any]], tmp_path: Path) -> PartFiles:
     """The rows of the small comparison, written as its parts."""
     return split_rows(CompareRecipe.parse(compare_keys()).options).write(tmp_path / "parts")
+
+
+@pytest.fixture
+def make_track(compare_keys: Callable[..., dict[str, Any]], part_files: PartFiles) -> Callable[..., Track]:
+    """Make the track of one method on the tiny base: ``make_track("lora", seeds=[1, 2], ...)``."""
+
+    def make(method: str = "lora", **changes: Any) -> Track:
+        recipe = CompareRecipe.parse(compare_keys(methods=[method], **changes))
+        found = survey(recipe.options.models[0], recipe.options, part_files)
+        return Track(found, recipe.entries()[0], recipe, part_files, ("a", "b", "c"))
+
+    return make
+
+
+@pytest.fixture
+def assigned(make_track: Callable[..., Track]) -> Callable[..., Assignment]:
+    """Make the assignment of a method's final trials: ``assigned("lora", seeds=[1, 2], ...)``."""
+
+    def make(method: str = "lora", **changes: Any) -> Assignment:
+        track = make_track(method, **changes)
+        return Assignments([track]).of(tuple(track.final_jobs(track.candidates[0])))
+
+    return make

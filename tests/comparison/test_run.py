@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import petune
 from petune.cli import main as command_line
-from petune.comparison import engine, measure
+from petune.comparison import measure, workbench
 from petune.comparison.folder import Folder
 from petune.comparison.job import Job
 from petune.comparison.record import Comparison, Trial
@@ -204,7 +204,7 @@ def test_a_search_in_which_all_fail(compare_keys: Keys, monkeypatch: pytest.Monk
     def failing(*_: Any, **__: Any) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(engine, "perform", failing)
+    monkeypatch.setattr(workbench, "perform", failing)
     found = compare(compare_keys(rate_factors=[1, 3], seeds=[1, 2]))
     assert [(t.stage, t.status) for t in found.trials] == [("search", "failed")] * 2 + [("final", "failed")]
     assert found.trials[-1].reason == "no trial of the search ended well; the first: RuntimeError: broken"
@@ -247,7 +247,7 @@ def test_generated_text_decides(compare_keys: Keys) -> None:
 
 
 def test_bad_input_costs_nothing(compare_keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "perform", lambda *_, **__: pytest.fail("a trial was run"))
+    monkeypatch.setattr(workbench, "perform", lambda *_, **__: pytest.fail("a trial was run"))
     with pytest.raises(DataError, match="test rows are training rows too"):
         compare(compare_keys(test_data=compare_keys()["data"]))
     with pytest.raises(ConfigError, match="too small for one step"):

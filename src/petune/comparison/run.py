@@ -15,12 +15,14 @@ from petune import __version__
 from petune.backbone.precision import pick_device, pick_dtype
 from petune.checkpoint.manifest import file_digest
 from petune.comparison import machine
-from petune.comparison.engine import Engine, LocalEngine
+from petune.comparison.assignment import Assignments, threads_of
+from petune.comparison.engine import Engine
+from petune.comparison.engines import check_engine, make_engine
 from petune.comparison.estimate import speed
 from petune.comparison.folder import RECIPE, Folder
 from petune.comparison.job import Job
 from petune.comparison.plan import Track
-from petune.comparison.recipe import CompareRecipe
+from petune.comparison.recipe import CompareOptions, CompareRecipe
 from petune.comparison.record import Comparison, SearchCost, Trial
 from petune.comparison.report import write_report
 from petune.comparison.search import best
@@ -60,6 +62,7 @@ def compare(
             trial is in its record, and the others go on.
     """
     recipe = _as_recipe(recipe)
+    check_engine(recipe.options.engine)
     folder = Folder(Path(recipe.options.output_dir))
     folder.check(resume=resume, overwrite=overwrite)
     parts = split_rows(recipe.options)
@@ -71,19 +74,21 @@ def compare(
             data = _digests(parts, parts.write(Path(scratch)))
         _refuse_other_rows(former, data, folder)
         tracks = _tracks(recipe, parts.write(folder.data), data, trust_remote_code=trust_remote_code)
+        watcher = watcher or Unwatched()
+        assignments = Assignments(tracks, trust_remote_code=trust_remote_code)
+        engine = make_engine(recipe.options, assignments, folder, watcher)
         comparison = Comparison(
             recipe=recipe.keys(),
             command=_command(folder),
             created=former.created if former is not None else _now(),
-            machine=machine.facts(recipe.options.device),
+            machine={**machine.facts(recipe.options.device), "threads": threads_of(recipe.options)},
             petune_version=__version__,
             data=data,
             trials=[],
         )
         folder.begin(comparison, recipe.to_yaml())
-        watcher = watcher or Unwatched()
-        engine = LocalEngine(tracks, folder, watcher, trust_remote_code=trust_remote_code)
-        study = _Study(folder, engine, watcher, Progress(tracks, _speed(recipe)), retry=retry)
+        progress = Progress(tracks, _speed(recipe), trials_at_once=engine.trials_at_once)
+        study = _Study(folder, engine, watcher, progress, retry=retry)
         watcher.planned(tracks, study.progress)
         try:
             with closing(engine), interrupted_by_sigterm():
@@ -108,6 +113,9 @@ class Planned:
     progress: Progress
     """Trials and time, those that have ended noted already."""
 
+    options: CompareOptions
+    """What was asked for."""
+
 
 def plan(
     recipe: CompareRecipe | Mapping[str, Any] | str | os.PathLike[str], *, trust_remote_code: bool = False
@@ -122,6 +130,7 @@ def plan(
         PetuneError: as :func:`compare` does before its first trial.
     """
     recipe = _as_recipe(recipe)
+    check_engine(recipe.options.engine)
     parts = split_rows(recipe.options)
     folder = Folder(Path(recipe.options.output_dir))
     with tempfile.TemporaryDirectory() as scratch:
@@ -130,7 +139,7 @@ def plan(
     progress = Progress(tracks, _speed(recipe))
     study = _Study(folder, None, Unwatched(), progress, retry=False)
     study.recall(tracks)
-    return Planned(tuple(tracks), progress)
+    return Planned(tuple(tracks), progress, recipe.options)
 
 
 @final
@@ -196,7 +205,7 @@ class _Study:
         if self._engine is None:
             return
         by_id = {job.id: job for job in missing}
-        for trial in self._engine.run(missing):
+        for trial in self._engine.run([(job,) for job in missing]):
             self._folder.save(trial)
             self._take(by_id[trial.id], trial, reused=False)
 

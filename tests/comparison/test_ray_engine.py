@@ -1,0 +1,128 @@
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ray = pytest.importorskip("ray")
+
+from petune.comparison.job import Job
+from petune.comparison.ray_engine import connect, needs_of, room_on
+from petune.comparison.recipe import CompareOptions
+from petune.comparison.record import Trial
+from petune.comparison.run import compare
+from petune.comparison.watching import Unwatched
+from petune.errors import Interrupted, ResourceError
+
+# Ray closes its files and processes late, which Python remarks on when the garbage is collected.
+pytestmark = pytest.mark.filterwarnings("default")
+
+Keys = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cluster() -> Iterator[None]:
+    """A cluster of this machine that holds two trials at once."""
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def workers() -> list[int]:
+    """Return the numbers of the processes that run trials."""
+    names = {int(path.name): (path / "cmdline").read_bytes() for path in Path("/proc").glob("[0-9]*")}
+    return [number for number, name in names.items() if name.startswith(b"ray::RayWorker.run")]
+
+
+class Following(Unwatched):
+    """Notes what began and what ended."""
+
+    def __init__(self) -> None:
+        self.began_of: list[int] = []
+        self.ended_of: list[tuple[int, str]] = []
+
+    def began(self, job: Job) -> None:
+        self.began_of.append(job.seed)
+
+    def ended(self, job: Job, trial: Trial, *, reused: bool) -> None:
+        self.ended_of.append((trial.seed, trial.status))
+
+
+def when_running(action: Callable[[int], None]) -> threading.Thread:
+    """Call ``action`` with the process of the first trial, once one runs."""
+
+    def wait() -> None:
+        while not (found := workers()):
+            time.sleep(0.05)
+        action(found[0])
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_results_are_those_of_this_process_even_where_a_worker_is_lost(compare_keys: Keys, tmp_path: Path) -> None:
+    keys = compare_keys(methods=["lora", "ia3"], rate_factors=[1, 3], cpus_per_trial=1)
+    inline = compare(keys).trials
+    following = Following()
+    killing = when_running(lambda number: os.kill(number, signal.SIGKILL))
+    found = compare(
+        {**keys, "engine": "ray", "retries": 1, "output_dir": str(tmp_path / "ray")}, watcher=following
+    ).trials
+    killing.join()
+    assert len(following.began_of) == len(following.ended_of) == 6
+    there = {trial.id: trial for trial in found}
+    assert there.keys() == {trial.id for trial in inline}
+    for one in inline:
+        other = there[one.id]
+        for field in ("status", "development", "test", "scores", "train_loss", "eval_loss", "examples"):
+            assert getattr(one, field) == getattr(other, field), field
+        if one.adapter is not None:
+            files = [tmp_path / out / one.adapter / "adapter_model.safetensors" for out in ("out", "ray")]
+            assert files[0].read_bytes() == files[1].read_bytes()
+    assert not list((tmp_path / "ray").glob(".ray-*"))
+
+
+def test_a_worker_lost_too_often_and_a_stop(compare_keys: Keys, tmp_path: Path) -> None:
+    keys = compare_keys(engine="ray", budget=5000, retries=0, cpus_per_trial=2, seeds=[1, 2])
+
+    def kill_then_stop(number: int) -> None:
+        os.kill(number, signal.SIGKILL)
+        while number in workers():
+            time.sleep(0.05)
+        when_running(lambda _: (time.sleep(2), os.kill(os.getpid(), signal.SIGINT))).join()
+
+    when_running(kill_then_stop)
+    with pytest.raises(Interrupted, match="stopped after 1 of 2 trials"):
+        compare(keys)
+    (record,) = (tmp_path / "out" / "trials").glob("*/trial.json")
+    lost = Trial.model_validate_json(record.read_bytes())
+    assert lost.status == "failed"
+    assert str(lost.reason).startswith("its worker was lost: ActorDiedError: The actor died unexpectedly")
+
+
+def test_what_a_trial_needs() -> None:
+    needs = needs_of(
+        CompareOptions(data="x", engine="ray", cpus_per_trial=2, gpus_per_trial=0.5, memory_per_trial="2GiB")
+    )
+    assert needs == {"num_cpus": 2, "num_gpus": 0.5, "memory": 2 * 2**30}
+    node = {"CPU": 16.0, "GPU": 2.0, "memory": 7.0 * 2**30}
+    assert room_on(node, needs) == 3
+    assert room_on({"CPU": 16.0}, needs) == 0
+    assert room_on({"CPU": 16.0}, needs_of(CompareOptions(data="x", engine="ray", cpus_per_trial=5, device="cpu"))) == 3
+
+
+def test_a_cluster_that_holds_no_trial(compare_keys: Keys) -> None:
+    message = (
+        "no node of the Ray cluster can hold a trial, which is to have 64 CPUs, 0 GPUs; there are nodes with 2 CPUs"
+    )
+    with pytest.raises(ResourceError, match=message):
+        compare(compare_keys(engine="ray", cpus_per_trial=64))
+
+
+def test_a_cluster_that_is_there_is_used() -> None:
+    assert connect(None) is False
