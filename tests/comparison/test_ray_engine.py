@@ -10,6 +10,7 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
+from petune.comparison import ray_engine
 from petune.comparison.job import Job
 from petune.comparison.ray_engine import connect, needs_of, room_on
 from petune.comparison.recipe import CompareOptions
@@ -53,10 +54,11 @@ class Following(Unwatched):
 
 
 def when_running(action: Callable[[int], None]) -> threading.Thread:
-    """Call ``action`` with the process of the first trial, once one runs."""
+    """Call ``action`` with the process of the first trial, once one runs; those of former comparisons may still end."""
+    former = workers()
 
     def wait() -> None:
-        while not (found := workers()):
+        while not (found := [number for number in workers() if number not in former]):
             time.sleep(0.05)
         action(found[0])
 
@@ -87,22 +89,32 @@ def test_results_are_those_of_this_process_even_where_a_worker_is_lost(compare_k
     assert not list((tmp_path / "ray").glob(".ray-*"))
 
 
-def test_a_worker_lost_too_often_and_a_stop(compare_keys: Keys, tmp_path: Path) -> None:
-    keys = compare_keys(engine="ray", budget=5000, retries=0, cpus_per_trial=2, seeds=[1, 2])
+def test_a_worker_lost_too_often_and_a_stop(
+    compare_keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A training that does not come to its end when asked to would let the test run out of time.
+    monkeypatch.setattr(ray_engine, "_PATIENCE", 3600)
 
-    def kill_then_stop(number: int) -> None:
-        os.kill(number, signal.SIGKILL)
-        while number in workers():
+    def checkpoints() -> set[Path]:
+        return {path.parents[1] for path in (tmp_path / "out" / "trials").glob("*/adapter/checkpoint-*")}
+
+    def kill(number: int) -> None:
+        while len(checkpoints()) < 2:
             time.sleep(0.05)
-        when_running(lambda _: (time.sleep(2), os.kill(os.getpid(), signal.SIGINT))).join()
+        os.kill(number, signal.SIGKILL)
 
-    when_running(kill_then_stop)
+    class Stopping(Unwatched):
+        def ended(self, job: Job, trial: Trial, *, reused: bool) -> None:
+            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    when_running(kill)
     with pytest.raises(Interrupted, match="stopped after 1 of 2 trials"):
-        compare(keys)
+        compare(compare_keys(engine="ray", budget=5000, retries=0, cpus_per_trial=1, seeds=[1, 2]), watcher=Stopping())
     (record,) = (tmp_path / "out" / "trials").glob("*/trial.json")
     lost = Trial.model_validate_json(record.read_bytes())
     assert lost.status == "failed"
     assert str(lost.reason).startswith("its worker was lost: ActorDiedError: The actor died unexpectedly")
+    assert len(checkpoints()) == 2
 
 
 def test_what_a_trial_needs() -> None:

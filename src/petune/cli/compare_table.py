@@ -48,8 +48,8 @@ def print_plan(planned: Planned) -> None:
     done = f", {progress.ended} of them done already" if progress.ended else ""
     say(f"engine: {_engine(planned.options)}")
     say(
-        f"{progress.trials} trials{done}; about {duration(progress.seconds_left)} to go one after another, by the size of"
-        " the models and the speed of this machine. Nothing was run."
+        f"{progress.trials} trials{done}; about {duration(progress.seconds_left)} to go one after another, by the size"
+        " of the models and the speed of this machine. Nothing was run."
     )
 
 
