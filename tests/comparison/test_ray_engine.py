@@ -3,6 +3,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,12 @@ def _cluster() -> Iterator[None]:
 
 def workers() -> list[int]:
     """Return the numbers of the processes that run trials."""
-    names = {int(path.name): (path / "cmdline").read_bytes() for path in Path("/proc").glob("[0-9]*")}
-    return [number for number, name in names.items() if name.startswith(b"ray::RayWorker.run")]
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended in the meantime
+            if path.read_bytes().startswith(b"ray::RayWorker.run"):
+                found.append(int(path.parent.name))
+    return found
 
 
 class Following(Unwatched):
