@@ -25,6 +25,7 @@ from petune.comparison.record import (
 )
 from petune.comparison.split import PartFiles, split_rows
 from petune.comparison.survey import survey
+from petune.comparison.unit import Unit
 
 ROWS = 200
 SEEDS = (1, 2, 3)
@@ -346,23 +347,23 @@ def part_files(compare_keys: Callable[..., dict[str, Any]], tmp_path: Path) -> P
 
 
 @pytest.fixture
-def make_track(compare_keys: Callable[..., dict[str, Any]], part_files: PartFiles) -> Callable[..., Track]:
-    """Make the track of one method on the tiny base: ``make_track("lora", seeds=[1, 2], ...)``."""
+def track(compare_keys: Callable[..., dict[str, Any]], part_files: PartFiles) -> Callable[..., Track]:
+    """Make the track of the only method: ``track(methods=["ia3"], digests=("a", "b", "c"))``."""
 
-    def make(method: str = "lora", **changes: Any) -> Track:
-        recipe = CompareRecipe.parse(compare_keys(methods=[method], **changes))
+    def make(digests: tuple[str, str, str] = ("a", "b", "c"), **changes: Any) -> Track:
+        recipe = CompareRecipe.parse(compare_keys(**changes))
         found = survey(recipe.options.models[0], recipe.options, part_files)
-        return Track(found, recipe.entries()[0], recipe, part_files, ("a", "b", "c"))
+        return Track(found, recipe.entries()[0], recipe, part_files, digests)
 
     return make
 
 
 @pytest.fixture
-def assigned(make_track: Callable[..., Track]) -> Callable[..., Assignment]:
-    """Make the assignment of a method's final trials: ``assigned("lora", seeds=[1, 2], ...)``."""
+def assigned(track: Callable[..., Track]) -> Callable[..., Assignment]:
+    """Make the assignment of a method's final trials: ``assigned(methods=["ia3"], seeds=[1, 2], ...)``."""
 
-    def make(method: str = "lora", **changes: Any) -> Assignment:
-        track = make_track(method, **changes)
-        return Assignments([track]).of(tuple(track.final_jobs(track.candidates[0])))
+    def make(**changes: Any) -> Assignment:
+        found = track(**changes)
+        return Assignments([found]).of(Unit(tuple(found.final_jobs(found.candidates[0]))))
 
     return make

@@ -50,7 +50,7 @@ def test_what_a_node_lacks_is_said(
 
 
 def test_trials_come_back_as_lines(premises: Premises, assigned: Callable[..., Assignment]) -> None:
-    lines = RayWorker(premises).run(assigned("bitfit").model_dump_json())
+    lines = RayWorker(premises).run(assigned(methods=["bitfit"]).model_dump_json())
     (ended,) = [Message.model_validate_json(line).ended for line in lines]
     assert ended is not None
     assert ended.status == "refused"

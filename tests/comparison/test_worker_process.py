@@ -8,13 +8,13 @@ import pytest
 from petune.comparison.assignment import Assignment
 from petune.comparison.message import Message
 from petune.comparison.record import Trial
-from petune.comparison.workbench import Workbench
+from petune.comparison.unit_runner import UnitRunner
 from petune.comparison.worker_process import Inbox, Teller, serve
 from petune.errors import OutputFolderError
 
 
-class Bench:
-    """A workbench whose trials have a fixed end."""
+class Runner:
+    """A runner whose trials have a fixed end."""
 
     def __init__(self, end: Trial | BaseException) -> None:
         self._end = end
@@ -30,7 +30,7 @@ def said(lines: str, end: Trial | BaseException) -> list[Message]:
     stream = io.StringIO()
     inbox = Inbox(io.StringIO(lines))
     inbox.open()
-    serve(inbox, Teller(stream), cast(Workbench, Bench(end)))
+    serve(inbox, Teller(stream), cast(UnitRunner, Runner(end)))
     return [Message.model_validate_json(line) for line in stream.getvalue().splitlines()]
 
 
@@ -48,7 +48,7 @@ def test_each_assignment_is_answered(assigned: Callable[..., Assignment], make_t
     stream = io.StringIO()
     inbox = Patient(io.StringIO())
     inbox.open()
-    serve(inbox, Teller(stream), cast(Workbench, Bench(trial)))
+    serve(inbox, Teller(stream), cast(UnitRunner, Runner(trial)))
     found = [Message.model_validate_json(line) for line in stream.getvalue().splitlines()]
     assert found == [Message(ended=trial), Message(idle=True)] * 2
 

@@ -1,4 +1,4 @@
-"""Trials to run in one process, as plain values: all that the process has to know of them."""
+"""A unit of trials as plain values: all that the process which runs it has to know."""
 
 from collections.abc import Sequence
 from typing import final
@@ -10,9 +10,7 @@ from petune.backbone.task_names import TaskName
 from petune.comparison.job import Job
 from petune.comparison.plan import Track
 from petune.comparison.recipe import CompareOptions
-
-Unit = tuple[Job, ...]
-"""Trials on one base that run in one process together."""
+from petune.comparison.unit import Unit
 
 _PLAIN = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -35,7 +33,7 @@ class Order(BaseModel):
 
 @final
 class Assignment(BaseModel):
-    """A unit of work. Every order is for the same base."""
+    """A unit of work."""
 
     model_config = _PLAIN
 
@@ -87,10 +85,10 @@ class Assignments:
 
     def of(self, unit: Unit) -> Assignment:
         """Return the assignment of a unit."""
-        track = self._tracks[unit[0].base, unit[0].entry]
+        track = self._tracks[unit.base, unit.jobs[0].entry]
         options = track.recipe.options
         return Assignment(
-            orders=tuple(map(self._order, unit)),
+            orders=tuple(map(self._order, unit.jobs)),
             task=track.survey.task.name,
             labels=track.survey.labels,
             has_head=track.survey.has_head,

@@ -3,18 +3,19 @@
 from collections.abc import Iterator, Sequence
 from typing import Protocol, final
 
-from petune.comparison.assignment import Assignments, Unit
+from petune.comparison.assignment import Assignments
 from petune.comparison.folder import Folder
 from petune.comparison.record import Trial
+from petune.comparison.unit import Unit
+from petune.comparison.unit_runner import UnitRunner
 from petune.comparison.watching import Watcher
-from petune.comparison.workbench import Workbench
 
 
 class Engine(Protocol):
-    """Runs trials that do not depend on one another."""
+    """Runs units of trials that do not depend on one another."""
 
     tracks_at_once: int
-    """How many methods are searched side by side, so that there are trials enough to run at the same time."""
+    """How many methods are searched side by side, so that there are units enough to run at the same time."""
 
     trials_at_once: int
     """How many units run at the same time."""
@@ -34,7 +35,7 @@ class Engine(Protocol):
 
 @final
 class InlineEngine:
-    """Runs trials one after another in this process, which dies with them where memory runs out.
+    """Runs units one after another in this process, which dies with them where memory runs out.
 
     Args:
         assignments: of the comparison's jobs.
@@ -47,13 +48,13 @@ class InlineEngine:
 
     def __init__(self, assignments: Assignments, folder: Folder, watcher: Watcher) -> None:
         self._assignments = assignments
-        self._workbench = Workbench(folder, watcher)
+        self._runner = UnitRunner(folder, watcher)
 
     def run(self, units: Sequence[Unit]) -> Iterator[Trial]:
-        """Yield the record of each trial, in their order."""
+        """Yield the record of each trial, unit by unit."""
         for unit in units:
-            yield from self._workbench.run(self._assignments.of(unit))
+            yield from self._runner.run(self._assignments.of(unit))
 
     def close(self) -> None:
         """Let go of the base."""
-        self._workbench.close()
+        self._runner.close()

@@ -4,18 +4,19 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import final
 
-from petune.comparison.assignment import Assignments, Unit
+from petune.comparison.assignment import Assignments
 from petune.comparison.attempts import Attempts
 from petune.comparison.child import Child, LostChildError
 from petune.comparison.folder import Folder
 from petune.comparison.message import Message
 from petune.comparison.record import Trial
+from petune.comparison.unit import Unit
 from petune.comparison.watching import Watcher
 
 
 @final
 class LocalEngine:
-    """Runs trials one after another, all trials of a base on one copy of it.
+    """Runs units one after another, all trials of a base on one copy of it.
 
     Args:
         assignments: of the comparison's jobs.
@@ -39,7 +40,6 @@ class LocalEngine:
         waiting = deque(units)
         while waiting:
             unit = waiting.popleft()
-            begun: set[str] = set()
             ended: set[str] = set()
             try:
                 for message in self._ready().run(self._assignments.of(unit)):
@@ -48,10 +48,10 @@ class LocalEngine:
                     if message.ended is not None:
                         ended.add(message.ended.id)
                         yield message.ended
-                    self._tell(unit, message, begun)
+                    self._tell(unit, message)
             except LostChildError as error:
                 self.close()
-                again, given_up = self._attempts.after_loss(unit, ended=ended, begun=begun, reason=str(error))
+                again, given_up = self._attempts.after_loss(unit, ended=ended, reason=str(error))
                 waiting.extendleft(reversed(again))
                 yield from given_up
 
@@ -66,10 +66,9 @@ class LocalEngine:
             self._child = Child(self._folder.path)
         return self._child
 
-    def _tell(self, unit: Unit, message: Message, begun: set[str]) -> None:
-        jobs = {job.id: job for job in unit}
+    def _tell(self, unit: Unit, message: Message) -> None:
+        jobs = {job.id: job for job in unit.jobs}
         if message.began is not None:
-            begun.add(message.began)
             self._watcher.began(jobs[message.began])
         if message.stepped is not None:
             name, step, total = message.stepped

@@ -73,8 +73,8 @@ def perform(
     result = _trained(recipe, bench.base, [curve, *listeners])
     try:
         found = {
-            **_of_training(result, curve, bench.base, output),
-            "development": _measured(job, result.model, str(job.keys["eval_data"]))[0],
+            **figures_of_training(result, curve, bench.base, output),
+            "development": measured(job, result.model, str(job.keys["eval_data"]))[0],
             "command": job.command(**decided),
         }
         if whole:
@@ -137,7 +137,15 @@ def _trained(recipe: Recipe, base: Base, listeners: Sequence[Listener]) -> Train
     return train(recipe, base=base, listeners=listeners)
 
 
-def _of_training(result: TrainingResult, curve: Curve, base: Base, output: Path) -> dict[str, Any]:
+def figures_of_training(result: TrainingResult, curve: Curve, base: Base, output: Path) -> dict[str, Any]:
+    """Return what a record tells of a training; its adapter is still attached.
+
+    Args:
+        result: the training.
+        curve: its course.
+        base: its base.
+        output: its folder.
+    """
     learned = result.trained_parameters
     best = curve.best
     return {
@@ -160,7 +168,7 @@ def _options(job: Job) -> dict[str, Any]:
     return {name: job.keys[name] for name in ("train_on", "max_length", "overlong")}
 
 
-def _measured(job: Job, model: AdaptedModel, data: str) -> tuple[dict[str, float], Evaluation]:
+def measured(job: Job, model: AdaptedModel, data: str) -> tuple[dict[str, float], Evaluation]:
     """Return all metrics on a part, and the measurement by the metric that decides."""
     asked = {"max_new_tokens": job.measures.max_new_tokens, **_options(job)}
     names, apart = together(job.measures.metric, job.measures.metrics)
@@ -173,7 +181,7 @@ def _of_test(job: Job, model: AdaptedModel) -> dict[str, Any]:
     """Return quality on the test split, the score of each row, and some answers."""
     data, task = str(job.measures.test), get_task(model.base.task)
     examples = api.read_examples(model, data, **_options(job))
-    values, found = _measured(job, model, data)
+    values, found = measured(job, model, data)
     shown = examples[: job.measures.examples]
     answers = found.predictions[: len(shown)] or _answers(job, model, shown)
     return {

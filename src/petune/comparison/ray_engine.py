@@ -16,13 +16,14 @@ from ray.exceptions import OutOfMemoryError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from petune.backbone.precision import pick_device
-from petune.comparison.assignment import Assignments, Unit, threads_of
+from petune.comparison.assignment import Assignments, threads_of
 from petune.comparison.attempts import Attempts
 from petune.comparison.folder import Folder
 from petune.comparison.message import Message
 from petune.comparison.ray_worker import Premises, RayWorker
 from petune.comparison.recipe import CompareOptions
 from petune.comparison.record import Status, Trial
+from petune.comparison.unit import Unit
 from petune.comparison.watching import Watcher
 from petune.errors import ResourceError
 from petune.training.byte_sizes import read_bytes, shown_bytes
@@ -122,7 +123,7 @@ class RayEngine:
 
     def _begin(self, unit: Unit) -> None:
         worker = self._idle.pop() if self._idle else self._hired()
-        for job in unit:
+        for job in unit.jobs:
             self._watcher.began(job)
         self._running[worker.actor.run.remote(self._assignments.of(unit).model_dump_json())] = (worker, unit)
 
@@ -138,7 +139,7 @@ class RayEngine:
                 " same packages on every node"
             ) from error
         status, reason = _what_happened(error)
-        return self._attempts.after_loss(unit, ended=(), begun=(), reason=reason, status=status)
+        return self._attempts.after_loss(unit, ended=(), reason=reason, status=status)
 
     def _room(self) -> int:
         """Return how many trials the cluster holds at once.

@@ -13,8 +13,8 @@ from petune.comparison.assignment import Assignment
 from petune.comparison.failure import Failure
 from petune.comparison.folder import Folder
 from petune.comparison.message import Message
+from petune.comparison.unit_runner import UnitRunner
 from petune.comparison.watching import Unwatched
-from petune.comparison.workbench import Workbench
 from petune.errors import Interrupted, PetuneError, ResourceError
 from petune.training.signals import interrupted_by_sigterm
 
@@ -65,7 +65,7 @@ class RayWorker:
         self._missing = premises.missing()
         if self._missing is None:
             os.chdir(premises.cwd)
-        self._workbench = Workbench(Folder(Path(premises.folder)), Unwatched())
+        self._runner = UnitRunner(Folder(Path(premises.folder)), Unwatched())
 
     def whereabouts(self) -> tuple[int, str]:
         """Return the number of this process, and the id of its node."""
@@ -78,7 +78,7 @@ class RayWorker:
             if self._missing is not None:
                 raise ResourceError(f"a node of the Ray cluster, {os.uname().nodename}, {self._missing}")
             with interrupted_by_sigterm():
-                trials = self._workbench.run(Assignment.model_validate_json(assignment))
+                trials = self._runner.run(Assignment.model_validate_json(assignment))
                 said.extend(Message(ended=trial) for trial in trials)
         except PetuneError as error:
             said.append(Message(failure=Failure.of(error)))

@@ -172,6 +172,9 @@ class CompareOptions(DataOptions):
     keep_adapters: bool = True
     """Keep the adapters of final trials."""
 
+    share_passes: bool = True
+    """Train trials of a search in one pass over their base, where results stay the same; final trials train alone."""
+
     engine: EngineName = "local"
     """Where trials run: `local` is a process of their own on this machine, `inline` this process, `ray` a cluster."""
 

@@ -18,8 +18,8 @@ from petune.comparison.failure import Failure
 from petune.comparison.folder import Folder
 from petune.comparison.job import Job
 from petune.comparison.message import Message
+from petune.comparison.unit_runner import UnitRunner
 from petune.comparison.watching import Unwatched
-from petune.comparison.workbench import Workbench
 from petune.errors import Interrupted, PetuneError
 from petune.training.signals import interrupted_by_sigterm
 
@@ -80,13 +80,13 @@ class Inbox:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def serve(inbox: Inbox, teller: Teller, workbench: Workbench) -> None:
+def serve(inbox: Inbox, teller: Teller, runner: UnitRunner) -> None:
     """Run what comes until nothing comes any more, or an error ends it all."""
     try:
         with interrupted_by_sigterm():
             while (line := inbox.next()) is not None:
                 inbox.busy = True
-                for trial in workbench.run(Assignment.model_validate_json(line)):
+                for trial in runner.run(Assignment.model_validate_json(line)):
                     teller.say(Message(ended=trial))
                 inbox.busy = False
                 teller.say(Message(idle=True))
@@ -103,7 +103,7 @@ def main() -> None:
         teller = Teller(stream)
         inbox = Inbox(sys.stdin)
         inbox.open()
-        serve(inbox, teller, Workbench(Folder(Path(sys.argv[1])), teller))
+        serve(inbox, teller, UnitRunner(Folder(Path(sys.argv[1])), teller))
 
 
 if __name__ == "__main__":

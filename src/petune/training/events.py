@@ -31,6 +31,8 @@ class Step:
     tokens: int
     """Tokens of the step, padding not counted."""
     tokens_per_second: float
+    seconds: float
+    """Time of the step: of one that several adapters did together, this one's part by tokens."""
     memory: int
     """Peak memory so far: of the device on CUDA, of the process on CPU; bytes."""
     task: str = ""

@@ -117,8 +117,9 @@ class Loop:
         steps = [self._next_step(run) for run in runs]
         for batch in pack(steps, self._model.device):
             self._accumulate([place for place in batch if place[0].run.error is None])
+        tokens = sum(sum(step.lengths) for step in steps)
         for step in steps:
-            _attempt(step.run, partial(self._take, step, began))
+            _attempt(step.run, partial(self._take, step, began, tokens))
         for run in runs:
             _attempt(run, run.follow_up)
 
@@ -164,10 +165,10 @@ class Loop:
                 rows = [row for owner, row in batch if owner is step]
                 step.run.error = step.run.diverged(f"the loss is {share}", rows)
 
-    def _take(self, step: NextStep, began: float) -> None:
+    def _take(self, step: NextStep, began: float, tokens_of_all: int) -> None:
         """Update the adapter, and tell."""
         rate, norm = step.run.update(step.rows)
-        tokens = sum(step.lengths)
+        tokens, seconds = sum(step.lengths), time.perf_counter() - began
         told = Step(
             step=step.run.progress.step,
             epoch=step.run.epoch,
@@ -175,7 +176,8 @@ class Loop:
             learning_rate=rate,
             grad_norm=norm,
             tokens=tokens,
-            tokens_per_second=tokens / (time.perf_counter() - began),
+            tokens_per_second=tokens / seconds,
+            seconds=seconds * tokens / tokens_of_all,
             memory=peak_memory(self._model.device),
             task=step.task,
         )

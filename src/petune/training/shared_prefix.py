@@ -69,18 +69,36 @@ class SharedPrefix:
             labels: [B, T].
         """
         length = shared_length(rows)
-        adapters = set(names)
+        adapters = list(dict.fromkeys(names))
         refused = any(self._works.get(name) is False for name in adapters)
         if refused or (len(rows) - len(adapters)) * length < LEAST_SAVED:
             return inputs, labels
-        if not adapters <= self._works.keys():
-            reason = self._why_not(names, inputs, labels, length)
-            placed = {name for name in adapters if self._model.adapter(name).placement is not None}
-            self._works |= dict.fromkeys(placed or adapters, reason is None)
-            if reason is not None:
-                logger.info("what all rows begin with is computed for each of them: %s", reason)
-                return inputs, labels
+        for name in adapters:
+            if name not in self._works:
+                self._works[name] = self._probe(name, names, rows, inputs, labels, length)
+        if not all(self._works[name] for name in adapters):
+            return inputs, labels
         return self._behind(names, inputs, labels, length)
+
+    def _probe(
+        self,
+        name: str,
+        names: Sequence[str],
+        rows: Sequence[Encoded],
+        inputs: Mapping[str, Tensor],
+        labels: Tensor,
+        length: int,
+    ) -> bool:
+        """Say whether it works with the adapter called ``name``: measured on its own rows of the batch."""
+        places = [place for place, owner in enumerate(names) if owner == name]
+        own = [name] * len(places)
+        batch = {key: value[places] for key, value in inputs.items()}
+        starts = answer_starts([rows[place] for place in places])
+        with self._model.route(own), self._model.answers_from(starts):
+            reason = self._why_not(own, batch, labels[places], length)
+        if reason is not None:
+            logger.info("what all rows begin with is computed for each of them: %s", reason)
+        return reason is None
 
     def _behind(self, names: Sequence[str], inputs: Mapping[str, Tensor], labels: Tensor, length: int) -> Batch:
         """Return the batch without its first P tokens, which stand in a cache."""

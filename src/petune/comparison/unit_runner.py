@@ -1,4 +1,4 @@
-"""The trials of an assignment in the process at hand, and how they ended."""
+"""Runs units of trials in this process."""
 
 import gc
 import logging
@@ -13,21 +13,20 @@ from petune.backbone.precision import pick_device
 from petune.comparison import machine
 from petune.comparison.assignment import Assignment, Order
 from petune.comparison.bench import Benches
+from petune.comparison.ending import ended_with, status_of
 from petune.comparison.folder import Folder
 from petune.comparison.job import Job
 from petune.comparison.measure import ADAPTER, perform
-from petune.comparison.record import Status, Trial
+from petune.comparison.record import Trial
+from petune.comparison.shared_pass import perform_together
 from petune.comparison.watching import StepsOf, Watcher
-from petune.errors import InputError, Interrupted, MissingExtraError, OutputFolderError, PetuneError, ResourceError
 
 logger = logging.getLogger("petune")
 
-_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
-
 
 @final
-class Workbench:
-    """Runs trials one after another in this process, all trials of a base on one copy of it.
+class UnitRunner:
+    """Runs units in this process; the base of a unit stays loaded for the next one.
 
     Args:
         folder: the comparison's.
@@ -40,22 +39,52 @@ class Workbench:
         self._benches = Benches()
 
     def run(self, assignment: Assignment) -> Iterator[Trial]:
-        """Yield the record of each trial, in their order.
+        """Yield the record of each trial of a unit as it ends.
+
+        Where their pass fails for all of them, as where memory runs out, they run again one by one.
 
         Raises:
             Interrupted, KeyboardInterrupt: it was asked to stop.
             OutputFolderError, ResourceError: nothing can be written any more.
         """
+        left = []
         with _threads(assignment.threads):
             for order in assignment.orders:
                 self._watcher.began(order.job)
-                yield _unfit(order) or self._run(order.job, assignment)
+                stopped = _unfit(order)
+                if stopped is None:
+                    left.append(order.job)
+                else:
+                    yield stopped
+            if len(left) > 1:
+                yield from self._together(left, assignment)
+            for job in left:
+                yield self._alone(job, assignment)
 
     def close(self) -> None:
         """Let go of the base."""
         self._benches.release()
 
-    def _run(self, job: Job, assignment: Assignment) -> Trial:
+    def _together(self, left: list[Job], assignment: Assignment) -> Iterator[Trial]:
+        """Yield the record of each trial of a shared pass, and strike it off ``left``."""
+        jobs = tuple(left)
+        try:
+            bench = self._benches.for_job(jobs[0], assignment)
+            listeners = {job.id: [StepsOf(job, self._watcher)] for job in jobs}
+            for job, trial in perform_together(jobs, bench, self._folder.of, listeners=listeners):
+                left.remove(job)
+                if trial.status != "done":
+                    self._tidy(job)
+                yield trial
+            return
+        except Exception as error:
+            if status_of(error) is None:
+                raise
+            logger.warning("%d trials run one by one, because their shared pass ended with: %s", len(left), error)
+        for job in left:
+            self._tidy(job)
+
+    def _alone(self, job: Job, assignment: Assignment) -> Trial:
         try:
             return perform(
                 job,
@@ -66,16 +95,11 @@ class Workbench:
                 keep_adapter=assignment.keep_adapters,
                 listeners=[StepsOf(job, self._watcher)],
             )
-        except (Interrupted, OutputFolderError):
-            raise
         except Exception as error:
-            status = status_of(error)
-            if status is None:
-                raise
             logger.debug("trial %s ended with an error", job.id, exc_info=True)
-            reason = str(error) if isinstance(error, PetuneError) else f"{type(error).__name__}: {error}"
+            trial = ended_with(job, error)
         self._tidy(job)
-        return job.record(status, reason=" ".join(reason.split()) or "no reason was given")
+        return trial
 
     def _tidy(self, job: Job) -> None:
         """Remove what a trial that failed has left; what it held is free again."""
@@ -109,15 +133,3 @@ def _unfit(order: Order) -> Trial | None:
         reason=f"it would need {order.least_memory / 2**30:,.1f} GiB at the least, and there are"
         f" {there / 2**30:,.1f} GiB; it was not started",
     )
-
-
-def status_of(error: Exception) -> Status | None:
-    """Return how a trial ended that raised ``error``; None where no other trial could do better."""
-    said = str(error).lower()
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return "out_of_memory"
-    if isinstance(error, RuntimeError | ResourceError) and any(words in said for words in _NO_MEMORY):
-        return "out_of_memory"
-    if isinstance(error, ResourceError) and not isinstance(error, MissingExtraError):
-        return None
-    return "refused" if isinstance(error, InputError) else "failed"
