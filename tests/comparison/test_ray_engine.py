@@ -44,20 +44,6 @@ def workers() -> list[int]:
     return found
 
 
-class Following(Unwatched):
-    """Notes what began and what ended."""
-
-    def __init__(self) -> None:
-        self.began_of: list[int] = []
-        self.ended_of: list[tuple[int, str]] = []
-
-    def began(self, job: Job) -> None:
-        self.began_of.append(job.seed)
-
-    def ended(self, job: Job, trial: Trial, *, reused: bool) -> None:
-        self.ended_of.append((trial.seed, trial.status))
-
-
 def when_running(action: Callable[[int], None]) -> threading.Thread:
     """Call ``action`` with the process of the first trial, once one runs; those of former comparisons may still end."""
     former = workers()
@@ -73,20 +59,30 @@ def when_running(action: Callable[[int], None]) -> threading.Thread:
 
 
 def test_results_are_those_of_this_process_even_where_a_worker_is_lost(compare_keys: Keys, tmp_path: Path) -> None:
-    keys = compare_keys(methods=["lora", "ia3"], rate_factors=[1, 3], cpus_per_trial=1)
+    class Killing(Unwatched):
+        """Ends the process of one of the final trials."""
+
+        def __init__(self) -> None:
+            self.began_of: list[str] = []
+
+        def began(self, job: Job) -> None:
+            self.began_of.append(job.stage)
+
+        def ended(self, job: Job, trial: Trial, *, reused: bool) -> None:
+            if self.began_of == ["search", "search"] and trial.stage == "search":
+                self.began_of.append("killing")
+                when_running(lambda number: os.kill(number, signal.SIGKILL))
+
+    keys = compare_keys(rate_factors=[1, 3], seeds=[1, 2], budget=40, cpus_per_trial=1)
     inline = compare(keys).trials
-    following = Following()
-    killing = when_running(lambda number: os.kill(number, signal.SIGKILL))
-    found = compare(
-        {**keys, "engine": "ray", "retries": 1, "output_dir": str(tmp_path / "ray")}, watcher=following
-    ).trials
-    killing.join()
-    assert len(following.began_of) == len(following.ended_of) == 6
+    killing = Killing()
+    found = compare({**keys, "engine": "ray", "output_dir": str(tmp_path / "ray")}, watcher=killing).trials
+    assert killing.began_of == ["search", "search", "killing", "final", "final", "final"]
     there = {trial.id: trial for trial in found}
     assert there.keys() == {trial.id for trial in inline}
     for one in inline:
         other = there[one.id]
-        for field in ("status", "development", "test", "scores", "train_loss", "eval_loss", "examples"):
+        for field in ("status", "development", "test", "scores", "train_loss", "eval_loss", "trials_in_pass"):
             assert getattr(one, field) == getattr(other, field), field
         if one.adapter is not None:
             files = [tmp_path / out / one.adapter / "adapter_model.safetensors" for out in ("out", "ray")]
