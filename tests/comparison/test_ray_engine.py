@@ -29,9 +29,11 @@ Keys = Callable[..., dict[str, Any]]
 @pytest.fixture(scope="module", autouse=True)
 def _cluster() -> Iterator[None]:
     """A cluster of this machine that holds two trials at once."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # or a token is written to the user's folder
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
 
 
 def workers() -> list[int]:
