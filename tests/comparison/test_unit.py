@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from petune.comparison import machine
 from petune.comparison.plan import Track
-from petune.comparison.unit import draws_random_numbers, units_of
+from petune.comparison.unit import draws_random_numbers, memory_of, units_of
 
 Tracks = Callable[..., Track]
 
@@ -52,7 +52,9 @@ def test_only_what_fits_together_shares_a_pass(track: Tracks) -> None:
 
 def test_a_pass_is_as_large_as_memory_allows(track: Tracks, monkeypatch: pytest.MonkeyPatch) -> None:
     found = track(rate_factors=[1, 3, 10])
-    cost = found.cost(found.search_jobs(0, found.candidates)[0])
+    jobs = found.search_jobs(0, found.candidates)
+    cost = found.cost(jobs[0])
+    assert memory_of(jobs, found) == 3 * cost.memory - 2 * cost.weights
     monkeypatch.setattr(machine, "memory", lambda device: 2 * (2 * cost.memory - cost.weights))
     assert sizes(found) == [2, 1]
     monkeypatch.setattr(machine, "memory", lambda device: cost.memory)

@@ -89,6 +89,7 @@ def compare(
         try:
             with closing(engine), interrupted_by_sigterm():
                 study.run(tracks)
+            folder.finish()
         except (KeyboardInterrupt, Interrupted) as error:
             raise _stopped(error, study, folder) from error
         finally:

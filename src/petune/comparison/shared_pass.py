@@ -9,7 +9,7 @@ from petune.comparison.bench import Bench
 from petune.comparison.curve import Curve
 from petune.comparison.ending import ended_with
 from petune.comparison.job import Job
-from petune.comparison.measure import ADAPTER, figures_of_training, measured
+from petune.comparison.measure import ADAPTER, figures_of_training, measured, trunk_keys
 from petune.comparison.record import Trial
 from petune.errors import CheckpointError
 from petune.training import checkpoints
@@ -24,6 +24,7 @@ def perform_together(
     bench: Bench,
     folder_of: Callable[[str], Path],
     *,
+    trunk: Path,
     listeners: Mapping[str, Sequence[Listener]],
 ) -> Iterator[tuple[Job, Trial]]:
     """Train trials of a search in one pass, measure each, and yield its record; their adapters are detached.
@@ -35,6 +36,7 @@ def perform_together(
         jobs: the trials, two at least.
         bench: their base.
         folder_of: the folder of a trial, by its id; a pass that was stopped goes on there.
+        trunk: where trunk caches of the comparison lie.
         listeners: told of every step, by the id of the trial.
 
     Raises:
@@ -42,7 +44,7 @@ def perform_together(
     """
     began = time.perf_counter()
     folders = {job.id: folder_of(job.id) / ADAPTER for job in jobs}
-    recipes = [Recipe.parse({**job.keys, "output_dir": str(folders[job.id])}) for job in jobs]
+    recipes = [Recipe.parse({**job.keys, **trunk_keys(job, trunk), "output_dir": str(folders[job.id])}) for job in jobs]
     curves = {
         job.id: Curve(recipe.run.logging_steps, folders[job.id]) for job, recipe in zip(jobs, recipes, strict=True)
     }

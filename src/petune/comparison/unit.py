@@ -98,11 +98,16 @@ def _go_together(jobs: Sequence[Job]) -> bool:
     return True
 
 
-def _fit(jobs: Sequence[Job], track: Track) -> bool:
-    """Say whether the base, and what each trial holds beside it, are sure to fit into memory."""
+def memory_of(jobs: Sequence[Job], track: Track) -> int:
+    """Return an estimate of the most bytes that trials hold in one pass: the base once, the rest for each."""
     costs = [track.cost(job) for job in jobs]
-    needed = costs[0].memory + sum(cost.memory - cost.weights for cost in costs[1:])
-    return needed <= _PART_OF_MEMORY * machine.memory(pick_device(str(jobs[0].keys["device"])))
+    return costs[0].memory + sum(cost.memory - cost.weights for cost in costs[1:])
+
+
+def _fit(jobs: Sequence[Job], track: Track) -> bool:
+    """Say whether trials are sure to fit into memory together."""
+    there = machine.memory(pick_device(str(jobs[0].keys["device"])))
+    return memory_of(jobs, track) <= _PART_OF_MEMORY * there
 
 
 def _recipe(job: Job) -> Recipe:

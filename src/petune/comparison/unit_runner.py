@@ -71,7 +71,8 @@ class UnitRunner:
         try:
             bench = self._benches.for_job(jobs[0], assignment)
             listeners = {job.id: [StepsOf(job, self._watcher)] for job in jobs}
-            for job, trial in perform_together(jobs, bench, self._folder.of, listeners=listeners):
+            done = perform_together(jobs, bench, self._folder.of, trunk=self._folder.trunk, listeners=listeners)
+            for job, trial in done:
                 left.remove(job)
                 if trial.status != "done":
                     self._tidy(job)
@@ -93,6 +94,7 @@ class UnitRunner:
                 lengths=assignment.lengths,
                 evaluations=assignment.evaluations,
                 keep_adapter=assignment.keep_adapters,
+                trunk=self._folder.trunk,
                 listeners=[StepsOf(job, self._watcher)],
             )
         except Exception as error:

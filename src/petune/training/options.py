@@ -77,6 +77,9 @@ class TrainingOptions(BaseModel):
     keep_trunk_cache: bool = False
     """Keep it after the run, for other runs on the same rows and base (default: removed)."""
 
+    trunk_cache_dir: str | None = None
+    """Folder of the trunk cache (default: in petune's own cache folder)."""
+
     seed: int = Field(default=42, ge=0, lt=2**32)
     """Seed of the adapter's start, the order of the rows and dropout."""
 
@@ -128,6 +131,8 @@ class TrainingOptions(BaseModel):
                 raise ValueError(f"trunk_cache: {error}, or off") from error
         elif self.keep_trunk_cache:
             raise ValueError("keep_trunk_cache keeps what trunk_cache allows; give trunk_cache a size, such as 2GiB")
+        elif self.trunk_cache_dir is not None:
+            raise ValueError("trunk_cache_dir is where trunk_cache lies; give trunk_cache a size, such as 2GiB")
         return self
 
     @model_validator(mode="after")

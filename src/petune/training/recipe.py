@@ -39,6 +39,7 @@ FREE_ON_RESUME = frozenset(
         "max_tokens_per_batch",
         "trunk_cache",
         "keep_trunk_cache",
+        "trunk_cache_dir",
     }
 )
 
