@@ -85,6 +85,7 @@ class Benches:
                     dtype=str(job.keys["dtype"]),
                     device=str(job.keys["device"]),
                     trust_remote_code=assignment.trust_remote_code,
+                    quantization=job.keys["quantization"],
                 )
             )
             self._key = key

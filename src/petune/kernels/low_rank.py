@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from petune.backbone.packed_weight import whole
+from petune.kernels.constant_weights import in_precision
+
 
 def add_low_rank(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """Return ``y + scale * (x A^T) B^T`` in y's precision.
@@ -15,14 +18,14 @@ def add_low_rank(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float) -> Te
     and what autograd keeps for the backward pass stays in the small precision. Scale and sum ride on the second
     product (``addmm``), so no array of y's size is made beside the result.
     """
-    hidden = F.linear(x, a.to(x.dtype))
-    flat = torch.addmm(y.reshape(-1, y.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), b.to(x.dtype).t(), alpha=scale)
+    hidden, up = F.linear(x, in_precision(a, x.dtype)), in_precision(b, x.dtype).t()
+    flat = torch.addmm(y.reshape(-1, y.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), up, alpha=scale)
     return flat.view(y.shape)
 
 
 def low_rank(x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """Return ``scale * (x A^T) B^T`` in x's precision."""
-    return F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype)) * scale
+    return F.linear(F.linear(x, in_precision(a, x.dtype)), in_precision(b, x.dtype)) * scale
 
 
 def add_low_rank_by_row(x: Tensor, y: Tensor, a: Tensor, b: Tensor, which: Tensor) -> Tensor:
@@ -56,6 +59,7 @@ def updated_row_norms(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Ten
         b: B [d_out, r].
         scale: the scale.
     """
+    weight = whole(weight)
     squares: Tensor = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float32).square()
     crossed = F.linear(weight, a.to(weight.dtype)).to(torch.float32)  # [d_out, r]
     own = b @ (a @ a.t())
