@@ -2,26 +2,34 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from petune.adapted_model import AdaptedModel
 from petune.data.batching import answer_starts, collate
+from petune.data.encoding import Encoded
 from petune.errors import Interrupted, PetuneError
 from petune.tasks.task import Objective, Task
 from petune.training.adapter_run import AdapterRun
 from petune.training.events import Plan, Step
 from petune.training.memory import peak_memory
-from petune.training.packing import NextStep, Place, pack
+from petune.training.packing import NextStep, Place, end_to_end, pack
 from petune.training.shared_prefix import SharedPrefix
 from petune.training.signals import StopSignals
 from petune.training.trunk_cache import Around, no_trunk_cache, trunk_cache
+from petune.training.unpadded import Unpadded
+
+
+LossesOf = Callable[[Sequence[str], Sequence[Encoded]], AbstractContextManager[Tensor]]
+"""Takes the adapter of each row and the rows; returns the loss of each, as a block that the backward pass belongs in."""
 
 
 @final
@@ -76,6 +84,11 @@ class Loop:
             for name, task in tasks.items()
             if self._options.share_prefix and task.task.shares_prefix and task.headed is None
         }
+        self._unpadded = {
+            name: Unpadded(model, self._objectives[name])
+            for name, task in tasks.items()
+            if len(runs) > 1 and model.device.type == "cpu" and task.headed is None
+        }
 
     def run(self) -> None:
         """Train every adapter to its end.
@@ -87,6 +100,7 @@ class Loop:
             parameters = self._model.parameter_summary(run.adapter.name)
             run.listeners.started(Plan(run.total_steps, run.progress.step, parameters))
         waiting = list(self._runs)
+        self._model.train()
         try:
             with (
                 StopSignals() as signals,
@@ -113,10 +127,12 @@ class Loop:
     def _round(self, runs: Sequence[AdapterRun]) -> None:
         """Do one step of each of ``runs``, with what is due after it."""
         began = time.perf_counter()
-        self._model.train()
         steps = [self._next_step(run) for run in runs]
-        for batch in pack(steps, self._model.device):
-            self._accumulate([place for place in batch if place[0].run.error is None])
+        is_unpadded = self._can_be_unpadded(steps)
+        for batch in end_to_end(steps) if is_unpadded else pack(steps, self._model.device):
+            sound = [place for place in batch if place[0].run.error is None]
+            if sound:
+                self._accumulate(sound, self._losses_end_to_end if is_unpadded else self._losses)
         for step in steps:
             _attempt(step.run, partial(self._take, step, began))
         for run in runs:
@@ -128,22 +144,21 @@ class Loop:
         task = self._tasks[rows[0].task].task
         return NextStep(run, rows, sum(task.num_labels(row) for row in rows))
 
-    def _accumulate(self, batch: Sequence[Place]) -> None:
+    def _can_be_unpadded(self, steps: Sequence[NextStep]) -> bool:
+        """Say whether the rows of all ``steps`` are to lie end to end."""
+        tasks = {step.task for step in steps}
+        if len(steps) < 2 or len(tasks) > 1 or self._around is not no_trunk_cache:
+            return False
+        task = tasks.pop()
+        rows = [(step.run.adapter.name, row) for step in steps for row in step.rows]
+        if task in self._prefixes and self._prefixes[task].pays([name for name, _ in rows], [row for _, row in rows]):
+            return False
+        return task in self._unpadded and self._unpadded[task].suits(rows)
+
+    def _accumulate(self, batch: Sequence[Place], losses_of: LossesOf) -> None:
         """Add the gradients of each row's share of its step's mean loss; note the shares."""
-        if not batch:
-            return
         steps, rows = [step for step, _ in batch], [row for _, row in batch]
-        pad = self._model.tokenizer.pad_token_id
-        assert isinstance(pad, int)
-        collated = collate(rows, pad_token_id=pad, device=self._model.device)
-        targets = collated.pop("labels")
-        inputs: Mapping[str, Any] = collated
-        names, task = [step.run.adapter.name for step in steps], rows[0].task
-        with self._model.route(names), self._model.answers_from(answer_starts(rows)), self._around(rows):
-            if task in self._prefixes and self._around is no_trunk_cache:
-                inputs, targets = self._prefixes[task].cut(names, rows, inputs, targets)
-            forward = self._forward if self._tasks[task].headed is None else None
-            losses = self._objectives[task](inputs, targets, forward)
+        with losses_of([step.run.adapter.name for step in steps], rows) as losses:
             self._note(batch, losses.tolist())
             if all(step.run.error is not None for step in steps):
                 return
@@ -151,6 +166,27 @@ class Loop:
             shares = [torch.tensor(1 / step.labels, device=losses.device) for step in steps]
             weights = [step.run.scaler.scale(share) for step, share in zip(steps, shares, strict=True)]
             self._accelerator.backward(losses @ torch.stack(weights).to(losses))
+
+    @contextmanager
+    def _losses(self, names: Sequence[str], rows: Sequence[Encoded]) -> Iterator[Tensor]:
+        """Yield the loss of each row where the backward pass belongs."""
+        task, pad = rows[0].task, self._model.tokenizer.pad_token_id
+        assert isinstance(pad, int)
+        collated = collate(rows, pad_token_id=pad, device=self._model.device)
+        targets = collated.pop("labels")
+        inputs: Mapping[str, Any] = collated
+        with self._model.route(names), self._model.answers_from(answer_starts(rows)), self._around(rows):
+            if task in self._prefixes and self._around is no_trunk_cache:
+                inputs, targets = self._prefixes[task].cut(names, rows, inputs, targets)
+            forward = self._forward if self._tasks[task].headed is None else None
+            yield self._objectives[task](inputs, targets, forward)
+
+    @contextmanager
+    def _losses_end_to_end(self, names: Sequence[str], rows: Sequence[Encoded]) -> Iterator[Tensor]:
+        """Do the same without padding; rows of one adapter lie side by side."""
+        unpadded = self._unpadded[rows[0].task]
+        with self._model.route(unpadded.token_names(names, rows)):
+            yield unpadded.losses(names, rows, self._forward)
 
     def _note(self, batch: Sequence[Place], losses: Sequence[float]) -> None:
         """Add the losses to those of their steps; a step whose loss is not finite stops its adapter."""

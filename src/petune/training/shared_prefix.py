@@ -70,8 +70,7 @@ class SharedPrefix:
         """
         length = shared_length(rows)
         adapters = set(names)
-        refused = any(self._works.get(name) is False for name in adapters)
-        if refused or (len(rows) - len(adapters)) * length < LEAST_SAVED:
+        if not self.pays(names, rows, length):
             return inputs, labels
         if not adapters <= self._works.keys():
             reason = self._why_not(names, inputs, labels, length)
@@ -81,6 +80,13 @@ class SharedPrefix:
                 logger.info("what all rows begin with is computed for each of them: %s", reason)
                 return inputs, labels
         return self._behind(names, inputs, labels, length)
+
+    def pays(self, names: Sequence[str], rows: Sequence[Encoded], length: int | None = None) -> bool:
+        """Say whether it saves enough to cut off what ``rows``, those of the adapters ``names``, begin with."""
+        adapters = set(names)
+        length = shared_length(rows) if length is None else length
+        refused = any(self._works.get(name) is False for name in adapters)
+        return not refused and (len(rows) - len(adapters)) * length >= LEAST_SAVED
 
     def _behind(self, names: Sequence[str], inputs: Mapping[str, Tensor], labels: Tensor, length: int) -> Batch:
         """Return the batch without its first P tokens, which stand in a cache."""
