@@ -94,7 +94,12 @@ def test_activations_may_be_computed_again(tiny_base: Callable[..., Base], rando
 @pytest.mark.parametrize(
     ("architecture", "method", "options", "reason"),
     [
-        ("llama", "prompt_tuning", {"num_virtual_tokens": 2}, "'first' does more than change what single tokens become"),
+        (
+            "llama",
+            "prompt_tuning",
+            {"num_virtual_tokens": 2},
+            "'first' does more than change what single tokens become",
+        ),
         ("llama", "lora", {"lora_dropout": 0.5}, "each row draws a dropout of its own"),
         ("bloom", "lora", {}, "the model does not read left to right, or cannot be told positions"),
         ("mistral", "lora", {}, "MistralForCausalLM cannot be told where rows begin"),

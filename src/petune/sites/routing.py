@@ -63,9 +63,7 @@ class Route:
 
     _assigned: dict[tuple[int, ...], tuple[Tensor | None, Runs]] = field(default_factory=dict, compare=False)
 
-    def assigned(
-        self, numbers: tuple[int, ...], num_entries: int, device: torch.device
-    ) -> tuple[Tensor | None, Runs]:
+    def assigned(self, numbers: tuple[int, ...], num_entries: int, device: torch.device) -> tuple[Tensor | None, Runs]:
         """Return the index of the entries of several groups (None: all), in the rows' order, and whose each row is.
 
         Args:
