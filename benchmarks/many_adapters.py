@@ -98,7 +98,7 @@ class Bench:
         return found
 
     def memory(self, rows: int) -> dict[str, Any]:
-        """Return the most bytes of a process for all at once, and of one for the first alone; the others are like it."""
+        """Return the most bytes of a process for all at once, and of one for the first alone, as for any other."""
         peaks = {
             name: self._run([seeds], rows, 2)["peak"]
             for name, seeds in (("at_once", self._seeds), ("alone", self._seeds[:1]))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from petune.kernels.row_attention import NotByRow, RowLayout, attend_by_row
+from petune.kernels.row_attention import NotByRowError, RowLayout, attend_by_row
 
 LENGTHS = [3, 1, 5, 4]
 CPU = torch.device("cpu")
@@ -77,5 +77,5 @@ def test_what_is_not_finite_stays_in_its_row() -> None:
 
 @pytest.mark.parametrize("said", [{"sliding_window": 4}, {"position_bias": torch.zeros(1)}], ids=str)
 def test_an_attention_that_wants_more(said: dict[str, Any]) -> None:
-    with pytest.raises(NotByRow, match=f"Module is told scaling, {next(iter(said))}"):
+    with pytest.raises(NotByRowError, match=f"Module is told scaling, {next(iter(said))}"):
         attend_by_row(nn.Module(), *tensors(), RowLayout.of(LENGTHS, [[0, 1, 2, 3]], CPU), scaling=0.3, **said)

@@ -99,14 +99,16 @@ def _pieces(runs: tuple[Run, ...], device: torch.device) -> _Pieces:
     longest = max(1, *sizes)
     lengths = {-(-longest // parts) for parts in range(1, MOST_PARTS + 1)}
     length = min(lengths, key=lambda n: sum(-(-size // n) for size in sizes) * (n + ROWS_OF_A_PIECE))
-    which, places, before = [], [], 0
+    which: list[int] = []
+    places: list[int] = []
+    before = 0
     for (pair, _, _), size in zip(runs, sizes, strict=True):
         count = -(-size // length)
         which += [pair] * count
         places += range(before, before + size)
         before += count * length
-    tensors = [torch.tensor(numbers, dtype=torch.int64, device=device) for numbers in (which, places)]
-    return _Pieces(length, *tensors, is_whole=before == sum(sizes))
+    owners, rows = (torch.tensor(numbers, dtype=torch.int64, device=device) for numbers in (which, places))
+    return _Pieces(length, owners, rows, is_whole=before == sum(sizes))
 
 
 class _LowRankByRun(torch.autograd.Function):

@@ -20,7 +20,7 @@ UNDERSTOOD = {"dropout", "scaling", "is_causal", "sliding_window", "position_ids
 """What a model may say to its attention that holds for rows end to end as well."""
 
 
-class NotByRow(ValueError):
+class NotByRowError(ValueError):
     """An attention asks for more than to look back over its row."""
 
 
@@ -85,10 +85,10 @@ def attend_by_row(
         options: what the model says to its attention function.
 
     Raises:
-        NotByRow: it says more than what holds for rows end to end.
+        NotByRowError: it says more than what holds for rows end to end.
     """
     if not (options.keys() <= UNDERSTOOD and options.get("sliding_window") is None):
-        raise NotByRow(f"{type(module).__name__} is told {', '.join(options)}")
+        raise NotByRowError(f"{type(module).__name__} is told {', '.join(options)}")
     layout.attended.append(module)
     made = []
     for bucket in layout.buckets:

@@ -20,7 +20,7 @@ Stack = tuple[str, ...]
 """The adapters one row goes through, in order; empty for the untouched base."""
 
 Runs = tuple[tuple[int, int, int], ...]
-"""Rows by their groups, as runs of rows that follow one another: the group, the first row, and the one behind the last."""
+"""Rows by group, as runs of rows that follow one another: the group, the first row, and the one behind the last."""
 
 
 def stacks_of(rows: Sequence[str | Sequence[str] | None]) -> list[Stack]:

@@ -17,6 +17,7 @@ from petune.adapted_model import AdaptedModel
 from petune.data.batching import answer_starts, collate
 from petune.data.encoding import Encoded
 from petune.errors import Interrupted, PetuneError
+from petune.sites.head import LabelLoss
 from petune.tasks.task import Objective, Task
 from petune.training.adapter_run import AdapterRun
 from petune.training.events import Plan, Step
@@ -27,9 +28,8 @@ from petune.training.signals import StopSignals
 from petune.training.trunk_cache import Around, no_trunk_cache, trunk_cache
 from petune.training.unpadded import Unpadded
 
-
 LossesOf = Callable[[Sequence[str], Sequence[Encoded]], AbstractContextManager[Tensor]]
-"""Takes the adapter of each row and the rows; returns the loss of each, as a block that the backward pass belongs in."""
+"""Takes the adapter of each row and the rows; returns the loss of each, as a block for the backward pass too."""
 
 
 @final
@@ -85,9 +85,9 @@ class Loop:
             if self._options.share_prefix and task.task.shares_prefix and task.headed is None
         }
         self._unpadded = {
-            name: Unpadded(model, self._objectives[name])
-            for name, task in tasks.items()
-            if len(runs) > 1 and model.device.type == "cpu" and task.headed is None
+            name: Unpadded(model, objective)
+            for name, objective in self._objectives.items()
+            if len(runs) > 1 and model.device.type == "cpu" and isinstance(objective, LabelLoss)
         }
 
     def run(self) -> None:

@@ -87,20 +87,21 @@ def _largest(step: NextStep, max_tokens: int) -> int:
 def end_to_end(steps: Sequence[NextStep]) -> list[list[Place]]:
     """Return the rows of all ``steps`` as batches to be laid end to end, those of each adapter side by side.
 
-    Nothing is padded, so rows of any lengths share a batch, up to what is enough; like lengths stay together where there
-    are several, because attention is padded still.
+    Nothing is padded, so rows of any lengths share a batch, up to what is enough. Like lengths stay together where
+    there are several batches, because attention is padded still.
     """
     places = sorted(((step, row) for step in steps for row in step.rows), key=lambda place: -len(place[1].input_ids))
-    limit = min(ENOUGH_TOKENS, *(step.run.options.max_tokens_per_batch for step in steps))
+    most = min(ENOUGH_TOKENS, *(step.run.options.max_tokens_per_batch for step in steps))
     tokens = sum(len(row.input_ids) for _, row in places)
-    limit = max(1, min(limit, -(-tokens // -(-tokens // limit))))  # batches of about one size
+    fair = tokens / max(1, -(-tokens // most))  # batches of about one size
     batches: list[list[Place]] = []
-    left = 0
+    filled = 0
     for place in places:
-        if left <= 0:
+        length = len(place[1].input_ids)
+        if not batches or filled >= fair or filled + length > most:
             batches.append([])
-            left = limit
+            filled = 0
         batches[-1].append(place)
-        left -= len(place[1].input_ids)
+        filled += length
     order = {id(step): number for number, step in enumerate(steps)}
     return [sorted(batch, key=lambda place: order[id(place[0])]) for batch in batches]

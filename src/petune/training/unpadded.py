@@ -19,10 +19,9 @@ from petune.adapter import Adapter
 from petune.backbone.arguments import takes
 from petune.data.batching import answer_starts, collate, split_step
 from petune.data.encoding import IGNORED, Encoded
-from petune.kernels.row_attention import ROW_LAYOUT, NotByRow, RowLayout
+from petune.kernels.row_attention import ROW_LAYOUT, NotByRowError, RowLayout
 from petune.sites.head import Forward, LabelLoss
 from petune.sites.output import OutputSlot
-from petune.tasks.task import Objective
 
 logger = logging.getLogger("petune")
 
@@ -41,7 +40,7 @@ class Unpadded:
         objective: what training minimises, on padded rows.
     """
 
-    def __init__(self, model: AdaptedModel, objective: Objective) -> None:
+    def __init__(self, model: AdaptedModel, objective: LabelLoss) -> None:
         self._model = model
         self._objective = objective
         self._by_token = LabelLoss(model.model, model.plugged_into, next_token=False)
@@ -77,7 +76,7 @@ class Unpadded:
         inputs = {"input_ids": ids[:, None], "position_ids": layout.positions[:, None], ROW_LAYOUT: layout}
         of_tokens = self._by_token(inputs, labels[:, None], forward)  # type: ignore[arg-type]
         if len(layout.attended) < len(self._model.base.structure.attentions):
-            raise NotByRow(f"{type(self._model.model).__name__} attends elsewhere")
+            raise NotByRowError(f"{type(self._model.model).__name__} attends elsewhere")
         return of_tokens.new_zeros(len(rows)).index_add(0, layout.rows, of_tokens)
 
     def token_names(self, names: Sequence[str], rows: Sequence[Encoded]) -> list[str]:
@@ -89,8 +88,6 @@ class Unpadded:
         base, structure = self._model.model, self._model.base.structure
         if not structure.is_decoder_lm or not structure.attentions or not takes(base, "position_ids"):
             return "the model does not read left to right, or cannot be told positions"
-        if not isinstance(self._objective, LabelLoss):
-            return "the loss is not that of the next token"
         unfit = next((name for name in new if not _acts_on_tokens(self._model.adapter(name))), None)
         if unfit is not None:
             return f"'{unfit}' does more than change what single tokens become"
