@@ -148,3 +148,18 @@ def test_a_folder_of_another_wheel_is_refused(artefact: Artefact) -> None:
     facts = {name: getattr(artefact, name) for name in ("package", "version", "file", "size", "title")}
     with pytest.raises(ArtifactError, match=r"not the pinned artefact: the package index offers .* another SHA-256"):
         fetch_folder(ArtefactFolder(**facts, sha256="0" * 64, folder="tiny_demo"))
+
+
+def test_a_folder_of_a_source_archive_has_a_place_of_its_own(artefact: Artefact, petune_home: Path) -> None:
+    package = petune_home / "demo" / "tiny_demo-1.0.tar.gz"
+    package.parent.mkdir(parents=True)
+    with tarfile.open(package, "w:gz") as files:
+        for name in ("tiny_demo/texts/a.txt", "tiny_demo/texts/deeper/b.txt", artefact.member):
+            member = tarfile.TarInfo(name)
+            member.size = len(CONTENT)
+            files.addfile(member, io.BytesIO(CONTENT))
+    facts = {name: getattr(artefact, name) for name in ("package", "version", "size", "title")}
+    facts |= {"file": package.name, "sha256": hashlib.sha256(package.read_bytes()).hexdigest()}
+    folder = fetch_folder(ArtefactFolder(**facts, folder="tiny_demo/texts", apart="texts"))
+    assert folder == petune_home / "demo" / "tiny-demo-1.0-texts"
+    assert [(file.name, file.read_bytes()) for file in folder.iterdir()] == [("a.txt", CONTENT)]

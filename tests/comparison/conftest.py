@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from petune.comparison.plan import Track
 from petune.comparison.recipe import CompareRecipe
 from petune.comparison.record import (
     Budget,
@@ -22,6 +23,7 @@ from petune.comparison.record import (
     Trial,
 )
 from petune.comparison.split import PartFiles, split_rows
+from petune.comparison.survey import survey
 
 ROWS = 200
 SEEDS = (1, 2, 3)
@@ -339,3 +341,15 @@ def compare_keys(tiny_folder: str, tmp_path: Path) -> Callable[..., dict[str, An
 def part_files(compare_keys: Callable[..., dict[str, Any]], tmp_path: Path) -> PartFiles:
     """The rows of the small comparison, written as its parts."""
     return split_rows(CompareRecipe.parse(compare_keys()).options).write(tmp_path / "parts")
+
+
+@pytest.fixture
+def track(compare_keys: Callable[..., dict[str, Any]], part_files: PartFiles) -> Callable[..., Track]:
+    """Make the track of the only method: ``track(methods=["ia3"], digests=("a", "b", "c"))``."""
+
+    def make(digests: tuple[str, str, str] = ("a", "b", "c"), **changes: Any) -> Track:
+        recipe = CompareRecipe.parse(compare_keys(**changes))
+        found = survey(recipe.options.models[0], recipe.options, part_files)
+        return Track(found, recipe.entries()[0], recipe, part_files, digests)
+
+    return make

@@ -7,7 +7,7 @@ from petune.training.events import Evaluated, Plan, Step
 
 
 def step(number: int, loss: float) -> Step:
-    return Step(number, 0.0, loss, 1e-3, 1.0, tokens=10, tokens_per_second=5.0, memory=1)
+    return Step(number, 0.0, loss, 1e-3, 1.0, tokens=10, tokens_per_second=5.0, seconds=2.0, memory=1)
 
 
 def follow(curve: Curve, losses: list[float], evaluations: dict[int, float], first: int = 0) -> None:

@@ -4,23 +4,8 @@ from typing import Any
 import pytest
 
 from petune.comparison.plan import Track, schedule_keys
-from petune.comparison.recipe import CompareRecipe
-from petune.comparison.split import PartFiles
-from petune.comparison.survey import survey
 from petune.errors import ConfigError
 from petune.training.recipe import Recipe
-
-
-@pytest.fixture
-def track(compare_keys: Callable[..., dict[str, Any]], part_files: PartFiles) -> Callable[..., Track]:
-    """Make the track of the only method: ``track(methods=["ia3"], digests=("a", "b", "c"))``."""
-
-    def make(digests: tuple[str, str, str] = ("a", "b", "c"), **changes: Any) -> Track:
-        recipe = CompareRecipe.parse(compare_keys(**changes))
-        found = survey(recipe.options.models[0], recipe.options, part_files)
-        return Track(found, recipe.entries()[0], recipe, part_files, digests)
-
-    return make
 
 
 def test_search_jobs_share_all_but_what_is_searched(track: Callable[..., Track]) -> None:

@@ -86,6 +86,8 @@ def test_yaml_and_back(tmp_path: Path) -> None:
         ({"eval_data": "e.jsonl", "validation_split": 0.1}, "validation_split and eval_data are both given"),
         ({"engine": "moon"}, "'local'"),
         ({"weight_decay": -1}, "'weight_decay' is -1"),
+        ({"trunk_cache_dir": "here", "trunk_cache": "1GiB"}, "'trunk_cache_dir' is decided for each trial"),
+        ({"keep_trunk_cache": True, "trunk_cache": "1GiB"}, "keep_trunk_cache: the trials of a comparison share"),
     ],
 )
 def test_bad_keys(keys: dict[str, Any], message: str) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import petune
 from petune.cli import main as command_line
-from petune.comparison import engine, measure
+from petune.comparison import measure, shared_pass, unit_runner
 from petune.comparison.folder import Folder
 from petune.comparison.job import Job
 from petune.comparison.record import Comparison, Trial
@@ -88,7 +88,8 @@ def _check_figures(trial: Trial, folder: Path) -> None:
         return
     assert set(trial.development) >= {"loss", "accuracy"}
     trains = trial.stage != "floor"
-    assert bool(trial.curve) == (trial.train_loss is not None) == (trial.tokens_per_second is not None) == trains
+    assert bool(trial.curve) == (trial.train_loss is not None) == bool(trial.seconds) == trains
+    assert (trial.tokens_per_second is not None) == (trains and trial.trials_in_pass == 1)
     assert (trial.trainable_parameters == 0) == (not trains)
     assert (trial.best_eval_loss is not None) == trains
     if trial.stage == "search":
@@ -204,7 +205,8 @@ def test_a_search_in_which_all_fail(compare_keys: Keys, monkeypatch: pytest.Monk
     def failing(*_: Any, **__: Any) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(engine, "perform", failing)
+    monkeypatch.setattr(unit_runner, "perform", failing)
+    monkeypatch.setattr(shared_pass, "train_many", failing)
     found = compare(compare_keys(rate_factors=[1, 3], seeds=[1, 2]))
     assert [(t.stage, t.status) for t in found.trials] == [("search", "failed")] * 2 + [("final", "failed")]
     assert found.trials[-1].reason == "no trial of the search ended well; the first: RuntimeError: broken"
@@ -247,7 +249,7 @@ def test_generated_text_decides(compare_keys: Keys) -> None:
 
 
 def test_bad_input_costs_nothing(compare_keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "perform", lambda *_, **__: pytest.fail("a trial was run"))
+    monkeypatch.setattr(unit_runner, "perform", lambda *_, **__: pytest.fail("a trial was run"))
     with pytest.raises(DataError, match="test rows are training rows too"):
         compare(compare_keys(test_data=compare_keys()["data"]))
     with pytest.raises(ConfigError, match="too small for one step"):

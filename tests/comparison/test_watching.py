@@ -56,5 +56,5 @@ def test_steps_are_passed_on() -> None:
 
     listener = StepsOf(job(7), Noting())
     listener.started(Plan(total_steps=5, first_step=0, parameters=""))
-    listener.stepped(Step(2, 0.0, 1.0, 1e-3, 1.0, tokens=1, tokens_per_second=1.0, memory=1))
+    listener.stepped(Step(2, 0.0, 1.0, 1e-3, 1.0, tokens=1, tokens_per_second=1.0, seconds=1.0, memory=1))
     assert seen == [(7, 2, 5)]

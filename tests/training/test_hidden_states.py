@@ -1,6 +1,7 @@
 """Hidden states in a file: found again by content, never stale, one writer at a time."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from petune.data.encoding import Encoded
-from petune.training.hidden_states import DATA_FILE, INDEX_FILE, HiddenStates, row_key, rows_key
+from petune.training.hidden_states import DATA_FILE, INDEX_FILE, HiddenStates, make_room, row_key, rows_key
 
 WIDTH = 4
 CPU = torch.device("cpu")
@@ -108,3 +109,30 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         opened(tmp_path / "a")
     states.close(keep=True)
     opened(tmp_path / "a").close(keep=False)
+
+
+def test_room_is_made_by_removing_the_oldest(tmp_path: Path) -> None:
+    for age, name in enumerate(("new", "middle", "old", "mine")):
+        states = opened(tmp_path / name)
+        states.add(ROWS, hidden(ROWS))
+        states.close(keep=True)
+        os.utime(tmp_path / name / INDEX_FILE, (1000 - age, 1000 - age))
+    unfinished = opened(tmp_path / "unfinished")
+    size = HiddenStates.size(ROWS, WIDTH, torch.bfloat16)
+
+    def left(allowed: int) -> set[str]:
+        make_room(tmp_path, besides=tmp_path / "mine", allowed=allowed)
+        return {path.name for path in tmp_path.iterdir()}
+
+    assert left(3 * size) == {"new", "middle", "old", "mine", "unfinished"}
+    assert left(2 * size) == {"new", "middle", "mine", "unfinished"}
+    assert left(0) == {"mine", "unfinished"}
+    unfinished.close(keep=False)
+
+
+def test_what_is_in_use_is_not_removed(tmp_path: Path) -> None:
+    states = opened(tmp_path / "a")
+    (tmp_path / "a" / INDEX_FILE).write_text("{}", encoding="utf-8")
+    make_room(tmp_path, besides=tmp_path / "b", allowed=0)
+    assert (tmp_path / "a").is_dir()
+    states.close(keep=False)

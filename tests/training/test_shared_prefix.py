@@ -141,7 +141,10 @@ def test_why_not(tiny_base: Callable[..., Base], monkeypatch: pytest.MonkeyPatch
     assert torch.equal(torch.get_rng_state(), before)
     assert reason(dropping.eval()) is None
     with gradient_checkpointing(base.model):
-        assert reason(dropping) == "recomputed activations and a cache exclude each other"
+        batch = collate(ROWS, pad_token_id=0)
+        labels = batch.pop("labels")
+        prefix = SharedPrefix(dropping, LabelLoss(dropping.model, dropping.plugged_into))
+        assert prefix.cut(["default"] * len(ROWS), ROWS, batch, labels)[0] is batch
     monkeypatch.setattr(SharedPrefix, "_cache", lambda self, adapters, prefix: None)
     assert reason(dropping) == "LlamaForCausalLM does not go on behind a cache"
 
@@ -218,3 +221,22 @@ def test_an_adapter_whose_tokens_stand_in_rows_refuses_for_itself_alone(tiny_bas
     whole = batch["input_ids"].shape[1]
     assert tokens("a", "p", "a") == whole
     assert tokens("a", "b", "a") == whole - len(ALIKE)
+
+
+@pytest.mark.parametrize("order", [["drops", "drops", "keeps"], ["keeps", "drops", "drops"]])
+def test_an_adapter_with_dropout_refuses_for_itself_alone(order: list[str], tiny_base: Callable[..., Base]) -> None:
+    base = tiny_base("llama")
+    drops = create_adapter(base, "lora", name="drops", lora_dropout=0.5)
+    model = AdaptedModel(base, [drops, create_adapter(base, "lora", name="keeps")]).train()
+    batch = collate(ROWS, pad_token_id=0)
+    labels = batch.pop("labels")
+    prefix = SharedPrefix(model, LabelLoss(model.model, model.plugged_into))
+
+    def tokens(names: list[str]) -> int:
+        with model.fast_training(), model.route(names), model.answers_from(answer_starts(ROWS)), torch.no_grad():
+            return int(prefix.cut(names, ROWS, batch, labels)[0]["input_ids"].shape[1])
+
+    whole = batch["input_ids"].shape[1]
+    assert tokens(order) == whole
+    assert tokens(["keeps"] * 3) == whole - len(ALIKE)
+    assert tokens(["drops"] * 3) == whole

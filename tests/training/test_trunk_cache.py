@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,24 @@ def test_settings_that_make_no_sense() -> None:
         Recipe.parse({"trunk_cache": "much"})
     with pytest.raises(ConfigError, match="keep_trunk_cache keeps what trunk_cache allows; give trunk_cache a size"):
         Recipe.parse({"keep_trunk_cache": True})
+    with pytest.raises(ConfigError, match="trunk_cache_dir is where trunk_cache lies; give trunk_cache a size"):
+        Recipe.parse({"trunk_cache_dir": "here"})
+
+
+def test_it_lies_where_it_is_told_and_keeps_no_more_than_its_size(
+    tiny_base: Callable[..., Base], keys: Callable[..., Any], cache: Path, tmp_path: Path
+) -> None:
+    here = {"keep_trunk_cache": True, "trunk_cache_dir": str(tmp_path / "here")}
+    train(keys(**TOP, **ON, **here), base=tiny_base("llama"))
+    (first,) = (tmp_path / "here").iterdir()
+    assert not cache.exists()
+    size = (first / "hidden.bin").stat().st_size
+    other = {**TOP, "layers_to_transform": [1, 2]}
+    train(keys(**other, **here, trunk_cache=str(2 * size)), base=tiny_base("llama"), overwrite=True)
+    assert len(list((tmp_path / "here").iterdir())) == 2
+    shutil.rmtree(first)
+    train(keys(**TOP, **here, trunk_cache=str(size)), base=tiny_base("llama"), overwrite=True)
+    assert list((tmp_path / "here").iterdir()) == [first]
 
 
 def test_a_run_may_go_on_with_or_without() -> None:

@@ -60,13 +60,15 @@ class Artefact(Package):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtefactFolder(Package):
-    """The files of a folder inside a pinned wheel, whose digest vouches for each of them.
+    """The files of a folder inside a pinned package, whose digest vouches for each of them.
 
     Attributes:
-        folder: path of the folder inside the wheel; what lies in folders below it is left out.
+        folder: path of the folder inside the package; what lies in folders below it is left out.
+        apart: name that keeps it apart in the cache, where several artefacts come from one package.
     """
 
     folder: str
+    apart: str = ""
 
 
 def fetch(artefact: Artefact) -> Path:
@@ -89,10 +91,10 @@ def fetch_folder(artefact: ArtefactFolder) -> Path:
     Raises:
         BaseModelError, ArtifactError, ResourceError: as :func:`fetch` does.
     """
-    return _fetched(artefact, lambda package, folder: _take_out_folder(artefact, package, folder))
+    return _fetched(artefact, lambda package, folder: _take_out_folder(artefact, package, folder), artefact.apart)
 
 
-def _fetched(artefact: Package, take_out: Callable[[Path, Path], None]) -> Path:
+def _fetched(artefact: Package, take_out: Callable[[Path, Path], None], apart: str = "") -> Path:
     by_hand = cache_folder() / "demo" / artefact.file
 
     def build(folder: Path) -> None:
@@ -104,7 +106,8 @@ def _fetched(artefact: Package, take_out: Callable[[Path, Path], None]) -> Path:
         take_out(package, folder)
         package.unlink()
 
-    return build_once(cache_folder() / "demo" / f"{artefact.package}-{artefact.version}", build)
+    name = "-".join(filter(None, (artefact.package, artefact.version, apart)))
+    return build_once(cache_folder() / "demo" / name, build)
 
 
 def _download(artefact: Package, folder: Path, by_hand: Path) -> Path:
@@ -181,10 +184,17 @@ def _take_out(artefact: Artefact, package: Path, folder: Path) -> None:
 
 def _take_out_folder(artefact: ArtefactFolder, package: Path, folder: Path) -> None:
     _verify(package, artefact.sha256)
-    with zipfile.ZipFile(package) as archive:
-        for name in archive.namelist():
-            if str(Path(name).parent) == artefact.folder and not name.endswith("/"):
-                (folder / Path(name).name).write_bytes(archive.read(name))
+    if zipfile.is_zipfile(package):
+        with zipfile.ZipFile(package) as archive:
+            for name in archive.namelist():
+                if str(Path(name).parent) == artefact.folder and not name.endswith("/"):
+                    (folder / Path(name).name).write_bytes(archive.read(name))
+        return
+    with tarfile.open(package) as files:
+        for entry in files:
+            member = files.extractfile(entry) if str(Path(entry.name).parent) == artefact.folder else None
+            if member is not None:
+                (folder / Path(entry.name).name).write_bytes(member.read())
 
 
 def _verify(path: Path, expected: str) -> None:

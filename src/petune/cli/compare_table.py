@@ -18,6 +18,7 @@ from petune.comparison.job import Job
 from petune.comparison.plan import Track
 from petune.comparison.record import Comparison, Trial
 from petune.comparison.run import Planned
+from petune.comparison.unit import memory_of, units_of
 from petune.comparison.watching import Progress, Unwatched
 
 _GIB = 2**30
@@ -55,7 +56,8 @@ def _plan_cells(track: Track, progress: Progress) -> tuple[str, ...]:
         return ("not here", "", "", "", "")
     jobs = list(track.expected())
     rounds = ", ".join(f"{rung.candidates} at {rung.share:.0%}" for rung in track.rungs) or "none"
-    memory = max(track.cost(job).memory for job in jobs)
+    units = units_of(jobs, [track], share=track.recipe.options.share_passes)
+    memory = max(memory_of(unit.jobs, track) for unit in units)
     trained = track.survey.outlook(track.entry.method, track.candidates[0]).trainable
     seconds = sum(map(progress.seconds, jobs))
     return (str(len(jobs)), rounds, duration(seconds), f"{memory / _GIB:.1f} GiB", f"{trained:,}")

@@ -53,7 +53,7 @@ class Curve(Silent):
         """Take the step in."""
         self._state.losses.append(step.loss)
         self._state.tokens += step.tokens
-        self._state.seconds += step.tokens / step.tokens_per_second
+        self._state.seconds += step.seconds
         if step.step % self._every == 0:
             self._add(step.step, None)
 

@@ -46,6 +46,9 @@ class Estimate:
     least_memory: int
     """Bytes that it cannot do without: weights, gradients and moments."""
 
+    weights: int
+    """Bytes of the base, which trials that share a pass hold once."""
+
 
 def estimate(job: Job, survey: Survey, options: TrainingOptions) -> Estimate:
     """Return what a trial will cost on a base.
@@ -71,7 +74,8 @@ def estimate(job: Job, survey: Survey, options: TrainingOptions) -> Estimate:
             work += rows * job.measures.max_new_tokens * _WRITTEN_TOKEN
     device = pick_device(str(job.keys["device"]))
     size = torch.empty(0, dtype=pick_dtype(str(job.keys["dtype"]), device)).element_size()
-    least = parameters * size + trainable * _ADAMW
+    weights = parameters * size
+    least = weights + trainable * _ADAMW
     config = survey.model.config.get_text_config()
     batch = min(per_step, options.max_tokens_per_batch) if passes else options.max_tokens_per_batch
     kept = batch * config.hidden_size * (config.num_hidden_layers if passes else 1) * _ACTIVATIONS * size
@@ -80,6 +84,7 @@ def estimate(job: Job, survey: Survey, options: TrainingOptions) -> Estimate:
         seconds=job.budget.amount if job.budget.unit == "seconds" and passes else None,
         memory=int(least + kept + (_PROCESS if device.type == "cpu" else 0)),
         least_memory=least,
+        weights=weights,
     )
 
 

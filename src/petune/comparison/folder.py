@@ -35,6 +35,8 @@ class Folder:
         self.path = path
         self.data = path / "data"
         self.trials = path / "trials"
+        self.trunk = path / "trunk"
+        """Where trials keep what the blocks below their adapters make of rows, until the comparison is finished."""
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Check that a comparison may be written here; nothing changes.
@@ -86,11 +88,15 @@ class Folder:
     def clear(self) -> None:
         """Remove the comparison that the folder holds, and nothing else."""
         with explained(self.path):
-            for folder in (self.trials, self.data):
+            for folder in (self.trials, self.data, self.trunk):
                 if folder.is_dir():
                     shutil.rmtree(folder)
             for name in (COMPARISON, RECIPE, *_REPORTS):
                 (self.path / name).unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Remove what only trials that are still to run could use."""
+        shutil.rmtree(self.trunk, ignore_errors=True)
 
     def of(self, trial: str) -> Path:
         """Return the folder of a trial."""

@@ -31,6 +31,7 @@ from petune.training.options import TrainingOptions
 from petune.training.recipe import Recipe
 from petune.training.result import TrainingResult
 from petune.training.run import train
+from petune.training.trunk_cache import OFF
 
 ADAPTER = "adapter"
 """Name of the folder of a trial's adapter, inside the trial's own."""
@@ -46,6 +47,7 @@ def perform(
     lengths: Sequence[int],
     evaluations: int,
     keep_adapter: bool,
+    trunk: Path,
     listeners: Sequence[Listener] = (),
 ) -> Trial:
     """Train and measure one trial; its adapter is detached at the end.
@@ -57,6 +59,7 @@ def perform(
         lengths: tokens of the training rows, to turn seconds into steps.
         evaluations: points of the learning curve, where the budget is seconds.
         keep_adapter: whether the adapter stays in the folder.
+        trunk: where trunk caches of the comparison lie.
         listeners: told of every step.
 
     Raises:
@@ -65,7 +68,7 @@ def perform(
     began = time.perf_counter()
     decided = _decided(job, bench.base, lengths, evaluations)
     output = folder / ADAPTER
-    recipe = Recipe.parse({**job.keys, **decided, "output_dir": str(output)})
+    recipe = Recipe.parse({**job.keys, **decided, **trunk_keys(job, trunk), "output_dir": str(output)})
     whole = job.measures.test is not None
     before = bench.skills() if job.measures.forgetting else None
     curve = Curve(recipe.run.logging_steps, output)
@@ -73,8 +76,8 @@ def perform(
     result = _trained(recipe, bench.base, [curve, *listeners])
     try:
         found = {
-            **_of_training(result, curve, bench.base, output),
-            "development": _measured(job, result.model, str(job.keys["eval_data"]))[0],
+            **figures_of_training(result, curve, bench.base, output),
+            "development": measured(job, result.model, str(job.keys["eval_data"]))[0],
             "command": job.command(**decided),
         }
         if whole:
@@ -93,6 +96,21 @@ def perform(
     else:
         shutil.rmtree(output)
     return job.record("done", wall_seconds=time.perf_counter() - began, **found)
+
+
+def trunk_keys(job: Job, trunk: Path) -> dict[str, Any]:
+    """Return the keys that say where a trunk cache lies: one for all trials of the search, one for each other trial.
+
+    A final trial is timed, so it computes what its own first epoch needs, as the training it stands for does.
+
+    Args:
+        job: the trial.
+        trunk: where trunk caches of the comparison lie.
+    """
+    if job.keys.get("trunk_cache", OFF) == OFF:
+        return {}
+    searches = job.stage == "search"
+    return {"trunk_cache_dir": str(trunk if searches else trunk / job.id), "keep_trunk_cache": searches}
 
 
 def _decided(job: Job, base: Base, lengths: Sequence[int], evaluations: int) -> dict[str, Any]:
@@ -137,7 +155,15 @@ def _trained(recipe: Recipe, base: Base, listeners: Sequence[Listener]) -> Train
     return train(recipe, base=base, listeners=listeners)
 
 
-def _of_training(result: TrainingResult, curve: Curve, base: Base, output: Path) -> dict[str, Any]:
+def figures_of_training(result: TrainingResult, curve: Curve, base: Base, output: Path) -> dict[str, Any]:
+    """Return what a record tells of a training; its adapter is still attached.
+
+    Args:
+        result: the training.
+        curve: its course.
+        base: its base.
+        output: its folder.
+    """
     learned = result.trained_parameters
     best = curve.best
     return {
@@ -160,7 +186,7 @@ def _options(job: Job) -> dict[str, Any]:
     return {name: job.keys[name] for name in ("train_on", "max_length", "overlong")}
 
 
-def _measured(job: Job, model: AdaptedModel, data: str) -> tuple[dict[str, float], Evaluation]:
+def measured(job: Job, model: AdaptedModel, data: str) -> tuple[dict[str, float], Evaluation]:
     """Return all metrics on a part, and the measurement by the metric that decides."""
     asked = {"max_new_tokens": job.measures.max_new_tokens, **_options(job)}
     names, apart = together(job.measures.metric, job.measures.metrics)
@@ -173,7 +199,7 @@ def _of_test(job: Job, model: AdaptedModel) -> dict[str, Any]:
     """Return quality on the test split, the score of each row, and some answers."""
     data, task = str(job.measures.test), get_task(model.base.task)
     examples = api.read_examples(model, data, **_options(job))
-    values, found = _measured(job, model, data)
+    values, found = measured(job, model, data)
     shown = examples[: job.measures.examples]
     answers = found.predictions[: len(shown)] or _answers(job, model, shown)
     return {

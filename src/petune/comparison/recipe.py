@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from petune import methods as registry
+from petune.backbone.quantization_names import Quantization
 from petune.backbone.task_names import TaskName
 from petune.data.options import DataOptions
 from petune.errors import ConfigError, nearest
@@ -48,6 +49,7 @@ _DECIDED = frozenset(
         "save_total_limit",
         "report_to",
         "run_name",
+        "trunk_cache_dir",
     }
 )
 SHARED_KEYS = tuple(name for name in TrainingOptions.model_fields if name not in _DECIDED)
@@ -168,6 +170,9 @@ class CompareOptions(DataOptions):
     keep_adapters: bool = True
     """Keep the adapters of final trials."""
 
+    share_passes: bool = True
+    """Train trials of a search in one pass over their base, where results stay the same; final trials train alone."""
+
     engine: Literal["local"] = "local"
     """Where trials run: one after another in this process."""
 
@@ -176,6 +181,9 @@ class CompareOptions(DataOptions):
 
     dtype: str = "auto"
     """Precision of the bases: bfloat16, float16, float32, or auto (bfloat16 where the machine computes it fast)."""
+
+    quantization: Quantization | None = None
+    """Keep weights as blocks: gguf (those of the GGUF file, the same numbers), 8bit or 4bit (rounded to them)."""
 
     device: str = "auto"
     """Where to run: cpu, cuda, or auto."""
@@ -269,6 +277,11 @@ class CompareRecipe(BaseModel):
             shared = TrainingOptions.model_validate(training)
         except ValidationError as error:
             raise ConfigError(explain(error, CompareOptions)) from error
+        if shared.keep_trunk_cache:
+            raise ConfigError(
+                "keep_trunk_cache: the trials of a comparison share what trunk_cache allows, and it is removed when the"
+                " last one has ended; leave the key out"
+            )
         recipe = cls(options=options, training={key: getattr(shared, key) for key in SHARED_KEYS})
         recipe.entries()
         return recipe

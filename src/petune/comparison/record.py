@@ -173,6 +173,9 @@ class Trial(BaseModel):
     peak_memory_bytes: int | None = Field(default=None, ge=0)
     """Most memory held while training (bytes)."""
 
+    trials_in_pass: int = Field(default=1, ge=1)
+    """Trials that trained in the same pass over the base; where there are several, times are this one's part."""
+
     seconds: float | None = Field(default=None, ge=0)
     """Time of training, evaluations left out (seconds)."""
 
@@ -213,6 +216,10 @@ class Trial(BaseModel):
             raise ValueError(f"a trial that is '{self.status}' and the reason {self.reason!r} do not go together")
         if (self.stage == "search") != (self.rung is not None):
             raise ValueError(f"stage '{self.stage}' and rung {self.rung} do not go together: only a search has rungs")
+        if self.stage != "search" and self.trials_in_pass > 1:
+            raise ValueError(
+                f"a trial of stage '{self.stage}' shared a pass, so its time and memory cannot be compared"
+            )
         if self.stage == "search" and (self.test or self.scores):
             raise ValueError("a trial of the search has figures of the test split, which is kept from the search")
         return self

@@ -4,7 +4,7 @@ import os
 import shlex
 import signal
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,22 +15,19 @@ from petune import __version__
 from petune.backbone.precision import pick_device, pick_dtype
 from petune.checkpoint.manifest import file_digest
 from petune.comparison import machine
-from petune.comparison.engine import Engine, LocalEngine
+from petune.comparison.engine import LocalEngine
 from petune.comparison.estimate import speed
 from petune.comparison.folder import RECIPE, Folder
-from petune.comparison.job import Job
 from petune.comparison.plan import Track
 from petune.comparison.recipe import CompareRecipe
 from petune.comparison.record import Comparison, SearchCost, Trial
 from petune.comparison.report import write_report
-from petune.comparison.search import best
 from petune.comparison.split import PartFiles, Parts, split_rows
+from petune.comparison.study import Study
 from petune.comparison.survey import survey
 from petune.comparison.watching import Progress, Unwatched, Watcher
 from petune.errors import Interrupted, OutputFolderError
 from petune.training.signals import interrupted_by_sigterm
-
-_AGAIN = ("failed", "out_of_memory")
 
 
 def compare(
@@ -83,11 +80,13 @@ def compare(
         folder.begin(comparison, recipe.to_yaml())
         watcher = watcher or Unwatched()
         engine = LocalEngine(tracks, folder, watcher, trust_remote_code=trust_remote_code)
-        study = _Study(folder, engine, watcher, Progress(tracks, _speed(recipe)), retry=retry)
+        progress = Progress(tracks, _speed(recipe))
+        study = Study(folder, engine, watcher, progress, retry=retry, share=recipe.options.share_passes)
         watcher.planned(tracks, study.progress)
         try:
             with closing(engine), interrupted_by_sigterm():
                 study.run(tracks)
+            folder.finish()
         except (KeyboardInterrupt, Interrupted) as error:
             raise _stopped(error, study, folder) from error
         finally:
@@ -128,95 +127,9 @@ def plan(
         files = parts.write(Path(scratch))
         tracks = _tracks(recipe, files, _digests(parts, files), trust_remote_code=trust_remote_code)
     progress = Progress(tracks, _speed(recipe))
-    study = _Study(folder, None, Unwatched(), progress, retry=False)
+    study = Study(folder, None, Unwatched(), progress, retry=False, share=False)
     study.recall(tracks)
     return Planned(tuple(tracks), progress)
-
-
-@final
-class _Study:
-    """The trials of a comparison: those that have ended, and those that come."""
-
-    def __init__(
-        self, folder: Folder, engine: Engine | None, watcher: Watcher, progress: Progress, *, retry: bool
-    ) -> None:
-        self._folder = folder
-        self._engine = engine
-        self._watcher = watcher
-        self._retry = retry
-        self.progress = progress
-        self.trials: dict[str, Trial] = {}
-        self.complete = False
-
-    def run(self, tracks: Sequence[Track]) -> None:
-        """Run every track, those of a base one behind the other."""
-        assert self._engine is not None
-        for name in dict.fromkeys(track.survey.name for track in tracks):
-            of_base = [track for track in tracks if track.survey.name == name]
-            for start in range(0, len(of_base), self._engine.tracks_at_once):
-                self._climb(of_base[start : start + self._engine.tracks_at_once])
-        self.complete = True
-
-    def recall(self, tracks: Sequence[Track]) -> None:
-        """Take in what has ended in an earlier call, as far as the way of each track is known from it."""
-        for track in tracks:
-            self._climb([track])
-
-    def _climb(self, group: Sequence[Track]) -> None:
-        """Search the settings of each track, round by round, and run its final trials."""
-        left = {id(track): list(track.candidates) for track in group}
-        reasons: dict[int, str] = {id(track): track.refusal for track in group if track.refusal}
-        for number in range(max(len(track.rungs) for track in group)):
-            taking_part = [t for t in group if number < len(t.rungs) and id(t) not in reasons]
-            jobs = {id(t): t.search_jobs(number, left[id(t)]) for t in taking_part}
-            self._settle([job for own in jobs.values() for job in own])
-            for track in taking_part:
-                keep = track.rungs[number + 1].candidates if number + 1 < len(track.rungs) else 1
-                ended = [self.trials[job.id] for job in jobs[id(track)] if job.id in self.trials]
-                left[id(track)] = best(ended, keep)
-                if not left[id(track)]:
-                    said = next((trial.reason for trial in ended if trial.reason), "none was measured")
-                    reasons[id(track)] = f"no trial of the search ended well; the first: {said}"
-        for track in group:
-            if id(track) in reasons:
-                self._give_up(track, reasons[id(track)])
-        self._settle(
-            [job for track in group if id(track) not in reasons for job in track.final_jobs(left[id(track)][0])]
-        )
-
-    def _settle(self, jobs: Sequence[Job]) -> None:
-        """See that each trial has ended: in an earlier call, or now."""
-        missing = []
-        for job in jobs:
-            trial = self._folder.trial(job.id)
-            if trial is None or (self._retry and trial.status in _AGAIN):
-                missing.append(job)
-            else:
-                self._take(job, trial, reused=True)
-        if self._engine is None:
-            return
-        by_id = {job.id: job for job in missing}
-        for trial in self._engine.run(missing):
-            self._folder.save(trial)
-            self._take(by_id[trial.id], trial, reused=False)
-
-    def _give_up(self, track: Track, reason: str) -> None:
-        """Record a track that never comes to its final trials."""
-        if self._engine is None:
-            return
-        jobs = track.final_jobs(track.candidates[0])
-        job = jobs[0].model_copy(update={"settings": track.entry.settings})
-        trial = job.record("refused" if track.refusal else "failed", reason=reason)
-        self._folder.save(trial)
-        self.trials[trial.id] = trial
-        if not track.refusal:
-            self.progress.drop(jobs)
-        self._watcher.ended(job, trial, reused=False)
-
-    def _take(self, job: Job, trial: Trial, *, reused: bool) -> None:
-        self.trials[trial.id] = trial
-        self.progress.note(job, trial)
-        self._watcher.ended(job, trial, reused=reused)
 
 
 def _as_recipe(recipe: CompareRecipe | Mapping[str, Any] | str | os.PathLike[str]) -> CompareRecipe:
@@ -282,7 +195,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _stopped(error: BaseException, study: _Study, folder: Folder) -> Interrupted:
+def _stopped(error: BaseException, study: Study, folder: Folder) -> Interrupted:
     number = error.exit_code - 128 if isinstance(error, Interrupted) else signal.SIGINT
     return Interrupted(
         f"stopped after {study.progress.ended} of {study.progress.trials} trials, which are kept in {folder.path}. Go"

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from petune.backbone.packed_weight import whole
+
 Run = tuple[int, int, int]
 """Rows that follow one another and have the same pair: which pair, the first row, and the one behind the last."""
 
@@ -151,6 +153,7 @@ def updated_row_norms(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Ten
         b: B [d_out, r].
         scale: the scale.
     """
+    weight = whole(weight)
     squares: Tensor = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float32).square()
     crossed = F.linear(weight, a.to(weight.dtype)).to(torch.float32)  # [d_out, r]
     own = b @ (a @ a.t())

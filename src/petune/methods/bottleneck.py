@@ -201,7 +201,7 @@ class Bottleneck(Method[BottleneckConfig]):
         ),
     )
     sites = ("output",)
-    learning_rate = 1e-3
+    learning_rate = 5e-4
     start = "near"
     config_class = BottleneckConfig
 

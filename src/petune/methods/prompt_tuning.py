@@ -114,7 +114,7 @@ class PromptTuning(Method[PromptTuningConfig]):
         ),
     )
     sites = ("embeddings", "attention")
-    learning_rate = 2e-2
+    learning_rate = 6e-2
     start = "free"
     config_class = PromptTuningConfig
 

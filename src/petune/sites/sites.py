@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import final
 
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from petune.sites.embeddings import EmbeddingSite, EmbeddingSlot, EmbeddingSourc
 from petune.sites.gated import GatedSlot
 from petune.sites.host import Host
 from petune.sites.output import OutputSite, OutputSlot
+from petune.sites.own_maths import own_maths
 from petune.sites.routing import Route, Routing
 from petune.sites.virtual_tokens import VirtualTokens
 from petune.sites.weights import WeightSite, WeightSlot
@@ -104,9 +105,11 @@ class Sites:
         with self.routing.use(route), self._attention.held_for(route):
             yield
 
-    def own_attention(self) -> AbstractContextManager[None]:
-        """Train with our attention inside the block, where the model allows it; results are the same."""
-        return self._attention.held()
+    @contextmanager
+    def fast_training(self) -> Iterator[None]:
+        """Train with our attention and our own maths inside the block, where the model allows it."""
+        with self._attention.held(), own_maths(self._model):
+            yield
 
     def base_changed(self, bare: Mapping[str, Tensor]) -> None:
         """Drop what was computed from the base's weights; call it when they change.

@@ -124,6 +124,31 @@ class HiddenStates:
         return set()
 
 
+def make_room(where: Path, *, besides: Path, allowed: int) -> None:
+    """Remove what runs have kept in the folders of ``where``, the oldest first, until ``allowed`` bytes hold the rest.
+
+    Args:
+        where: holds a folder for each set of hidden states.
+        besides: the folder that the room is for, which counts for nothing.
+        allowed: how many bytes the others may keep.
+    """
+    kept = [path for path in where.glob("*") if path != besides and HiddenStates.are_kept(path)]
+    kept.sort(key=lambda path: (path / INDEX_FILE).stat().st_mtime, reverse=True)
+    for folder in kept:
+        allowed -= (folder / DATA_FILE).stat().st_size
+        if allowed < 0:
+            _remove_unless_used(folder)
+
+
+def _remove_unless_used(folder: Path) -> None:
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _reserve(path: Path, size: int) -> None:
     """Make a file of ``size`` bytes; where the system can, a full disk is told now and not by a signal later."""
     with path.open("ab") as file:

@@ -69,24 +69,42 @@ class SharedPrefix:
             labels: [B, T].
         """
         length = shared_length(rows)
-        adapters = set(names)
+        adapters = list(dict.fromkeys(names))
         if not self.pays(names, rows, length):
             return inputs, labels
-        if not adapters <= self._works.keys():
-            reason = self._why_not(names, inputs, labels, length)
-            placed = {name for name in adapters if self._model.adapter(name).placement is not None}
-            self._works |= dict.fromkeys(placed or adapters, reason is None)
-            if reason is not None:
-                logger.info("what all rows begin with is computed for each of them: %s", reason)
-                return inputs, labels
+        for name in adapters:
+            if name not in self._works:
+                self._works[name] = self._probe(name, names, rows, inputs, labels, length)
+        if not all(self._works[name] for name in adapters):
+            return inputs, labels
         return self._behind(names, inputs, labels, length)
 
     def pays(self, names: Sequence[str], rows: Sequence[Encoded], length: int | None = None) -> bool:
         """Say whether it saves enough to cut off what ``rows``, those of the adapters ``names``, begin with."""
         adapters = set(names)
         length = shared_length(rows) if length is None else length
-        refused = any(self._works.get(name) is False for name in adapters)
+        refused = any(self._works.get(name) is False for name in adapters) or self._recomputes_blocks()
         return not refused and (len(rows) - len(adapters)) * length >= LEAST_SAVED
+
+    def _probe(
+        self,
+        name: str,
+        names: Sequence[str],
+        rows: Sequence[Encoded],
+        inputs: Mapping[str, Tensor],
+        labels: Tensor,
+        length: int,
+    ) -> bool:
+        """Say whether it works with the adapter called ``name``: measured on its own rows of the batch."""
+        places = [place for place, owner in enumerate(names) if owner == name]
+        own = [name] * len(places)
+        batch = {key: value[places] for key, value in inputs.items()}
+        starts = answer_starts([rows[place] for place in places])
+        with self._model.route(own), self._model.answers_from(starts):
+            reason = self._why_not(own, batch, labels[places], length)
+        if reason is not None:
+            logger.info("what all rows begin with is computed for each of them: %s", reason)
+        return reason is None
 
     def _behind(self, names: Sequence[str], inputs: Mapping[str, Tensor], labels: Tensor, length: int) -> Batch:
         """Return the batch without its first P tokens, which stand in a cache."""
@@ -110,13 +128,16 @@ class SharedPrefix:
         assert isinstance(cache, DynamicCache)
         return cache
 
+    def _recomputes_blocks(self) -> bool:
+        """Say whether blocks are computed again: a cache would take their keys and values in twice."""
+        blocks = map(self._model.model.get_submodule, self._model.base.structure.blocks)
+        return any(block.__dict__.get("gradient_checkpointing") for block in blocks)
+
     def _why_not(self, names: Sequence[str], inputs: Mapping[str, Tensor], labels: Tensor, length: int) -> str | None:
         """Return why the model cannot go on behind a cache of what its rows begin with; None if it can."""
         base = self._model.model
         if not self._model.base.structure.is_decoder_lm or not takes(base, "past_key_values"):
             return "the model does not read left to right, or keeps no keys and values"
-        if any(module.__dict__.get("gradient_checkpointing") for module in base.modules()):
-            return "recomputed activations and a cache exclude each other"
         if any(self._model.adapter(name).placement is not None for name in set(names)):
             return "the adapter's virtual tokens stand among them"
         device = base.device

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
+from pathlib import Path
 from typing import final
 
 import torch
@@ -24,7 +25,7 @@ from petune.data.encoding import Encoded
 from petune.sites.trunk import Trunk, find_trunk
 from petune.training.adapter_run import AdapterRun
 from petune.training.byte_sizes import read_bytes, shown_bytes
-from petune.training.hidden_states import HiddenStates, rows_key
+from petune.training.hidden_states import HiddenStates, make_room, rows_key
 from petune.training.options import TrainingOptions
 
 logger = logging.getLogger("petune")
@@ -110,13 +111,16 @@ def _open(model: AdaptedModel, runs: Sequence[AdapterRun], options: TrainingOpti
     if isinstance(trunk, str):
         return trunk
     size, allowed = HiddenStates.size(rows, trunk.width, trunk.dtype), read_bytes(options.trunk_cache)
-    folder = cache_folder() / "trunk" / _digest(model, trunk, rows, runs[0].adapter.virtual_tokens)
+    where = cache_folder() / "trunk" if options.trunk_cache_dir is None else Path(options.trunk_cache_dir)
+    folder = where / _digest(model, trunk, rows, runs[0].adapter.virtual_tokens)
     if size > allowed:
         return f"it needs {shown_bytes(size)}, and --trunk-cache allows {shown_bytes(allowed)}"
     used_again = any(run.schedule.epoch_at(run.total_steps) > 1 for run in runs)
     if not (used_again or options.keep_trunk_cache or HiddenStates.are_kept(folder)):
         return "no row comes twice, and --keep-trunk-cache does not keep it for another run"
     try:
+        if options.keep_trunk_cache:
+            make_room(where, besides=folder, allowed=allowed - size)
         states = HiddenStates(folder, rows, trunk.width, trunk.dtype)
     except BlockingIOError:
         return f"another run is using the one for these rows ({folder})"

@@ -1,12 +1,13 @@
 """What the report says, in the order in which it says it; how it looks is left to its pages."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
 import yaml
 
-from petune.comparison.record import Comparison
+from petune.comparison.record import Comparison, Trial
 from petune.comparison.reporting.answers import Asked, answers_of
 from petune.comparison.reporting.columns import Line, Table, lines_of
 from petune.comparison.reporting.commands import Use, uses_of
@@ -19,6 +20,7 @@ from petune.comparison.reporting.reading_training import FALLING, OVERFITTING
 from petune.comparison.reporting.reading_use import FORGOTTEN, LENGTH, OTHER_LANGUAGE, SLOWER
 from petune.comparison.reporting.searched import Search, searches_of
 from petune.comparison.reporting.sentences import Sentence
+from petune.comparison.reporting.sharing import sharing_of
 from petune.comparison.reporting.standing import Standing, standings_of
 from petune.comparison.reporting.tables import TABLES
 
@@ -93,6 +95,7 @@ class Report:
         return (
             f"{cost.trials:,} short trials took {duration(cost.seconds)} and {count(cost.tokens)} tokens. They were"
             " judged on the development split; the test split was not used. Final trials began anew with the choice."
+            f"{_of_sharing(self.comparison.trials)}"
         )
 
     @property
@@ -100,6 +103,26 @@ class Report:
         """What was asked for, as YAML."""
         plain = json.loads(json.dumps(self.comparison.recipe, default=str))
         return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)).strip()
+
+
+def _of_sharing(trials: Sequence[Trial]) -> str:
+    """Return what is to be said of trials that shared a pass, behind a blank; nothing where none did."""
+    sharing = sharing_of(trials)
+    if sharing is None:
+        return ""
+    said = (
+        f" {sharing.trials:,} of the short trials shared {sharing.passes:,} pass{'' if sharing.passes == 1 else 'es'}"
+        f" over their base, up to {sharing.most} at a time; the time of each is its part by tokens. Final trials"
+        " trained alone, so their time, speed and memory are their own."
+    )
+    if sharing.alone is None:
+        return said
+    saved = sharing.alone - sharing.seconds
+    return (
+        f"{said} At the speed of the final trials, training one after another would have taken about"
+        f" {duration(sharing.alone)} in place of {duration(sharing.seconds)}: sharing"
+        f" {'saved' if saved >= 0 else 'cost'} {duration(abs(saved))}."
+    )
 
 
 def report_of(comparison: Comparison) -> Report:

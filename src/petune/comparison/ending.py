@@ -1,0 +1,36 @@
+"""How a trial ended that raised an error."""
+
+import torch
+
+from petune.comparison.job import Job
+from petune.comparison.record import Status, Trial
+from petune.errors import InputError, Interrupted, MissingExtraError, OutputFolderError, PetuneError, ResourceError
+
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+
+
+def status_of(error: Exception) -> Status | None:
+    """Return how a trial ended that raised ``error``; None where no other trial could do better."""
+    if isinstance(error, Interrupted | OutputFolderError):
+        return None
+    said = str(error).lower()
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "out_of_memory"
+    if isinstance(error, RuntimeError | ResourceError) and any(words in said for words in _NO_MEMORY):
+        return "out_of_memory"
+    if isinstance(error, ResourceError) and not isinstance(error, MissingExtraError):
+        return None
+    return "refused" if isinstance(error, InputError) else "failed"
+
+
+def ended_with(job: Job, error: Exception) -> Trial:
+    """Return the record of a trial that ``error`` has ended.
+
+    Raises:
+        Exception: the error itself, where it ends everything.
+    """
+    status = status_of(error)
+    if status is None:
+        raise error
+    reason = str(error) if isinstance(error, PetuneError) else f"{type(error).__name__}: {error}"
+    return job.record(status, reason=" ".join(reason.split()) or "no reason was given")

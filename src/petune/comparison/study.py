@@ -1,0 +1,121 @@
+"""The trials of a comparison, from the first round of each search to the final ones."""
+
+from collections.abc import Sequence
+from typing import final
+
+from petune.comparison.engine import Engine
+from petune.comparison.folder import Folder
+from petune.comparison.job import Job
+from petune.comparison.plan import Track
+from petune.comparison.record import Trial
+from petune.comparison.search import best
+from petune.comparison.unit import units_of
+from petune.comparison.watching import Progress, Watcher
+
+_AGAIN = ("failed", "out_of_memory")
+
+
+@final
+class Study:
+    """The trials of a comparison: those that have ended, and those that come.
+
+    Args:
+        folder: the comparison's.
+        engine: where trials run; None to look only at what has ended.
+        watcher: told of every trial.
+        progress: kept current.
+        retry: run again what failed or ran out of memory.
+        share: whether trials of a search may share a pass.
+
+    Attributes:
+        trials: the records so far, by id.
+        complete: whether no trial is left to run.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        engine: Engine | None,
+        watcher: Watcher,
+        progress: Progress,
+        *,
+        retry: bool,
+        share: bool,
+    ) -> None:
+        self._folder = folder
+        self._engine = engine
+        self._watcher = watcher
+        self._retry = retry
+        self._share = share
+        self.progress = progress
+        self.trials: dict[str, Trial] = {}
+        self.complete = False
+
+    def run(self, tracks: Sequence[Track]) -> None:
+        """Run every track, those of a base one behind the other."""
+        assert self._engine is not None
+        for name in dict.fromkeys(track.survey.name for track in tracks):
+            of_base = [track for track in tracks if track.survey.name == name]
+            for start in range(0, len(of_base), self._engine.tracks_at_once):
+                self._climb(of_base[start : start + self._engine.tracks_at_once])
+        self.complete = True
+
+    def recall(self, tracks: Sequence[Track]) -> None:
+        """Take in what has ended in an earlier call, as far as the way of each track is known from it."""
+        for track in tracks:
+            self._climb([track])
+
+    def _climb(self, group: Sequence[Track]) -> None:
+        """Search the settings of each track, round by round, and run its final trials."""
+        left = {id(track): list(track.candidates) for track in group}
+        reasons: dict[int, str] = {id(track): track.refusal for track in group if track.refusal}
+        for number in range(max(len(track.rungs) for track in group)):
+            taking_part = [t for t in group if number < len(t.rungs) and id(t) not in reasons]
+            jobs = {id(t): t.search_jobs(number, left[id(t)]) for t in taking_part}
+            self._settle([job for own in jobs.values() for job in own], taking_part)
+            for track in taking_part:
+                keep = track.rungs[number + 1].candidates if number + 1 < len(track.rungs) else 1
+                ended = [self.trials[job.id] for job in jobs[id(track)] if job.id in self.trials]
+                left[id(track)] = best(ended, keep)
+                if not left[id(track)]:
+                    said = next((trial.reason for trial in ended if trial.reason), "none was measured")
+                    reasons[id(track)] = f"no trial of the search ended well; the first: {said}"
+        for track in group:
+            if id(track) in reasons:
+                self._give_up(track, reasons[id(track)])
+        found = [track for track in group if id(track) not in reasons]
+        self._settle([job for track in found for job in track.final_jobs(left[id(track)][0])], found)
+
+    def _settle(self, jobs: Sequence[Job], tracks: Sequence[Track]) -> None:
+        """See that each trial has ended: in an earlier call, or now."""
+        missing = []
+        for job in jobs:
+            trial = self._folder.trial(job.id)
+            if trial is None or (self._retry and trial.status in _AGAIN):
+                missing.append(job)
+            else:
+                self._take(job, trial, reused=True)
+        if self._engine is None:
+            return
+        by_id = {job.id: job for job in missing}
+        for trial in self._engine.run(units_of(missing, tracks, share=self._share)):
+            self._folder.save(trial)
+            self._take(by_id[trial.id], trial, reused=False)
+
+    def _give_up(self, track: Track, reason: str) -> None:
+        """Record a track that never comes to its final trials."""
+        if self._engine is None:
+            return
+        jobs = track.final_jobs(track.candidates[0])
+        job = jobs[0].model_copy(update={"settings": track.entry.settings})
+        trial = job.record("refused" if track.refusal else "failed", reason=reason)
+        self._folder.save(trial)
+        self.trials[trial.id] = trial
+        if not track.refusal:
+            self.progress.drop(jobs)
+        self._watcher.ended(job, trial, reused=False)
+
+    def _take(self, job: Job, trial: Trial, *, reused: bool) -> None:
+        self.trials[trial.id] = trial
+        self.progress.note(job, trial)
+        self._watcher.ended(job, trial, reused=reused)

@@ -1,0 +1,139 @@
+"""Parts of a model that are computed in our own way while it trains: norms, gated layers, rotary embeddings.
+
+Which modules are such parts is measured, not looked up: one is taken over if it gives what the formula gives on random
+vectors, and any other stays as it is; of modules that are alike, one is measured. Only the function that a module runs
+is replaced, so its hooks, parameters and names stay, and taking it back leaves nothing behind.
+
+Shapes: d width.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import permutations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from petune.kernels.gated_product import ACTIVATIONS, Activation, gated_product
+from petune.kernels.rms_norm import rms_norm
+from petune.sites.rotation import own_rotation
+from petune.sites.routing import Route, Routing
+
+Forward = Callable[..., Any]
+Maker = Callable[[nn.Module], Forward]
+"""Makes what a module of one kind is to run."""
+
+
+@contextmanager
+def own_maths(model: PreTrainedModel) -> Iterator[None]:
+    """Compute what can be in our own way inside the block; on CPU, where eager PyTorch takes many passes for it."""
+    with ExitStack() as undo:
+        if model.device.type == "cpu":
+            for module, forward in _replacements(model):
+                module.forward = forward
+                undo.callback(module.__dict__.pop, "forward", None)
+            undo.enter_context(own_rotation(model))
+        yield
+
+
+@torch.no_grad()
+def _replacements(model: PreTrainedModel) -> list[tuple[nn.Module, Forward]]:
+    """Return the modules that can be taken over, and what they are to run."""
+    makers: dict[Hashable, Maker | None] = {}
+    found: list[tuple[nn.Module, Forward]] = []
+    with torch.random.fork_rng([]), Routing.of(model).use(Route.everywhere(())):
+        for module in model.modules():
+            if "forward" in module.__dict__:  # somebody else's by now
+                continue
+            kind = _kind(module)
+            if kind not in makers:
+                torch.manual_seed(0)
+                makers[kind] = _as_norm(module) or _as_gated(module)
+            maker = makers[kind]
+            if maker is not None:
+                found.append((module, maker(module)))
+    return found
+
+
+def _kind(module: nn.Module) -> Hashable:
+    """Return what modules have in common that compute alike: class, settings, and the classes of what they hold."""
+    settings = tuple(
+        (name, value if isinstance(value, int | float | str | None) else id(value))
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+    )
+    sizes = tuple((name, None if p is None else p.shape) for name, p in module._parameters.items())
+    return type(module), settings, sizes, tuple((name, _kind(child)) for name, child in module.named_children())
+
+
+def _as_norm(module: nn.Module) -> Maker | None:
+    """Return how to compute the root-mean-square norm that ``module`` is, if it is one."""
+    own = module._parameters
+    weight = own.get("weight")
+    if [name for name, _ in module.named_parameters()] != ["weight"] or weight is None or weight.ndim != 1:
+        return None
+    x = torch.randn(3, len(weight)) * torch.tensor([[1.0], [1e-2], [1e-3]])  # small rows tell one eps from another
+    other = torch.randn(len(weight))  # two weights may be one another's double by chance, as ones are
+    own["weight"] = nn.Parameter(other, requires_grad=False)
+    try:
+        given = _attempt(module.forward, x)
+    finally:
+        own["weight"] = weight
+    if given is None or given.dtype != x.dtype:
+        return None
+    for eps in (value for value in vars(module).values() if isinstance(value, float)):
+        for offset in (0.0, 1.0):
+            if torch.allclose(given, rms_norm(x, other, eps, offset), rtol=1e-4, atol=1e-6):
+                return partial(_norm, eps=eps, offset=offset)
+    return None
+
+
+def _norm(module: nn.Module, *, eps: float, offset: float) -> Forward:
+    former = module.forward
+
+    def forward(x: Tensor) -> Any:
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        return rms_norm(x, weight, eps, offset) if x.dtype == weight.dtype else former(x)
+
+    return forward
+
+
+def _as_gated(module: nn.Module) -> Maker | None:
+    """Return how to compute the layer ``down(act(gate(x)) * up(x))`` that ``module`` is, if it is one."""
+    names = [name for name, child in module.named_children() if any(True for _ in child.parameters())]
+    parts = [module.get_submodule(name) for name in names]
+    if len(parts) != 3 or module._parameters or not all(isinstance(part, nn.Linear) for part in parts):
+        return None
+    for order in permutations(names):
+        gate, up, down = (module.get_submodule(name) for name in order)
+        if gate.in_features != up.in_features or gate.out_features != up.out_features != down.in_features:
+            continue
+        x = torch.randn(3, int(gate.in_features)).to(gate.weight.dtype)  # type: ignore[arg-type]
+        given = _attempt(module.forward, x)
+        for activation in ACTIVATIONS:
+            formula = _attempt(_gated(module, order=order, activation=activation), x)
+            if given is not None and formula is not None and torch.equal(given, formula):
+                return partial(_gated, order=order, activation=activation)
+    return None
+
+
+def _gated(module: nn.Module, *, order: Sequence[str], activation: Activation) -> Forward:
+    gate, up, down = (module.get_submodule(name) for name in order)
+
+    def forward(x: Tensor) -> Any:
+        return down(gated_product(gate(x), up(x), activation))
+
+    return forward
+
+
+def _attempt(forward: Forward, x: Tensor) -> Tensor | None:
+    """Return what ``forward`` makes of ``x``; None where it takes or gives something else."""
+    try:
+        y = forward(x)
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
+        return None
+    return y if isinstance(y, Tensor) else None
