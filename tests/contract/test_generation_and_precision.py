@@ -10,6 +10,7 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.backbone.sublayers import norms
+from petune.evaluation.generate import generating
 from petune.sites.head import LabelLoss
 from petune.training.activations import counted
 from petune.training.recomputation import gradient_checkpointing, parts_of, recomputed
@@ -31,6 +32,16 @@ def test_cached_generation_equals_uncached(
     cached = model.model.generate(**inputs, **GREEDY, use_cache=True)
     assert cached.shape == (3, 14)
     assert torch.equal(cached, model.model.generate(**inputs, **GREEDY, use_cache=False))
+
+
+def test_generation_made_fast_writes_the_tokens_of_plain_generation(
+    base: Base, method: str, trained: Callable[..., AdaptedModel], token_ids: Callable[..., torch.Tensor]
+) -> None:
+    model, inputs = trained(base, method), padded(token_ids)
+    plain = model.model.generate(**inputs, **GREEDY)
+    with generating(model, 64):
+        assert torch.equal(model.model.generate(**inputs, **GREEDY), plain)
+    assert torch.equal(model.model.generate(**inputs, **GREEDY), plain)
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])

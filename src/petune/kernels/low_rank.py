@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from petune.backbone.packed_weight import whole
+from petune.kernels.constant_weights import in_precision
 
 Run = tuple[int, int, int]
 """Rows that follow one another and have the same pair: which pair, the first row, and the one behind the last."""
@@ -30,14 +31,14 @@ def add_low_rank(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float) -> Te
     and what autograd keeps for the backward pass stays in the small precision. Scale and sum ride on the second
     product (``addmm``), so no array of y's size is made beside the result.
     """
-    hidden = F.linear(x, a.to(x.dtype))
-    flat = torch.addmm(y.reshape(-1, y.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), b.to(x.dtype).t(), alpha=scale)
+    hidden, up = F.linear(x, in_precision(a, x.dtype)), in_precision(b, x.dtype).t()
+    flat = torch.addmm(y.reshape(-1, y.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), up, alpha=scale)
     return flat.view(y.shape)
 
 
 def low_rank(x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """Return ``scale * (x A^T) B^T`` in x's precision."""
-    return F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype)) * scale
+    return F.linear(F.linear(x, in_precision(a, x.dtype)), in_precision(b, x.dtype)) * scale
 
 
 def add_low_rank_by_run(
