@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 import petune
 from petune.api import read_examples
+from petune.backbone.packed_weight import is_packed
 from petune.cli import main as command_line
 from petune.errors import BaseMismatchError, ConfigError, DataError, OutputFolderError
 
@@ -64,6 +65,21 @@ def test_an_adapter_does_not_load_onto_another_base(
 def test_nothing_to_load_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"nothing to load: give an adapter folder, a base model, or both"):
         petune.load()
+
+
+def test_a_quantised_base_from_training_to_use(base: petune.Base, rows: Path, tmp_path: Path) -> None:
+    keys = {"model": base.name, "dtype": "float32", "data": str(rows), "template": "{{ text }}:", "max_steps": 2}
+    out = tmp_path / "out"
+    trained = petune.train({**keys, "target": " {{ label }}", "quantization": "8bit", "output_dir": str(out)})
+    live = logits(trained.model)
+    assert "quantization: 8bit" in (out / "recipe.yaml").read_text()
+    again = petune.load(out, dtype="float32", quantization="8bit")
+    assert any(is_packed(parameter) for parameter in again.model.parameters())
+    assert torch.equal(logits(again), live)
+    plain = logits(petune.load(out, dtype="float32"))
+    assert 0 < (plain - live).norm() / plain.norm() < 0.05
+    with pytest.raises(ConfigError, match=r"loaded already: dtype, device, revision and quantization would do nothing"):
+        petune.load(out, base=base, quantization="8bit")
 
 
 def test_evaluation_reads_data_as_training_did(trained: petune.TrainingResult, rows: Path) -> None:

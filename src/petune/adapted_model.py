@@ -243,6 +243,10 @@ class AdaptedModel(nn.Module):
         """Compute the base in the way that trains fastest inside the block; results are the same up to rounding."""
         return self._sites.fast_training()
 
+    def fast_inference(self) -> AbstractContextManager[None]:
+        """Compute attention in the way that is fastest without gradients inside the block; results are the same."""
+        return self._sites.fast_inference()
+
     def plugged_into(self, module: nn.Module) -> bool:
         """Say whether an adapter changes the output of ``module``."""
         return self._sites.in_use(module)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from petune.adapted_model import AdaptedModel
 from petune.backbone.base import Base, load_base, load_base_config
 from petune.backbone.further_heads import HeadSpec
+from petune.backbone.quantization_names import Quantization
 from petune.backbone.task_names import TaskName
 from petune.backbone.tokenizer import load_tokenizer
 from petune.checkpoint import stack
@@ -55,6 +56,7 @@ def load(
     allow_base_mismatch: bool = False,
     trust_remote_code: bool = False,
     task_name: str | None = None,
+    quantization: Quantization | None = None,
 ) -> AdaptedModel:
     """Return a base model with the adapter of a folder, or those of several, attached, ready to use.
 
@@ -71,13 +73,16 @@ def load(
         trust_remote_code: let the base's repository run its own code.
         task_name: of an adapter that was trained for several tasks, the one to load it for; by default it is loaded
             with the heads of all.
+        quantization: keep the base's weights as blocks: gguf, 8bit or 4bit; see :func:`load_base`.
 
     Raises:
         PetuneError: the base cannot be had, or an adapter is damaged, belongs to another base, or would undo what
             another does.
     """
-    if isinstance(base, Base) and (dtype, device, revision) != ("auto", "auto", None):
-        raise ConfigError("the base is loaded already: dtype, device and revision would do nothing; leave them out")
+    if isinstance(base, Base) and (dtype, device, revision, quantization) != ("auto", "auto", None, None):
+        raise ConfigError(
+            "the base is loaded already: dtype, device, revision and quantization would do nothing; leave them out"
+        )
     chosen = () if adapter is None else _folders(adapter)
     if not chosen and base is None:
         raise ConfigError("nothing to load: give an adapter folder, a base model, or both")
@@ -102,6 +107,7 @@ def load(
             revision=revision,
             trust_remote_code=trust_remote_code,
             heads=heads,
+            quantization=quantization,
         )
     elif task is not None and task != base.task:
         raise ConfigError(f'the task is {task}, but the base was loaded for {base.task}; load it with task="{task}"')

@@ -42,3 +42,9 @@ def test_a_line_break_may_end_the_text(petune: Callable[..., str], monkeypatch: 
 
 def test_an_adapter_answers(petune: Callable[..., str], adapter: str) -> None:
     assert petune("generate", "--adapter", adapter, "--prompt", "one ", "--max-new-tokens", "2").startswith("one ")
+
+
+def test_a_quantised_base(petune: Callable[..., str]) -> None:
+    plain = petune(*GENERATE, "--prompt", "one ")
+    assert petune(*GENERATE, "--prompt", "one ", "--quantization", "8bit").startswith("one ")
+    assert petune(*GENERATE, "--prompt", "one ", "--quantization", "none") == plain

@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def test_training_reports_data_progress_and_result(
     assert "accuracy  " in captured.out
     assert "trainable params: " in captured.err
     assert "step 2/2  loss " in captured.err
+    assert re.search(r"estimate: about .* for 2 steps, .* at most \(.* above the loaded model", captured.err)
+    assert re.search(r"estimated time .*, measured .*; memory .*, measured ", captured.out)
     assert {"adapter_model.safetensors", "petune.json", "loss.png", "metrics.jsonl", "recipe.yaml"} <= {
         path.name for path in Path("out").iterdir()
     }

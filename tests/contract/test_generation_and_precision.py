@@ -10,8 +10,10 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.backbone.sublayers import norms
+from petune.evaluation.generate import generating
 from petune.sites.head import LabelLoss
-from petune.training.recomputation import gradient_checkpointing
+from petune.training.activations import counted
+from petune.training.recomputation import gradient_checkpointing, parts_of, recomputed
 
 GREEDY = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
 
@@ -30,6 +32,16 @@ def test_cached_generation_equals_uncached(
     cached = model.model.generate(**inputs, **GREEDY, use_cache=True)
     assert cached.shape == (3, 14)
     assert torch.equal(cached, model.model.generate(**inputs, **GREEDY, use_cache=False))
+
+
+def test_generation_made_fast_writes_the_tokens_of_plain_generation(
+    base: Base, method: str, trained: Callable[..., AdaptedModel], token_ids: Callable[..., torch.Tensor]
+) -> None:
+    model, inputs = trained(base, method), padded(token_ids)
+    plain = model.model.generate(**inputs, **GREEDY)
+    with generating(model, 64):
+        assert torch.equal(model.model.generate(**inputs, **GREEDY), plain)
+    assert torch.equal(model.model.generate(**inputs, **GREEDY), plain)
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -84,6 +96,36 @@ def test_gradient_checkpointing_gives_the_same_gradients(
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-5, atol=1e-6)
     model.detach("default")
     assert not base.model(input_ids=ids).logits.requires_grad
+
+
+def test_parts_computed_again_give_the_same_gradients(
+    base: Base, method: str, trained: Callable[..., AdaptedModel], token_ids: Callable[..., torch.Tensor]
+) -> None:
+    model, ids = trained(base, method), token_ids(2, 9)
+    adapter = model.adapter("default")
+    adapter.set_trainable(True)
+    parts = parts_of(model.model, base.structure)
+    lower = [part for part in parts if part.kind == "block"][:-1]
+    cheap = [part for part in parts if part.kind != "block"]
+    before = {name: dict(module.__dict__) for name, module in base.model.named_modules()}
+    found = []
+    for again in ([], cheap, lower, parts):
+        torch.manual_seed(3)  # for dropout
+        model.train()
+        with recomputed(model.model, again), counted(model.parameters()) as count:
+            LabelLoss(model.model, model.plugged_into)({"input_ids": ids}, ids, model).sum().backward()
+        found.append((count.kept, {name: p.grad for name, p in adapter.named_parameters()}))
+        for parameter in adapter.parameters():
+            parameter.grad = None
+    plain, *others = found
+    for _, gradients in others:
+        for name, gradient in plain[1].items():
+            torch.testing.assert_close(gradients[name], gradient, rtol=1e-5, atol=1e-6)
+    assert others[-1][0] < plain[0]
+    model.eval()
+    assert {name: module.__dict__.keys() for name, module in base.model.named_modules()} == {
+        name: attributes.keys() for name, attributes in before.items()
+    }
 
 
 def test_bf16_base_trains_fp32_masters_without_autocast(

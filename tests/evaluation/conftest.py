@@ -1,6 +1,7 @@
 """Tiny random models with a tokenizer trained on the spot, and rows made by hand."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import pytest
@@ -47,6 +48,9 @@ class TinyRunner:
 
     def modules(self) -> Iterator[nn.Module]:
         return self.model.modules()
+
+    def fast_inference(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 @pytest.fixture(scope="session")

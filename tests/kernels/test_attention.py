@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from petune.kernels import attention
 from petune.kernels.attention import attend, capped_attention, product_attention
 
 
@@ -87,3 +88,39 @@ def test_low_precision_is_no_farther_from_the_truth_than_pytorch_s_kernel() -> N
     ).transpose(1, 2)
     ours = product_attention(query, key, value, seen, 0.3)
     assert (ours.double() - exact).norm() < 1.05 * (peer.double() - exact).norm()
+
+
+@pytest.mark.parametrize(
+    ("heads", "groups", "queries", "keys", "dtype", "products"),
+    [
+        (4, 2, 1, 300, torch.bfloat16, True),
+        (4, 4, 1, 300, torch.float32, True),
+        (4, 4, 1, 300, torch.bfloat16, False),
+        (4, 2, 9, 128, torch.bfloat16, True),
+        (4, 2, 9, 129, torch.bfloat16, False),
+    ],
+)
+def test_without_gradients_products_are_used_where_they_are_faster(
+    heads: int,
+    groups: int,
+    queries: int,
+    keys: int,
+    dtype: torch.dtype,
+    products: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    query, key, value = (t.detach().to(dtype) for t in inputs(heads, groups, queries, keys))
+    seen, calls = causal(queries, keys), []
+
+    def noting(*arguments: torch.Tensor) -> torch.Tensor:
+        calls.append(None)
+        return product_attention(*arguments)
+
+    monkeypatch.setattr(attention, "product_attention", noting)
+    module = torch.nn.Module()
+    module.num_key_value_groups = heads // groups
+    with torch.inference_mode():
+        got = attend(module, query, key, value, seen, scaling=0.3)
+    assert bool(calls) == products
+    expected = plain(query.double(), key.double(), value.double(), seen, 0.3)
+    torch.testing.assert_close(got.double(), expected, rtol=2e-2, atol=2e-2)

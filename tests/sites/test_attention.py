@@ -9,6 +9,7 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.sites.attention import read_keys_values
+from petune.sites.attention_switch import IMPLEMENTATION
 
 ROWS = ("short", None, "long", "prompt", ["lora", "prompt"], "lora")
 
@@ -117,3 +118,16 @@ def test_keys_and_values_read_are_those_of_the_cache(
     for layer, (keys, values) in enumerate(read_keys_values(base.model, paths, ids[0]).values()):
         torch.testing.assert_close(keys[None], cache.layers[layer].keys)
         torch.testing.assert_close(values[None], cache.layers[layer].values)
+
+
+@pytest.mark.parametrize("block", ["fast_training", "fast_inference"])
+def test_ours_is_lent_on_a_cpu_only(
+    block: str, tiny_base: Callable[..., Base], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = AdaptedModel(tiny_base("llama"))
+    own = model.model.config._attn_implementation
+    with getattr(model, block)():
+        assert model.model.config._attn_implementation == IMPLEMENTATION
+    monkeypatch.setattr(type(model.model), "device", torch.device("cuda"))
+    with getattr(model, block)():
+        assert model.model.config._attn_implementation == own

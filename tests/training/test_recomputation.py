@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from petune.backbone.structure import Structure
 from petune.errors import ConfigError
-from petune.training.recomputation import gradient_checkpointing
+from petune.training.recomputation import described, gradient_checkpointing, parts_of, recomputed
 
 
 def block_flags(model: PreTrainedModel) -> list[bool]:
@@ -36,3 +37,44 @@ def test_an_architecture_that_cannot_is_refused(
         gradient_checkpointing(model),
     ):
         pass
+
+
+def test_the_parts_of_blocks_cheap_ones_first(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    model = tiny_model("llama", num_hidden_layers=2)
+    parts = parts_of(model, Structure(model))
+    assert [(part.kind, part.block) for part in parts] == [
+        (kind, block) for kind in ("norms", "feed-forward", "block") for block in (0, 1)
+    ]
+    assert parts[1].paths == tuple(
+        f"model.layers.1.{name}" for name in ("mlp.act_fn", "input_layernorm", "post_attention_layernorm")
+    )
+    assert parts[2].paths == ("model.layers.0.mlp",)
+    assert parts[5].paths == ("model.layers.1",)
+
+
+def test_feed_forward_linears_without_a_module_of_their_own(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    model = tiny_model("opt")
+    assert {part.kind for part in parts_of(model, Structure(model))} == {"norms", "block"}
+
+
+def test_what_lies_inside_another_part_is_left_to_that(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    model = tiny_model("llama", num_hidden_layers=2)
+    parts = parts_of(model, Structure(model))
+    with recomputed(model, [*parts[:4], parts[5]]):
+        own = {path for path, module in model.named_modules() if "forward" in module.__dict__}
+        assert own == {"model.layers.0.mlp", *(f"model.layers.0.{n}_layernorm" for n in ("input", "post_attention"))}
+        assert [layer.gradient_checkpointing for layer in model.model.layers] == [False, True]
+    assert not any("forward" in module.__dict__ for module in model.modules())
+    assert [layer.gradient_checkpointing for layer in model.model.layers] == [False, False]
+
+
+def test_in_words(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    model = tiny_model("llama", num_hidden_layers=2)
+    parts = parts_of(model, Structure(model))
+    assert described(parts[:1]) == "the norms and activations of 1 block"
+    assert described(parts[:3]) == "the norms and activations of 2 blocks and the feed-forward part of 1 block"
+    assert described(parts[:5]) == (
+        "the norms and activations of 1 block, the feed-forward part of 1 block and all of 1 block"
+    )
+    assert described(parts) == "all of 2 blocks"
+    assert described([]) == "nothing"

@@ -141,7 +141,10 @@ def test_why_not(tiny_base: Callable[..., Base], monkeypatch: pytest.MonkeyPatch
     assert torch.equal(torch.get_rng_state(), before)
     assert reason(dropping.eval()) is None
     with gradient_checkpointing(base.model):
-        assert reason(dropping) == "recomputed activations and a cache exclude each other"
+        batch = collate(ROWS, pad_token_id=0)
+        labels = batch.pop("labels")
+        prefix = SharedPrefix(dropping, LabelLoss(dropping.model, dropping.plugged_into))
+        assert prefix.cut(["default"] * len(ROWS), ROWS, batch, labels)[0] is batch
     monkeypatch.setattr(SharedPrefix, "_cache", lambda self, adapters, prefix: None)
     assert reason(dropping) == "LlamaForCausalLM does not go on behind a cache"
 

@@ -29,6 +29,7 @@ def pair(
             r"model is .*nowhere for a and other for b: adapters that train together have one, because",
         ),
         ({"dtype": "float32"}, "dtype is auto for a and float32 for b"),
+        ({"quantization": "8bit"}, "quantization is None for a and 8bit for b"),
         ({"device": "cpu"}, "device is auto for a and cpu for b"),
         ({"revision": "v2"}, "revision is None for a and v2 for b"),
         ({"task": "seq2seq_lm"}, "task is None for a and seq2seq_lm for b"),

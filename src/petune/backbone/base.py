@@ -14,6 +14,8 @@ from petune.backbone.further_heads import FurtherHead, HeadSpec, add_heads
 from petune.backbone.heads import auto_class, class_labels, task_of
 from petune.backbone.loading import load, load_config, quiet, read_config, set_pad_token
 from petune.backbone.precision import pick_device, pick_dtype
+from petune.backbone.quantization import check_quantization
+from petune.backbone.quantization_names import Quantization
 from petune.backbone.refusals import explained
 from petune.backbone.sources import resolve
 from petune.backbone.structure import Structure
@@ -37,11 +39,13 @@ class Base:
         weight_files: the files its weights came from; none means they cannot be verified.
         random: names of the parameters that those files lack: a head that starts at random.
         heads: the heads that the model has been given beside its own, by name.
+        quantization: which blocks its weights are kept as; None for none.
 
     Attributes:
         task: what the model's head is for.
         labels: names of the classes that the head tells apart; empty where it has none.
         heads: the heads that the model has beside its own, by name.
+        quantization: which blocks the weights are kept as.
 
     Raises:
         BaseModelError: the model has no head of a known task, or its tokenizer cannot pad.
@@ -57,7 +61,9 @@ class Base:
         weight_files: Iterable[Path] = (),
         random: Iterable[str] = (),
         heads: Mapping[str, FurtherHead] | None = None,
+        quantization: Quantization | None = None,
     ) -> None:
+        self.quantization = quantization
         self.heads = dict(heads or {})
         self.task = task_of(model)
         self.labels = class_labels(model.config, self.task)
@@ -173,6 +179,7 @@ def load_base(
     revision: str | None = None,
     trust_remote_code: bool = False,
     heads: Sequence[HeadSpec] = (),
+    quantization: Quantization | None = None,
 ) -> Base:
     """Load a base model.
 
@@ -189,17 +196,21 @@ def load_base(
         revision: branch, tag or commit of a Hugging Face id.
         trust_remote_code: run code that comes with the model.
         heads: heads to give it beside that of its task; they start at random.
+        quantization: keep the weights as blocks, unpacked where they are used: ``gguf`` (those of a GGUF file, which
+            mean the same numbers), ``8bit`` or ``4bit`` (rounded to them); None to keep them plain.
 
     Raises:
         BaseModelError: the model cannot be had, or cannot be loaded for the task.
         ArtifactError: its files are damaged.
         ResourceError: memory or disk space is short.
-        ConfigError: an unknown task, dtype or device; a head without labels; or a head that needs another body.
+        ConfigError: an unknown task, dtype, device or quantization; a head without labels; or a head that needs
+            another body.
     """
     where = pick_device(device)
     precision = pick_dtype(dtype, where)
     with quiet():
         source = resolve(model, revision=revision)
+    check_quantization(quantization, source)
     loaded = load(
         source,
         task=task,
@@ -208,6 +219,7 @@ def load_base(
         dtype=precision,
         device=where,
         trust_remote_code=trust_remote_code,
+        quantization=quantization,
     )
     return Base(
         loaded.model,
@@ -217,6 +229,7 @@ def load_base(
         weight_files=loaded.weight_files,
         random=loaded.random,
         heads=add_heads(loaded.model, heads, seed=seed, random=loaded.random),
+        quantization=quantization,
     )
 
 

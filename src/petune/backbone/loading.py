@@ -23,6 +23,8 @@ from transformers.utils import logging as transformers_logging
 
 from petune.backbone.digests import weight_files
 from petune.backbone.heads import auto_class, choose_task, saved_task, set_labels
+from petune.backbone.quantization import quantize
+from petune.backbone.quantization_names import Quantization
 from petune.backbone.refusals import explained
 from petune.backbone.sources import Source
 from petune.backbone.structure import Structure
@@ -60,6 +62,7 @@ def load(
     dtype: torch.dtype,
     device: torch.device,
     trust_remote_code: bool,
+    quantization: Quantization | None = None,
 ) -> Loaded:
     """Load a model for a task, and its tokenizer.
 
@@ -71,6 +74,7 @@ def load(
         dtype: precision of its parameters.
         device: where they go.
         trust_remote_code: run code that comes with it.
+        quantization: which blocks its weights are kept as; None for none.
 
     Raises:
         BaseModelError: it cannot be had, or cannot be loaded for the task.
@@ -97,6 +101,8 @@ def load(
                 trust_remote_code=trust_remote_code,
             )
         random = _random_head(source, model, chosen, report)
+        if quantization is not None:
+            quantize(model, quantization, source, random=random)
         return Loaded(model.to(device), tokenizer, chosen, random, _files(source, snapshot), commit)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from petune.backbone.quantization import unpack
 from petune.errors import BaseModelError, ConfigError
 
 
@@ -50,6 +51,7 @@ def extend(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: S
     if known:
         raise ConfigError(f"new_tokens: the tokenizer has '{known[0]}' already; leave it out")
     tables = _tables(model)
+    unpack(model, tables)  # packed weights cannot change
     weights = [table.get_parameter("weight") for table in tables]
     sharing = [m for m in model.modules() if any(m._parameters.get("weight") is weight for weight in weights)]
     if any(module._forward_hooks for module in sharing):

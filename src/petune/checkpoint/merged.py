@@ -4,6 +4,7 @@ from pathlib import Path
 
 from petune.adapted_model import AdaptedModel
 from petune.backbone.loading import quiet
+from petune.backbone.quantization import unpacked
 from petune.checkpoint.durable import explained, write_files
 from petune.checkpoint.manifest import FILE_NAME
 from petune.checkpoint.peft_layout import CONFIG_FILE
@@ -41,7 +42,7 @@ def save_merged(model: AdaptedModel, folder: Path, *, overwrite: bool = False) -
             if overwrite:
                 for stale in folder.glob("model*.safetensors*"):
                     stale.unlink()
-        with quiet():
+        with quiet(), unpacked(model.model):
             write_files(folder, model.model.save_pretrained)
         if model.base.has_tokenizer:
             write_files(folder, model.tokenizer.save_pretrained)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from petune.backbone.quantization_names import Quantization
 from petune.backbone.task_names import TaskName
 from petune.cli.flags import REPEATED, values
 from petune.errors import ConfigError, OutputFolderError
@@ -40,6 +41,9 @@ class LoadOptions(BaseModel):
     dtype: str = "auto"
     """Precision of the base: bfloat16, float16, float32, or auto (bfloat16 where the machine computes it fast)."""
 
+    quantization: Quantization | None = None
+    """Keep weights as blocks: gguf (those of the GGUF file, the same numbers), 8bit or 4bit (rounded to them)."""
+
     device: str = "auto"
     """Where to run: cpu, cuda, or auto."""
 
@@ -68,6 +72,7 @@ def load_model(flags: Mapping[str, Any]) -> "AdaptedModel":
         base=options.model,
         task=options.task,
         dtype=options.dtype,
+        quantization=options.quantization,
         device=options.device,
         revision=options.revision,
         allow_base_mismatch=options.allow_base_mismatch,

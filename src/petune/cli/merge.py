@@ -14,7 +14,7 @@ app = new_app()
 
 
 @app.command(help="Merge an adapter into a plain Hugging Face model folder.")
-@flags_of(LoadOptions, leave_out=("device", "revision"))
+@flags_of(LoadOptions, leave_out=("device", "quantization", "revision"))
 def merge(
     output_dir: Annotated[str, typer.Option("--output-dir", help="Folder to write.", metavar="FOLDER")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,

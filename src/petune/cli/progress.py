@@ -6,6 +6,7 @@ from typing import final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from petune.training.estimate import Estimate
 from petune.training.events import Evaluated, Plan, Silent, Step
 
 
@@ -77,6 +78,11 @@ class ProgressBar(Silent):
         if plan.first_step:
             self._print(f"going on from step {plan.first_step}")
         self._task = self._screen.add(self._before, plan.total_steps, plan.first_step)
+
+    def estimated(self, estimate: Estimate) -> None:
+        """Show time and memory."""
+        for line in estimate.lines():
+            self._print(line)
 
     def stepped(self, step: Step) -> None:
         """Show the step's figures."""

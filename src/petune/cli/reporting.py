@@ -50,6 +50,9 @@ def print_result(result: "TrainingResult") -> None:
     else:
         loss = "" if result.train_loss is None else f", training loss {result.train_loss:.4f}"
         say(f"{result.steps} steps {cost}{loss}")
+        if result.estimate is not None:
+            for line in result.estimate.against(seconds=result.seconds, memory=result.peak_memory, steps=result.steps):
+                say(line)
         if result.eval_metrics:
             say(f"on the validation rows, after step {result.kept_step}, which is kept:")
             print_metrics(result.eval_metrics)

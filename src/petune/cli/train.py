@@ -101,6 +101,7 @@ def train(
         trust_remote_code=trust_remote_code,
         listeners=[ProgressBar()],
         on_data=print_data_reports,
+        estimate=True,
     )
     print_result(result)
 

@@ -27,6 +27,7 @@ def train_together(recipe: SharedRecipe, *, resume: bool, overwrite: bool, trust
         trust_remote_code=trust_remote_code,
         listeners={name: [ProgressBar(name=name, screen=screen)] for name in recipe.recipes},
         on_data=report,
+        estimate=True,
     )
     failed: dict[str, PetuneError] = {}
     for outcome in outcomes:

@@ -90,6 +90,7 @@ class Benches:
                     dtype=str(job.keys["dtype"]),
                     device=str(job.keys["device"]),
                     trust_remote_code=self._trust,
+                    quantization=job.keys["quantization"],
                 )
             )
             self._key = key

@@ -93,6 +93,7 @@ class Track:
                 "model": self.survey.name,
                 "task": options.task,
                 "dtype": options.dtype,
+                "quantization": options.quantization,
                 "device": options.device,
                 **self.recipe.training,
                 "save_total_limit": 1,

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from petune import methods as registry
+from petune.backbone.quantization_names import Quantization
 from petune.backbone.task_names import TaskName
 from petune.data.options import DataOptions
 from petune.errors import ConfigError, nearest
@@ -180,6 +181,9 @@ class CompareOptions(DataOptions):
 
     dtype: str = "auto"
     """Precision of the bases: bfloat16, float16, float32, or auto (bfloat16 where the machine computes it fast)."""
+
+    quantization: Quantization | None = None
+    """Keep weights as blocks: gguf (those of the GGUF file, the same numbers), 8bit or 4bit (rounded to them)."""
 
     device: str = "auto"
     """Where to run: cpu, cuda, or auto."""

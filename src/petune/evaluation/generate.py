@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,9 +17,14 @@ from petune.evaluation.penalty import repetition_penalty
 from petune.evaluation.prompts import encode_prompts
 from petune.evaluation.runner import Runner, end_token_ids, evaluating, longest_input, versions
 from petune.evaluation.stopping import StopText, decode, first_stop
+from petune.kernels.constant_weights import constant_weights
+from petune.kernels.reordered_linears import reordered_linears
 from petune.sites.routing import Routing
 
 FinishReason = Literal["stop", "length"]
+
+_REORDERING_PAYS = 16
+"""From how many new tokens on the weights are laid out anew, which takes about as long as is saved in ten passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ def generate(
     encoded = encode_prompts(runner, prompts, special, names)
     results: dict[int, Generation] = {}
     apart = runner.model.config.is_encoder_decoder
-    with evaluating(runner), seeded(options.seed, runner.device):
+    with generating(runner, options.max_new_tokens), seeded(options.seed, runner.device):
         for rows, allowance in _batches(encoded, options, longest_input(runner), apart=apart):
             generations = _generate_batch(runner, [encoded[i] for i in rows], allowance, options)
             results.update(zip(rows, generations, strict=True))
@@ -120,6 +125,14 @@ def stop_token_ids(runner: Runner, stop: Sequence[str]) -> list[int]:
     tokenizer = runner.tokenizer
     special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
     return sorted({*end_token_ids(runner), *(special[text] for text in stop if text in special)})
+
+
+@contextmanager
+def generating(runner: Runner, new_tokens: int) -> Iterator[None]:
+    """Run the block as :func:`evaluating` does, with the weights laid out for many passes where there will be many."""
+    reordered = reordered_linears(runner.model) if new_tokens >= _REORDERING_PAYS else nullcontext()
+    with evaluating(runner), constant_weights(), reordered:
+        yield
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from transformers import GenerationConfig
 
 from petune.data.batching import collate
 from petune.data.encoding import IGNORED, Encoded
+from petune.evaluation.generate import generating
 from petune.evaluation.prompts import encode_prompts
-from petune.evaluation.runner import Runner, evaluating, longest_input
+from petune.evaluation.runner import Runner, longest_input
 from petune.sites.routing import Routing
 
 _REPEATS = 3
@@ -40,7 +41,7 @@ def tokens_per_second(runner: Runner, prompts: Sequence[str], *, new_tokens: int
         max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, pad_token_id=pad, eos_token_id=None
     )
     best = 0.0
-    with evaluating(runner), Routing.of(runner.model).answers_from([width] * len(rows)):
+    with generating(runner, new_tokens), Routing.of(runner.model).answers_from([width] * len(rows)):
         for _ in range(_REPEATS):
             began = time.perf_counter()
             written = runner.model.generate(

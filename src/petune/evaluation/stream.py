@@ -11,11 +11,11 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteriaList
 from transformers.generation import BaseStreamer
 
 from petune.errors import ConfigError
-from petune.evaluation.generate import generation_config, refuse_heads, room_for, seeded, stop_token_ids
+from petune.evaluation.generate import generating, generation_config, refuse_heads, room_for, seeded, stop_token_ids
 from petune.evaluation.options import GenerationOptions
 from petune.evaluation.penalty import repetition_penalty
 from petune.evaluation.prompts import Messages, chat_prompt, encode_prompts
-from petune.evaluation.runner import Runner, evaluating, longest_input, versions
+from petune.evaluation.runner import Runner, longest_input, versions
 from petune.evaluation.stopping import Cancelled, StopText, decode, first_stop
 from petune.sites.routing import Routing
 
@@ -149,7 +149,7 @@ def _generate(
     outcome: BaseException | None = None
     try:
         answers = Routing.of(runner.model).answers_from([len(ids)])
-        with evaluating(runner), seeded(options.seed, runner.device), answers:
+        with generating(runner, room), seeded(options.seed, runner.device), answers:
             input_ids = torch.tensor([ids], device=runner.device)
             runner.model.generate(
                 input_ids=input_ids,

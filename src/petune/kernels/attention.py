@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 PRODUCT_KEYS = 256
-"""Up to how many keys batched products are used on CPU: beyond, the kept weights outgrow what they save."""
+"""Up to how many keys batched products are used in training on CPU: beyond, the kept weights outgrow what they save."""
+INFERENCE_KEYS = 128
+"""The same without gradients, where several queries are asked at once."""
 _PRODUCT_OPTIONS = {"dropout", "scaling", "is_causal", "sliding_window", "position_ids", "use_cache"}
 """What a model may say to its attention that is in the mask already, or that products heed."""
 
@@ -23,7 +25,7 @@ _PRODUCT_OPTIONS = {"dropout", "scaling", "is_causal", "sliding_window", "positi
 def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> Tensor:
-    """Return the output [B, T, H, D] of attention ``module``: by products where they train faster, else by PyTorch.
+    """Return the output [B, T, H, D] of attention ``module``: by products where they are faster, else by PyTorch.
 
     Args:
         module: the module that is running.
@@ -45,7 +47,15 @@ def attend(
 
 
 def _is_short(query: Tensor, key: Tensor) -> bool:
-    return query.requires_grad and query.device.type == "cpu" and key.shape[2] <= PRODUCT_KEYS
+    """Say whether products are faster, as measured (``benchmarks/attention.py``)."""
+    if query.device.type != "cpu":
+        return False
+    if query.requires_grad:
+        return key.shape[2] <= PRODUCT_KEYS
+    if query.shape[2] > 1:
+        return key.shape[2] <= INFERENCE_KEYS
+    # One query for each row, as in generation: PyTorch's kernel is made for many, and has grouped keys repeated for it.
+    return query.shape[1] > key.shape[1] or query.dtype == torch.float32
 
 
 def product_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from petune.backbone.packed_weight import whole
+
 CHUNK_ROWS = 512
 
 
@@ -69,6 +71,7 @@ def _pass(
     They are those of the losses' sum, or of the sum of ``scales`` [N] times losses.
     """
     wants_hidden, wants_weight, wants_bias = wanted
+    weight = whole(weight)
     wide = torch.promote_types(hidden.dtype, torch.float32)
     d_hidden = torch.empty_like(hidden) if wants_hidden else None
     d_weight = torch.zeros_like(weight, dtype=wide) if wants_weight else None

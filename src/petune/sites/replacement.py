@@ -32,9 +32,12 @@ class Replacement(OutputSlot):
         # The copy must not take along what is plugged into the original, nor what hangs on those hooks.
         hooks = [h for part in module.modules() for h in (part._forward_hooks, part._forward_pre_hooks)]
         self.own = copy.deepcopy(module, {id(hook): OrderedDict() for hook in hooks})
-        for parameter in self.own.parameters():
-            parameter.data = parameter.detach().to(torch.float32)
-            parameter.requires_grad_(True)
+        masters: dict[int, nn.Parameter] = {}
+        for part in self.own.modules():
+            for name, own in part._parameters.items():
+                if own is not None:
+                    master = nn.Parameter(own.detach().to(torch.float32, copy=True))
+                    part._parameters[name] = masters.setdefault(id(own), master)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the copy's output for ``x``, in the precision of ``y``."""

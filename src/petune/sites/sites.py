@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import final
 
 from torch import Tensor, nn
@@ -108,8 +108,13 @@ class Sites:
     @contextmanager
     def fast_training(self) -> Iterator[None]:
         """Train with our attention and our own maths inside the block, where the model allows it."""
-        with self._attention.held(), own_maths(self._model):
+        with self.fast_inference(), own_maths(self._model):
             yield
+
+    def fast_inference(self) -> AbstractContextManager[None]:
+        """Run with our attention inside the block, where the model allows it and the device gains by it."""
+        # Kernels of other devices want the mask left out where it can be; ours has it written out.
+        return self._attention.held() if self._model.device.type == "cpu" else nullcontext()
 
     def base_changed(self, bare: Mapping[str, Tensor]) -> None:
         """Drop what was computed from the base's weights; call it when they change.

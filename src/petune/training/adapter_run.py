@@ -77,6 +77,7 @@ class AdapterRun:
     Attributes:
         listeners: who follows.
         evaluate: measures the adapter; None where there are no validation rows.
+        sample: measures it on a few of them, and how many times as long all of them take; None where that is not known.
         error: what has stopped it before its end.
 
     Raises:
@@ -101,6 +102,7 @@ class AdapterRun:
         self.output = output
         self.listeners = Listeners()
         self.evaluate: Evaluate | None = None
+        self.sample: tuple[Evaluate, float] | None = None
         self.error: PetuneError | None = None
         versions = 1 if adapter.placement is None else adapter.placement.versions
         lengths, tasks = [len(row.input_ids) for row in rows], [row.task for row in rows]
@@ -115,6 +117,7 @@ class AdapterRun:
         self.scaler = torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16)
         self.progress = Progress()
         self._rows_digest = rows_digest(rows)
+        self._parameters = list(adapter.parameters())
 
     @property
     def total_steps(self) -> int:
@@ -149,7 +152,7 @@ class AdapterRun:
         Raises:
             DivergedError: the norm is not finite; nothing was changed.
         """
-        parameters = [p for p in self.adapter.parameters() if p.grad is not None]
+        parameters = [p for p in self._parameters if p.grad is not None]
         self.scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm or math.inf))
         # An fp16 overflow only costs this step, as long as the scale can still be lowered.
@@ -176,14 +179,14 @@ class AdapterRun:
 
     def follow_up(self) -> None:
         """Do what is due after a step: evaluate, write a checkpoint."""
-        if self.evaluate is not None and self._due(self.options.eval_steps):
+        if self.evaluate is not None and self.due(self.options.eval_steps, self.progress.step):
             self._judge(self.evaluate(self))
             self.save()
-        elif self._due(self.options.save_steps):
+        elif self.due(self.options.save_steps, self.progress.step):
             self.save()
 
-    def _due(self, every: int | None) -> bool:
-        done = self.progress.step
+    def due(self, every: int | None, done: int) -> bool:
+        """Say whether what happens ``every`` so many steps (None: each epoch) does after ``done`` steps."""
         if every is None:
             return self.schedule.ends_epoch(done)
         return done % every == 0 or done == self.total_steps

@@ -135,7 +135,14 @@ def load_base_for(drafts: Mapping[str, Draft], *, trust_remote_code: bool) -> Ba
     for name, one in drafts.items():
         with about(name):
             require_fit(one.recipe, *one.learned, skeleton)
-    return load_base(options.model, seed=options.seed, dtype=options.dtype, device=options.device, **where)
+    return load_base(
+        options.model,
+        seed=options.seed,
+        dtype=options.dtype,
+        device=options.device,
+        quantization=options.quantization,
+        **where,
+    )
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from petune.training.estimate import Estimate
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -52,6 +54,9 @@ class Evaluated:
 class Listener(Protocol):
     """Somebody who follows a run. Listeners see; they change nothing."""
 
+    def estimated(self, estimate: Estimate) -> None:
+        """The memory and time of the run were estimated; told before it starts, where that was asked for."""
+
     def started(self, plan: Plan) -> None:
         """The first step comes next."""
 
@@ -70,6 +75,9 @@ class Listener(Protocol):
 
 class Silent:
     """A listener that ignores everything; others override what they care for."""
+
+    def estimated(self, estimate: Estimate) -> None:
+        """Ignore it."""
 
     def started(self, plan: Plan) -> None:
         """Ignore it."""
@@ -96,6 +104,11 @@ class Listeners:
     def add(self, *listeners: Listener) -> None:
         """Tell these as well from now on."""
         self._all += listeners
+
+    def estimated(self, estimate: Estimate) -> None:
+        """Tell everyone."""
+        for listener in self._all:
+            listener.estimated(estimate)
 
     def started(self, plan: Plan) -> None:
         """Tell everyone."""

@@ -1,9 +1,11 @@
-"""The most memory a run has held."""
+"""How much memory is held, and the most that was."""
 
 import ctypes
 import gc
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,6 +13,9 @@ import torch
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
+_MMAP_THRESHOLD = -3
+_LARGE = 2**18
+_USUAL_MOST = 2**25
 
 
 def peak_memory(device: torch.device) -> int:
@@ -18,27 +23,66 @@ def peak_memory(device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak_of_process()
 
 
+def held_memory(device: torch.device) -> int:
+    """Return the bytes held now: on CUDA by tensors, on CPU by the process (its peak where there is no Linux)."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return _told_by_kernel("VmRSS") or _peak_of_process()
+
+
+def give_back(device: torch.device) -> None:
+    """Give memory that nothing uses back to the system."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc keeps freed memory unless told not to
+        if trim is not None:
+            trim(0)
+
+
+@contextmanager
+def large_tensors_given_back(device: torch.device) -> Iterator[None]:
+    """Let the C library give large tensors back to the system as soon as they are freed, inside the block.
+
+    Otherwise glibc keeps them for reuse, and what fits badly into what was freed makes the process grow. New pages cost
+    a little time, so this is for runs that have to be small. Without glibc nothing happens.
+    """
+    tune = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    if tune is None or device.type != "cpu":
+        yield
+        return
+    tune(_MMAP_THRESHOLD, _LARGE)
+    try:
+        yield
+    finally:
+        tune(_MMAP_THRESHOLD, _USUAL_MOST)  # where glibc's own threshold ends up after a few large tensors
+
+
 def reset_peak(device: torch.device) -> None:
     """Give unused memory back and let the peak begin anew, so that runs of one process can be told apart.
 
     On the CPU that needs Linux; elsewhere the peak stays that of the whole process.
     """
-    gc.collect()
+    give_back(device)
     if device.type == "cuda":
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     elif _RESET.exists():
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc keeps freed memory unless told not to
-        if trim is not None:
-            trim(0)
         _RESET.write_text(_RESET_PEAK, encoding="ascii")
+
+
+def _told_by_kernel(name: str) -> int | None:
+    if _STATUS.is_file():
+        for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024  # the kernel's kB are KiB
+    return None
 
 
 def _peak_of_process() -> int:
     # Linux hands ru_maxrss on from parent to child, so a large parent would stand for a small child; VmHWM does not.
-    if _STATUS.is_file():
-        for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024  # the kernel's kB are KiB
+    told = _told_by_kernel("VmHWM")
+    if told is not None:
+        return told
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

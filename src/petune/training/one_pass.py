@@ -3,8 +3,8 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, final
 
@@ -22,15 +22,16 @@ from petune.training.adapter_run import AdapterRun, Evaluate
 from petune.training.bases import learned_tasks
 from petune.training.checkpoints import Checkpoint, set_random_state
 from petune.training.drafts import Draft, about
+from petune.training.estimate import Estimate
 from petune.training.events import Listener
 from petune.training.loop import Loop, LoopTask
 from petune.training.memory import peak_memory
 from petune.training.recipe import Recipe
-from petune.training.recomputation import gradient_checkpointing
 from petune.training.result import Outcome, TrainingResult, run_summary, save_run
 from petune.training.rows import RunRows, data_format, encode_rows, record_start, told_of
 from petune.training.signals import telling_how_to_go_on
-from petune.training.validation import validation
+from petune.training.task_entries import RunTask
+from petune.training.validation import sample_of, validation
 
 
 @final
@@ -91,13 +92,17 @@ class OnePass:
         entries: what is trained; several at once share the base's work.
         overwrite: clear the runs that the folders hold.
         how_to_go_on: what to do after a signal has stopped the training.
+        estimate: whether to tell the listeners, before the first step, what time and memory it will take.
     """
 
-    def __init__(self, base: Base, entries: Sequence[Entry], *, overwrite: bool, how_to_go_on: str) -> None:
+    def __init__(
+        self, base: Base, entries: Sequence[Entry], *, overwrite: bool, how_to_go_on: str, estimate: bool = False
+    ) -> None:
         self._base = base
         self._entries = entries
         self._overwrite = overwrite
         self._how_to_go_on = how_to_go_on
+        self._estimate = estimate
         self._model = AdaptedModel(base)
         self._results: dict[str, TrainingResult] = {}
         self._open: dict[str, _Member] = {}
@@ -144,6 +149,10 @@ class OnePass:
         run = AdapterRun(entry.adapter, rows, options, self._base, folder, weights)
         measure = validation(self._model, entry.draft.tasks, data, options)
         run.evaluate = None if measure is None else partial(_alone, self._model, measure)
+        sample = sample_of(data) if self._estimate else None
+        few = None if sample is None else validation(self._model, _own_metrics(entry.draft.tasks), sample[0], options)
+        if sample is not None and few is not None:
+            run.sample = (partial(_alone, self._model, few), sample[1])
         accelerator = Accelerator(
             cpu=self._base.device.type == "cpu", log_with=list(options.report_to) or None, project_dir=str(folder)
         )
@@ -155,15 +164,13 @@ class OnePass:
         return _Member(entry, run, accelerator)
 
     def _train(self, members: Sequence[_Member], began: float) -> None:
-        recomputes = members[0].entry.draft.recipe.run.gradient_checkpointing  # one setting for all of them
-        recompute = gradient_checkpointing(self._model.model) if recomputes else nullcontext()
-
         def finish(run: AdapterRun) -> None:
             member = self._open[run.adapter.name]
             try:
                 self._close(member)
                 if run.error is None:
-                    self._results[run.adapter.name] = self._kept(member, time.perf_counter() - began)
+                    seconds = time.perf_counter() - began - loop.rehearsed
+                    self._results[run.adapter.name] = self._kept(member, seconds, loop.estimate)
             except PetuneError as error:
                 run.error = run.error or error
             if run.error is not None:
@@ -175,14 +182,14 @@ class OnePass:
                 if options.report_to:
                     name = options.run_name or member.entry.draft.folder.name
                     member.accelerator.init_trackers(name, config=_flat(member.entry.draft.recipe.keys()))
-            with recompute:
-                heads = self._base.heads
-                tasks = {
-                    rows.name: LoopTask(rows.task, heads[rows.name].model if rows.name in heads else None)
-                    for rows in members[0].entry.data
-                }
-                runs = [member.run for member in members]
-                Loop(self._model, runs, members[0].accelerator, tasks, finish, self._how_to_go_on).run()
+            heads = self._base.heads
+            tasks = {
+                rows.name: LoopTask(rows.task, heads[rows.name].model if rows.name in heads else None)
+                for rows in members[0].entry.data
+            }
+            runs = [member.run for member in members]
+            loop = Loop(self._model, runs, members[0].accelerator, tasks, finish, self._how_to_go_on)
+            loop.run(estimate=self._estimate)
         finally:
             for member in list(self._open.values()):
                 self._close(member)
@@ -199,7 +206,7 @@ class OnePass:
         run.adapter.eval()
         run.adapter.set_trainable(False)
 
-    def _kept(self, member: _Member, seconds: float) -> TrainingResult:
+    def _kept(self, member: _Member, seconds: float, estimate: Estimate | None) -> TrainingResult:
         """Return the result of a run that has reached its end, after its folder was written."""
         run, entry = member.run, member.entry
         self._model.bake(run.adapter.name)
@@ -213,6 +220,7 @@ class OnePass:
             trained_parameters=run.trained_parameters,
             history=run.progress.history,
             reports=tuple((of_task.rows.report, of_task.eval_report) for of_task in entry.data),
+            estimate=estimate,
             adapter_name=run.adapter.name,
         )
         save_run(result, _summary(result, entry.draft.recipe, run))
@@ -249,6 +257,11 @@ def _alone(model: AdaptedModel, measure: Evaluate, run: AdapterRun) -> dict[str,
         return measure(run)
     finally:
         model.activate(*before)
+
+
+def _own_metrics(tasks: Sequence[RunTask]) -> list[RunTask]:
+    """Return the tasks without metrics of the user's own, which may not bear to be called once more."""
+    return [replace(task, metrics=tuple(name for name in task.metrics if ":" not in name)) for task in tasks]
 
 
 def _summary(result: TrainingResult, recipe: Recipe, run: AdapterRun) -> dict[str, Any]:

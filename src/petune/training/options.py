@@ -68,6 +68,10 @@ class TrainingOptions(BaseModel):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
+    memory_budget: str | None = None
+    """Most memory, such as 4GiB, that training may hold: by the process on CPU, on the device on CUDA. Activations are
+    recomputed and batches made smaller only as far as that takes; gradients are the same."""
+
     share_prefix: bool = True
     """Compute tokens that all rows of a batch begin with (a template, an instruction) once; losses are the same."""
 
@@ -133,6 +137,20 @@ class TrainingOptions(BaseModel):
             raise ValueError("keep_trunk_cache keeps what trunk_cache allows; give trunk_cache a size, such as 2GiB")
         elif self.trunk_cache_dir is not None:
             raise ValueError("trunk_cache_dir is where trunk_cache lies; give trunk_cache a size, such as 2GiB")
+        return self
+
+    @model_validator(mode="after")
+    def _memory_budget_has_a_size(self) -> Self:
+        if self.memory_budget is None:
+            return self
+        try:
+            read_bytes(self.memory_budget)
+        except ValueError as error:
+            raise ValueError(f"memory_budget: {error}") from error
+        if self.gradient_checkpointing:
+            raise ValueError(
+                "memory_budget recomputes as much as it has to, gradient_checkpointing everything; give one of them"
+            )
         return self
 
     @model_validator(mode="after")

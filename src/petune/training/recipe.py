@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field, ValidationError, field_serializer, model_validator
 
 from petune import methods
+from petune.backbone.quantization_names import Quantization
 from petune.backbone.task_names import TaskName
 from petune.data.options import DataOptions
 from petune.errors import ConfigError, nearest
@@ -37,6 +38,7 @@ FREE_ON_RESUME = frozenset(
         "save_total_limit",
         "save_steps",
         "max_tokens_per_batch",
+        "memory_budget",
         "trunk_cache",
         "keep_trunk_cache",
         "trunk_cache_dir",
@@ -61,6 +63,9 @@ class RunOptions(DataOptions, TrainingOptions):
 
     dtype: str = "auto"
     """Precision of the base: bfloat16, float16, float32, or auto (bfloat16 where the machine computes it fast)."""
+
+    quantization: Quantization | None = None
+    """Keep weights as blocks: gguf (those of the GGUF file, the same numbers), 8bit or 4bit (rounded to them)."""
 
     device: str = "auto"
     """Where to run: cpu, cuda, or auto."""

@@ -1,15 +1,40 @@
-"""Gradient checkpointing: activations are computed again in the backward pass instead of being kept.
+"""Activations computed again in the backward pass instead of being kept: those of all blocks, or of chosen parts.
 
 Chen, Xu, Zhang, Guestrin: "Training Deep Nets with Sublinear Memory Cost" (2016), https://arxiv.org/abs/1604.06174
 """
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+from typing import Any, Literal, final
 
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+from petune.backbone.structure import Structure
 from petune.errors import ConfigError
+
+Kind = Literal["norms", "feed-forward", "block"]
+
+KINDS: tuple[Kind, ...] = ("norms", "feed-forward", "block")
+"""Parts of a block, by what it costs to compute them again, the cheapest first."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of one block, computed again as a whole."""
+
+    kind: Kind
+    block: int
+    paths: tuple[str, ...]
+    """Its modules, each computed again from its own input."""
 
 
 @contextmanager
@@ -32,3 +57,103 @@ def gradient_checkpointing(model: PreTrainedModel) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             model.gradient_checkpointing_disable()
+
+
+def parts_of(model: PreTrainedModel, structure: Structure) -> list[Part]:
+    """Return what can be computed again in ``model``: the cheap parts of all blocks first, whole blocks last."""
+    found: dict[Kind, list[Part]] = {kind: [] for kind in KINDS}
+    for number, path in enumerate(structure.blocks):
+        block = model.get_submodule(path)
+        norms = tuple(f"{path}.{name}" for name, part in block.named_modules() if name and _is_elementwise(part))
+        forward = _feed_forward(structure, number)
+        if norms:
+            found["norms"].append(Part("norms", number, norms))
+        if forward:
+            found["feed-forward"].append(Part("feed-forward", number, (forward,)))
+        if isinstance(block, GradientCheckpointingLayer) and model.supports_gradient_checkpointing:
+            found["block"].append(Part("block", number, (path,)))
+    return [part for kind in KINDS for part in found[kind]]
+
+
+def _is_elementwise(module: nn.Module) -> bool:
+    """Say whether a module has no parts and no matrix: a norm, an activation."""
+    return not any(True for _ in module.children()) and all(p.dim() < 2 for p in module.parameters())
+
+
+def _feed_forward(structure: Structure, block: int) -> str | None:
+    """Return the path of the module that holds the feed-forward linears of a block and nothing else of it."""
+    inside = [linear for linear in structure.linears if linear.block == block]
+    own = [linear.path.split(".")[:-1] for linear in inside if linear.role == "mlp"]
+    alike = takewhile(lambda names: len(set(names)) == 1, zip(*own, strict=False))
+    path = ".".join(names[0] for names in alike)
+    holds_attention = any(f"{linear.path}.".startswith(f"{path}.") for linear in inside if linear.role != "mlp")
+    return None if len(own) < 2 or holds_attention or path == structure.blocks[block] else path
+
+
+@contextmanager
+def recomputed(model: PreTrainedModel, parts: Sequence[Part]) -> Iterator[None]:
+    """Compute ``parts`` again in backward passes inside the block; afterwards the model is as it was.
+
+    What lies inside another part is left to that.
+    """
+    whole = {part.block for part in parts if part.kind == "block"}
+    left = [part for part in parts if part.kind == "block" or part.block not in whole]
+    outer = {path for part in left for path in part.paths}
+    with ExitStack() as stack:
+        for part in left:
+            for path in part.paths:
+                if not any(path.startswith(f"{other}.") for other in outer):
+                    again = _block_recomputed if part.kind == "block" else _forward_recomputed
+                    stack.enter_context(again(model.get_submodule(path)))
+        yield
+
+
+@contextmanager
+def _block_recomputed(block: nn.Module) -> Iterator[None]:
+    """Use transformers' own way for a block, which knows its caches."""
+    attributes = {
+        "gradient_checkpointing": True,
+        "_gradient_checkpointing_func": partial(checkpoint, use_reentrant=False),
+    }
+    with _replaced(block, attributes):
+        yield
+
+
+@contextmanager
+def _forward_recomputed(module: nn.Module) -> Iterator[None]:
+    with _replaced(module, {"forward": _recomputing(module.forward)}):
+        yield
+
+
+def _recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return call
+
+
+@contextmanager
+def _replaced(module: nn.Module, attributes: dict[str, Any]) -> Iterator[None]:
+    """Give ``module`` attributes of its own inside the block, in front of those of its class."""
+    before = {name: module.__dict__[name] for name in attributes if name in module.__dict__}
+    module.__dict__.update(attributes)
+    try:
+        yield
+    finally:
+        for name in attributes:
+            del module.__dict__[name]
+        module.__dict__.update(before)
+
+
+def described(parts: Sequence[Part]) -> str:
+    """Return in words what is computed again: ``the norms of 30 blocks and the feed-forward part of 12``."""
+    whole = {part.block for part in parts if part.kind == "block"}
+    counts = {
+        kind: len({part.block for part in parts if part.kind == kind and (kind == "block" or part.block not in whole)})
+        for kind in KINDS
+    }
+    words = {"norms": "the norms and activations of", "feed-forward": "the feed-forward part of", "block": "all of"}
+    said = [f"{words[kind]} {count} {'block' if count == 1 else 'blocks'}" for kind, count in counts.items() if count]
+    return " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said) or "nothing"

@@ -12,6 +12,7 @@ from petune.checkpoint.folder import save_adapter
 from petune.data.report import DataReport, joined
 from petune.errors import PetuneError
 from petune.training import output
+from petune.training.estimate import Estimate
 from petune.training.recipe import Recipe
 
 
@@ -65,6 +66,9 @@ class TrainingResult:
     candidates: tuple[Candidate, ...] = ()
     """What was tried, where the method chooses instead of training."""
 
+    estimate: Estimate | None = None
+    """Time and memory as they were estimated before the first step, where that was asked for."""
+
     adapter_name: str = "default"
     """The name under which the adapter is attached to the model."""
 
@@ -114,6 +118,7 @@ class Outcome:
 
 def run_summary(result: TrainingResult, recipe: Recipe) -> dict[str, Any]:
     """Return what there is to say of every run, for ``train_results.json`` and the adapter's folder."""
+    estimate = {} if result.estimate is None else {"estimate": result.estimate.to_dict()}
     return {
         "data": ", ".join(str(task.data.data) for task in recipe.run.run_tasks()),
         "rows": result.train_report.rows_kept,
@@ -122,6 +127,7 @@ def run_summary(result: TrainingResult, recipe: Recipe) -> dict[str, Any]:
         "eval": result.eval_metrics,
         "seconds": round(result.seconds, 1),
         "peak_memory_bytes": result.peak_memory,
+        **estimate,
     }
 
 

@@ -24,6 +24,7 @@ def train(
     trust_remote_code: bool = False,
     listeners: Sequence[Listener] = (),
     on_data: Callable[[DataReport, DataReport | None], None] | None = None,
+    estimate: bool = False,
 ) -> TrainingResult:
     """Train one adapter, or choose among candidates where its method does not train, and write its folder.
 
@@ -36,6 +37,8 @@ def train(
         listeners: told of every step, evaluation and checkpoint.
         on_data: given the data reports of the training and validation rows (of several ways to write them, the first)
             before the first step; once for each task where the recipe names several.
+        estimate: go through a few batches before the first step to tell the listeners, and the result, what time and
+            memory the run will take; a recipe with a memory budget does that anyway.
 
     Raises:
         PetuneError: see :mod:`petune.errors`; bad input is found before the base loads wherever it can be.
@@ -52,7 +55,7 @@ def train(
     if not methods.get(recipe.run.method).trains:
         return selection.choose(recipe, base, entry.adapter, one.rows, overwrite=overwrite)
     how = f"Go on with: petune train --resume --output-dir {one.folder}"
-    (outcome,) = OnePass(base, [entry], overwrite=overwrite, how_to_go_on=how).run()
+    (outcome,) = OnePass(base, [entry], overwrite=overwrite, how_to_go_on=how, estimate=estimate).run()
     if outcome.error is not None:
         raise outcome.error
     assert outcome.result is not None

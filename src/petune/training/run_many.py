@@ -41,6 +41,7 @@ def train_many(
     trust_remote_code: bool = False,
     listeners: Mapping[str, Sequence[Listener]] | None = None,
     on_data: Callable[[str, DataReport, DataReport | None], None] | None = None,
+    estimate: bool = False,
 ) -> list[Outcome]:
     """Train several adapters on one base in one pass, and write the folder of each.
 
@@ -58,6 +59,7 @@ def train_many(
         listeners: who is told of every step, evaluation and checkpoint, by the adapter's name.
         on_data: given each adapter's name and its data reports of training and validation rows before the first step,
             once for each task where a recipe names several.
+        estimate: as for :func:`train`; the estimate is of the whole pass.
 
     Returns:
         How each run ended, in the order of the recipes. The adapters that did not fail are attached to one model, by
@@ -93,7 +95,7 @@ def train_many(
         if overwrite:
             output.clear(shared.output_dir)
         write_text(shared.output_dir / FILE_NAME, shared.to_yaml())
-    return OnePass(base, entries, overwrite=overwrite, how_to_go_on=how).run()
+    return OnePass(base, entries, overwrite=overwrite, how_to_go_on=how, estimate=estimate).run()
 
 
 def _drafts(recipes: Mapping[str, Recipe], base: Base | None, **options: bool) -> dict[str, Draft]:

@@ -70,8 +70,7 @@ class SharedPrefix:
         """
         length = shared_length(rows)
         adapters = list(dict.fromkeys(names))
-        refused = any(self._works.get(name) is False for name in adapters)
-        if refused or (len(rows) - len(adapters)) * length < LEAST_SAVED:
+        if not self.pays(names, rows, length):
             return inputs, labels
         for name in adapters:
             if name not in self._works:
@@ -79,6 +78,13 @@ class SharedPrefix:
         if not all(self._works[name] for name in adapters):
             return inputs, labels
         return self._behind(names, inputs, labels, length)
+
+    def pays(self, names: Sequence[str], rows: Sequence[Encoded], length: int | None = None) -> bool:
+        """Say whether it saves enough to cut off what ``rows``, those of the adapters ``names``, begin with."""
+        adapters = set(names)
+        length = shared_length(rows) if length is None else length
+        refused = any(self._works.get(name) is False for name in adapters) or self._recomputes_blocks()
+        return not refused and (len(rows) - len(adapters)) * length >= LEAST_SAVED
 
     def _probe(
         self,
@@ -122,13 +128,16 @@ class SharedPrefix:
         assert isinstance(cache, DynamicCache)
         return cache
 
+    def _recomputes_blocks(self) -> bool:
+        """Say whether blocks are computed again: a cache would take their keys and values in twice."""
+        blocks = map(self._model.model.get_submodule, self._model.base.structure.blocks)
+        return any(block.__dict__.get("gradient_checkpointing") for block in blocks)
+
     def _why_not(self, names: Sequence[str], inputs: Mapping[str, Tensor], labels: Tensor, length: int) -> str | None:
         """Return why the model cannot go on behind a cache of what its rows begin with; None if it can."""
         base = self._model.model
         if not self._model.base.structure.is_decoder_lm or not takes(base, "past_key_values"):
             return "the model does not read left to right, or keeps no keys and values"
-        if any(module.__dict__.get("gradient_checkpointing") for module in base.modules()):
-            return "recomputed activations and a cache exclude each other"
         if any(self._model.adapter(name).placement is not None for name in set(names)):
             return "the adapter's virtual tokens stand among them"
         device = base.device

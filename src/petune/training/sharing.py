@@ -11,8 +11,11 @@ from petune.tasks.head_task import HeadTask
 from petune.training.drafts import Draft
 from petune.training.recipe import Recipe
 
-_OF_THE_BASE = ("model", "revision", "task", "dtype", "device")
-_OF_THE_PASS = ("gradient_checkpointing", "share_prefix", "trunk_cache", "keep_trunk_cache", "trunk_cache_dir")
+_OF_THE_BASE = ("model", "revision", "task", "dtype", "quantization", "device")
+_OF_THE_PASS = (
+    *("gradient_checkpointing", "memory_budget", "share_prefix"),
+    *("trunk_cache", "keep_trunk_cache", "trunk_cache_dir"),
+)
 _ONE_RUN_A_PROCESS = frozenset({"wandb", "mlflow", "trackio"})
 
 

@@ -1,6 +1,7 @@
 """What is measured on the validation rows of a run, or of each of its tasks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from petune.adapted_model import AdaptedModel
 from petune.evaluation.options import EvaluationOptions
@@ -9,6 +10,9 @@ from petune.training.adapter_run import AdapterRun, Evaluate
 from petune.training.options import TrainingOptions
 from petune.training.rows import RunRows
 from petune.training.task_entries import RunTask
+
+SAMPLED_ROWS = 16
+"""Validation rows by which the time of all of them is estimated."""
 
 
 def validation(
@@ -41,6 +45,21 @@ def validation(
         return {"loss": loss, **found}
 
     return measure
+
+
+def sample_of(data: Sequence[RunRows]) -> tuple[list[RunRows], float] | None:
+    """Return the first validation rows of each task, and how many times as many tokens all of them have."""
+    few: list[RunRows] = []
+    tokens = sampled = 0
+    for rows in data:
+        if rows.eval_rows is None or rows.eval_examples is None:
+            few.append(rows)
+            continue
+        some = replace(rows.eval_rows, rows=rows.eval_rows.rows[:SAMPLED_ROWS])
+        few.append(replace(rows, eval_rows=some, eval_examples=rows.eval_examples[:SAMPLED_ROWS]))
+        tokens += sum(len(row.input_ids) for row in rows.eval_rows.rows)
+        sampled += sum(len(row.input_ids) for row in some.rows)
+    return (few, tokens / sampled) if sampled else None
 
 
 def runner_for(model: AdaptedModel, name: str) -> Runner:

@@ -1,0 +1,115 @@
+"""Time and memory of a run, found by going through a few of its batches before it begins."""
+
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+
+from petune.training import checkpoints
+from petune.training.adapter_run import AdapterRun
+from petune.training.checkpoints import Checkpoint
+from petune.training.estimate import Estimate
+from petune.training.memory import peak_memory
+from petune.training.memory_needs import MemoryNeeds, Way
+from petune.training.recomputation import described
+from petune.training.rehearsal import Batches, Rehearsal, size
+
+_TIMED = (1, 3, 5)
+_OF = 6
+"""Batches are timed that are larger than one, three and five sixths of all."""
+_OVERHEAD = 64
+"""Tokens that take as long as a batch costs for being one."""
+_SAMPLE = 2**20
+"""Most numbers that an update and a checkpoint are timed with."""
+
+
+def estimated(rehearsal: Rehearsal, needs: MemoryNeeds, way: Way, *, grows_faster: bool) -> Estimate:
+    """Return the time and memory of a run; call it where its batches are run in this way.
+
+    Args:
+        rehearsal: goes through its batches.
+        needs: its memory.
+        way: how its batches are run.
+        grows_faster: whether what the first epoch computes is kept, so that later ones are faster.
+    """
+    device, need = rehearsal.model.device, needs.of(way)
+    batches = rehearsal.batches(way.most_tokens)
+    before = peak_memory(device)
+    tokens = batches.share * sum(size(batch) + _OVERHEAD for batch in batches.batches)
+    pace = _seconds_per_token(rehearsal, batches)
+    if grows_faster:
+        new = min(1.0, 1 / max(_epochs(run) for run in rehearsal.runs))
+        pace = new * pace + (1 - new) * _seconds_per_token(rehearsal, batches)
+    for batch in batches.largest:
+        rehearsal.timed(batch)
+    memory = max(before, needs.held + need.above)
+    if peak_memory(device) > before:  # then it is that of these batches, which says more than a count
+        memory = peak_memory(device) + needs.moments + needs.waiting(way)
+    seconds = tokens * pace + sum(_beside_batches(run) for run in rehearsal.runs)
+    return Estimate(
+        seconds=seconds,
+        memory=memory,
+        model=needs.held,
+        kept=need.kept,
+        steps=max(run.total_steps for run in rehearsal.runs),
+        recomputed=described(way.parts) if way.parts else "",
+        most_tokens=way.most_tokens,
+    )
+
+
+def _seconds_per_token(rehearsal: Rehearsal, batches: Batches) -> float:
+    """Return the time of a token."""
+    ordered = sorted(batches.batches, key=size)
+    chosen = {id(batch): batch for batch in (ordered[len(ordered) * place // _OF] for place in _TIMED)}.values()
+    seconds = sum(rehearsal.timed(batch)[0] for batch in chosen)
+    return seconds / sum(size(batch) + _OVERHEAD for batch in chosen)
+
+
+def _epochs(run: AdapterRun) -> float:
+    """Return how many epochs are to come."""
+    return run.schedule.epoch_at(run.total_steps) - run.schedule.epoch_at(run.progress.step)
+
+
+def _beside_batches(run: AdapterRun) -> float:
+    """Return the time of updates, evaluations and checkpoints."""
+    steps = range(run.progress.step + 1, run.total_steps + 1)
+    learned = [p for p in run.adapter.parameters() if p.requires_grad]
+    count = sum(parameter.numel() for parameter in learned)
+    measured = run.evaluate is not None
+    evaluations = sum(run.due(run.options.eval_steps, step) for step in steps) if measured else 0
+    saves = sum(
+        (measured and run.due(run.options.eval_steps, step)) or run.due(run.options.save_steps, step) for step in steps
+    )
+    seconds = len(steps) * _update_seconds(count, learned[0].device) + saves * _save_seconds(count, run.output)
+    if evaluations and run.sample is not None:
+        measure, share = run.sample
+        began = time.perf_counter()
+        measure(run)
+        seconds += evaluations * share * (time.perf_counter() - began)
+    return seconds
+
+
+def _update_seconds(count: int, device: torch.device) -> float:
+    """Return the time of an optimiser step over ``count`` numbers."""
+    parameter = nn.Parameter(torch.zeros(min(count, _SAMPLE), device=device))
+    parameter.grad = torch.zeros_like(parameter)
+    optimizer = AdamW([parameter], fused=True)
+    optimizer.step()
+    began = time.perf_counter()
+    nn.utils.clip_grad_norm_([parameter], 1.0)
+    optimizer.step()
+    return (time.perf_counter() - began) * count / parameter.numel()
+
+
+def _save_seconds(count: int, output: Path) -> float:
+    """Return the time of a checkpoint with ``count`` learned numbers."""
+    some = torch.zeros(min(count, _SAMPLE))
+    tensors = {"exp_avg": some, "exp_avg_sq": some.clone()}
+    with tempfile.TemporaryDirectory(dir=output) as folder:
+        began = time.perf_counter()
+        checkpoints.save(Path(folder), 0, Checkpoint({"values": some.clone()}, tensors, checkpoints.random_state(), {}))
+        seconds = time.perf_counter() - began
+    return seconds * max(1.0, count / some.numel())
