@@ -112,27 +112,32 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def test_room_is_made_by_removing_the_oldest(tmp_path: Path) -> None:
-    for age, name in enumerate(("new", "middle", "old", "mine")):
-        states = opened(tmp_path / name)
+    new, middle, old, mine, unfinished = (tmp_path / (letter * 64) for letter in "abcde")
+    others = tmp_path / "of others"  # looks much like ours, and is not
+    for age, folder in enumerate((new, middle, old, mine, others)):
+        states = opened(folder)
         states.add(ROWS, hidden(ROWS))
         states.close(keep=True)
-        os.utime(tmp_path / name / INDEX_FILE, (1000 - age, 1000 - age))
-    unfinished = opened(tmp_path / "unfinished")
+        os.utime(folder / INDEX_FILE, (1000 - age, 1000 - age))
+    being_written = opened(unfinished)
     size = HiddenStates.size(ROWS, WIDTH, torch.bfloat16)
 
-    def left(allowed: int) -> set[str]:
-        make_room(tmp_path, besides=tmp_path / "mine", allowed=allowed)
-        return {path.name for path in tmp_path.iterdir()}
+    def left(allowed: int) -> set[Path]:
+        make_room(tmp_path, besides=mine, allowed=allowed)
+        return set(tmp_path.iterdir())
 
-    assert left(3 * size) == {"new", "middle", "old", "mine", "unfinished"}
-    assert left(2 * size) == {"new", "middle", "mine", "unfinished"}
-    assert left(0) == {"mine", "unfinished"}
-    unfinished.close(keep=False)
+    always = {mine, unfinished, others}
+    assert left(3 * size) == always | {new, middle, old}
+    assert left(2 * size) == always | {new, middle}
+    assert left(0) == always
+    being_written.close(keep=False)
 
 
 def test_what_is_in_use_is_not_removed(tmp_path: Path) -> None:
-    states = opened(tmp_path / "a")
-    (tmp_path / "a" / INDEX_FILE).write_text("{}", encoding="utf-8")
+    folder = tmp_path / ("a" * 64)
+    states = opened(folder)
+    (folder / INDEX_FILE).write_text("{}", encoding="utf-8")
     make_room(tmp_path, besides=tmp_path / "b", allowed=0)
-    assert (tmp_path / "a").is_dir()
+    assert folder.is_dir()
     states.close(keep=False)
+    assert not folder.exists()

@@ -38,7 +38,7 @@ class Unit:
 
 
 def units_of(jobs: Iterable[Job], tracks: Sequence[Track], *, share: bool) -> list[Unit]:
-    """Return the trials as units, in their order.
+    """Return the trials as units, in the order of the first trial of each.
 
     Those that share a pass are of one entry: the adapters of one method are computed in one piece.
 

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from array import array
@@ -25,6 +26,7 @@ from petune.data.encoding import Encoded
 
 DATA_FILE = "hidden.bin"
 INDEX_FILE = "index.json"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @final
@@ -32,7 +34,7 @@ class HiddenStates:
     """The hidden states [T, d] of rows, one behind the other in a file.
 
     Args:
-        folder: its folder, named for what the states depend on.
+        folder: its folder, named by a digest (SHA-256) of what the states depend on.
         rows: every row that may be asked for.
         width: d.
         dtype: of the numbers.
@@ -132,7 +134,9 @@ def make_room(where: Path, *, besides: Path, allowed: int) -> None:
         besides: the folder that the room is for, which counts for nothing.
         allowed: how many bytes the others may keep.
     """
-    kept = [path for path in where.glob("*") if path != besides and HiddenStates.are_kept(path)]
+    # Somebody may have named a folder that holds other things: only what looks like ours is touched.
+    ours = [path for path in where.glob("*") if _DIGEST.fullmatch(path.name) and (path / DATA_FILE).is_file()]
+    kept = [path for path in ours if path != besides and HiddenStates.are_kept(path)]
     kept.sort(key=lambda path: (path / INDEX_FILE).stat().st_mtime, reverse=True)
     for folder in kept:
         allowed -= (folder / DATA_FILE).stat().st_size
