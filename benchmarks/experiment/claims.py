@@ -46,7 +46,7 @@ def full_overfits_first(records: Records) -> Finding:
     part = "overfitting"
     full = {trial.seed: trial for trial in records.trials(part, "full")}
     found = []
-    for method in ("lora", "llama_adapter", "prefix_tuning", "prompt_tuning"):
+    for method in ("lora", "prefix_tuning", "prompt_tuning"):
         pairs = [(full[t.seed], t) for t in records.trials(part, method) if t.seed in full]
         steps = [(a.best_step, b.best_step) for a, b in pairs if a.best_step is not None and b.best_step is not None]
         if not steps:
@@ -102,7 +102,7 @@ def longer_helps_then_hurts(records: Records) -> Finding:
         lambda short, *rest: np.maximum(rest[0], rest[1]) - rest[2],
         tables,
     )
-    return Finding((_both(helps, hurts),))
+    return Finding((_all_of([helps, hurts]),))
 
 
 def real_words_help_with_few_rows(records: Records) -> Finding:
@@ -190,8 +190,9 @@ def llama_adapter_in_between(records: Records) -> Finding:
             ("LLaMA-Adapter less prompt tuning:", between, records.trials(part, "prompt_tuning")),
             ("LLaMA-Adapter less prefix tuning:", between, records.trials(part, "prefix_tuning")),
         )
-        for says, better, worse in pairs:
-            found += advantage(PARTS[part], says, better, worse)
+        pieces = [own for says, better, worse in pairs for own in advantage(PARTS[part], says, better, worse)]
+        if len(pieces) == len(pairs):
+            found.append(_all_of(pieces))
     return Finding(tuple(found))
 
 
@@ -217,15 +218,16 @@ def _by_seeds(holds: list[bool]) -> Status:
     return "reproduced" if all(holds) else "not reproduced"
 
 
-def _both(one: Evidence, other: Evidence) -> Evidence:
-    """Return the evidence of two halves of a claim, which holds where both do."""
-    states = (one.status, other.status)
+def _all_of(halves: list[Evidence]) -> Evidence:
+    """Return the evidence of the pieces of a claim in one place, which holds where all of them do."""
+    states = {half.status for half in halves}
     status: Status = "not decided"
     if "not reproduced" in states:
         status = "not reproduced"
-    elif states == ("reproduced", "reproduced"):
+    elif states == {"reproduced"}:
         status = "reproduced"
-    return Evidence(one.where, status, f"{one.figures}, {other.figures}", one.seeds)
+    seeds = min(half.seeds for half in halves)
+    return Evidence(halves[0].where, status, ", ".join(half.figures for half in halves), seeds)
 
 
 def _undecided(where: str, why: str, seeds: int) -> Evidence:

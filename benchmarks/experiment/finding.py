@@ -38,6 +38,16 @@ class Finding:
             return decided.pop()
         return "not decided" if self.evidence else "not run yet"
 
+    @property
+    def told(self) -> str:
+        """The status, and in how many places it was found where there are several."""
+        if len(self.evidence) < 2:
+            return self.status
+        agreeing = sum(own.status == self.status for own in self.evidence)
+        if {"reproduced", "not reproduced"} <= {own.status for own in self.evidence}:
+            return "not decided: places contradict each other"
+        return f"{self.status}, in {agreeing} of {len(self.evidence)} places"
+
 
 def judged(found: Interval) -> Status:
     """Return what an interval says of a figure that the claim wants above 0."""

@@ -39,7 +39,7 @@ def _edition(title: str, records: Records) -> str:
     findings = [(claim, claim.test(records)) for claim in CLAIMS.values()]
     lines = [f"## {title}", "", *_circumstances(records), ""]
     lines += ["| claim | from | here |", "|---|---|---|"]
-    lines += [f"| {claim.says} | {claim.source} | {finding.status} |" for claim, finding in findings]
+    lines += [f"| {claim.says} | {claim.source} | {finding.told} |" for claim, finding in findings]
     lines += ["", f"### The figures of each claim, {title.lower()}", ""]
     for claim, finding in findings:
         lines += [*_evidence(claim, finding), ""]
@@ -47,6 +47,7 @@ def _edition(title: str, records: Records) -> str:
         lines += [f"### Every method, {title.lower()}", ""]
     for part in (name for name in PARTS if name in records.parts):
         lines += [*_table(part, records.parts[part]), ""]
+        lines += [*_answers(records.parts[part])]
     return "\n".join(lines)
 
 
@@ -61,7 +62,7 @@ def _circumstances(records: Records) -> Iterator[str]:
             f"{len(trials)} trials in {seconds / 60:.0f} minutes on {machine.get('processor', 'a processor')},"
             f" {machine.get('cores', '?')} cores, {machine.get('threads', '?')} threads."
         )
-    yield "Not run yet: " + ", ".join(missing) + "." if missing else "Every part was run."
+    yield "Not run yet: " + "; ".join(missing) + "." if missing else "Every part was run."
     if records.facts is not None and "dialogues_chinese" in records.parts:
         yield from ("", _vocabulary(records.facts))
 
@@ -75,7 +76,7 @@ def _vocabulary(facts: Facts) -> str:
 
 
 def _evidence(claim: Claim, finding: Finding) -> Iterator[str]:
-    yield f"**{claim.says}**: {finding.status}."
+    yield f"**{claim.says}**: {finding.told}."
     if finding.evidence:
         yield ""
     for own in finding.evidence:
@@ -110,6 +111,29 @@ def _table(part: str, comparison: Comparison) -> Iterator[str]:
             str(len(contender.done)),
         ]
         yield f"| {' | '.join(cells)} |"
+
+
+def _answers(comparison: Comparison) -> Iterator[str]:
+    """Yield what each method answered to one row that asks for a text; nothing where labels are compared."""
+    shown = [contender for contender in contenders_of(comparison) if contender.examples]
+    if not shown or not any("rouge_l" in trial.test for trial in shown[0].done):
+        return
+    first = shown[0].examples[0]
+    yield from (
+        f"Asked: {_quoted(first.prompt)} Reference: {_quoted(first.reference or '')}",
+        "",
+        "| | answer |",
+        "|---|---|",
+    )
+    for contender in shown:
+        yield f"| {_name(contender)} | {_quoted(contender.examples[0].answer)} |"
+    yield ""
+
+
+def _quoted(text: str) -> str:
+    """Return a text of others, which is no Markdown, as code in one line."""
+    told = " ".join(text.split()).replace("`", "'").replace("|", "/")
+    return f"`{told or ' '}`"
 
 
 def _name(contender: Contender) -> str:

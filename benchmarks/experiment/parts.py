@@ -17,7 +17,7 @@ PARTS: Mapping[str, str] = {
     "dialogues_english": "English dialogues",
     "reviews_chinese": "Chinese reviews",
     "reviews_english": "English reviews",
-    "overfitting": "40 dialogues, many passes",
+    "overfitting": "32 dialogues, many passes",
     "few_rows": "50 dialogues, starts of a prefix",
     "prefix_lengths": "lengths of a prefix",
     "infix": "prefix and infix",

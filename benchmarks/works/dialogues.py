@@ -19,8 +19,8 @@ TOPICS = (
     "ai", "botprofile", "conversations", "emotion", "food", "gossip", "greetings", "history", "humor", "literature",
     "money", "movies", "politics", "psychology", "science", "sports", "trivia",
 )  # fmt: skip
-LONGEST = 160
-"""Most characters of an answer."""
+LONGEST = 80
+"""Most characters of a turn."""
 
 
 def corpus(language: Language) -> ArtefactFolder:
@@ -59,13 +59,13 @@ def dialogues(language: Language) -> dict[str, list[dict[str, str]]]:
 
 
 def turns(conversations: Sequence[Sequence[Any]]) -> list[dict[str, str]]:
-    """Return each turn with the one that it answers; equal pairs once, long answers left out."""
+    """Return each turn with the one that it answers; equal pairs once, long turns left out."""
     pairs = (
         (str(asked).strip(), str(said).strip())
         for conversation in conversations
         for asked, said in pairwise(conversation)
     )
-    distinct = dict.fromkeys(pair for pair in pairs if all(pair) and len(pair[1]) <= LONGEST)
+    distinct = dict.fromkeys(pair for pair in pairs if all(pair) and max(map(len, pair)) <= LONGEST)
     return [{"prompt": asked, "completion": said} for asked, said in distinct]
 
 

@@ -1,8 +1,9 @@
 """The experiment: recipes, vocabulary, what is kept, intervals, each claim's test, and the page."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from experiment.claims import CLAIMS
 from experiment.finding import Evidence, Finding, Status
 from experiment.records import Facts, Records
 from experiment.resampling import interval
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+import petune
 from petune.comparison.recipe import CompareRecipe
 from petune.comparison.record import Budget, Comparison, CurvePoint, ExampleAnswer, Trial
 
@@ -260,6 +263,8 @@ def test_llama_adapter_in_between() -> None:
     levels = {"lora": 0.9, "llama_adapter": 0.8, "prompt_tuning": 0.7, "prefix_tuning": 0.7}
     found = comparison(*(trials(method, level) for method, level in levels.items()))
     assert decided(claims.llama_adapter_in_between, reviews_english=found) == "reproduced"
+    below = comparison(*(trials(method, {**levels, "prefix_tuning": 0.85}[method]) for method in levels))
+    assert decided(claims.llama_adapter_in_between, reviews_english=below) == "not reproduced"
 
 
 def test_places_that_contradict_each_other_decide_nothing() -> None:
@@ -269,6 +274,10 @@ def test_places_that_contradict_each_other_decide_nothing() -> None:
     assert of() == "not run yet"
     assert of("reproduced", "not decided") == "reproduced"
     assert of("reproduced", "not reproduced") == "not decided"
+    here = {status: Evidence("here", status, "", 3) for status in get_args(Status)}
+    assert Finding((here["reproduced"],)).told == "reproduced"
+    assert Finding((here["reproduced"], here["not decided"])).told == "reproduced, in 1 of 2 places"
+    assert Finding((here["reproduced"], here["not reproduced"])).told == "not decided: places contradict each other"
 
 
 def test_a_record_comes_back_without_what_is_not_kept(tmp_path: Path) -> None:
@@ -301,6 +310,16 @@ def test_the_page_says_what_was_not_run() -> None:
     assert "English dialogues" in some.partition("Not run yet: ")[2].partition("\n")[0]
 
 
+def test_answers_stand_side_by_side_as_text() -> None:
+    answer = ExampleAnswer(prompt="你好\n|", reference="嗨", answer="`x` | <b>")
+    one = trial("lora", 1, 0.5, metric="loss")
+    one = one.model_copy(update={"examples": [answer], "test": {"loss": 0.5, "rouge_l": 0.25}})
+    text = page.page({"full": Records({"dialogues_chinese": comparison([one])})})
+    assert "Asked: `你好 /` Reference: `嗨`" in text
+    assert "| lora | `'x' / <b>` |" in text
+    assert "| lora | 0.500 | 0.250 |" in text
+
+
 def test_a_trial_that_failed_is_told_with_its_reason() -> None:
     lost = trial("full", 1, 0.5).model_copy(update={"status": "failed", "reason": "the loss is not finite"})
     text = page.page({"full": Records({"ranks": comparison([lost])})})
@@ -316,3 +335,26 @@ def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["--parts", "nothing"])
     assert "invalid choice: 'nothing'" in capsys.readouterr().err
+
+
+def test_answers_are_counted_as_losses_are(
+    tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    tiny_model("llama").save_pretrained(tmp_path / "tiny")
+    tiny_tokenizer.save_pretrained(tmp_path / "tiny")
+    rows = [{"prompt": "a", "completion": "good film"}, {"prompt": "b", "completion": "bad"}]
+    for name, own in (("all", rows), ("first", rows[:1]), ("second", rows[1:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own), encoding="utf-8")
+    (tmp_path / "tokens.txt").write_text("good film\n", encoding="utf-8")
+    recipe = {"models": [str(tmp_path / "tiny")], "template": "{{ prompt }}:", "target": " {{ completion }}"}
+    found = counts.answer_counts(recipe, tmp_path / "all.jsonl", str(tmp_path / "tokens.txt"))
+    model = petune.load(None, base=petune.load_base(tmp_path / "tiny"))
+    reading = {name: recipe[name] for name in ("template", "target")}
+    losses = [
+        petune.evaluate(model, str(tmp_path / f"{name}.jsonl"), metrics=["loss"], **reading).metrics["loss"]
+        for name in ("all", "first", "second")
+    ]
+    assert found.characters == [len("good film"), len("bad")]
+    assert np.average(losses[1:], weights=found.tokens) == pytest.approx(losses[0], rel=1e-4)
+    assert found.extended[0] < found.tokens[0]
+    assert found.extended[1] == found.tokens[1]

@@ -63,7 +63,7 @@ def test_each_work_names_what_petune_knows() -> None:
 
 
 def test_a_turn_answers_the_one_before() -> None:
-    rows = dialogues.turns([["hello", "hi", "how are you?"], ["hello", "hi"], ["long", "x" * 161], ["alone"]])
+    rows = dialogues.turns([["hello", "hi", "how are you?"], ["hello", "hi"], ["long", "x" * 81], ["alone"]])
     assert rows == [{"prompt": "hello", "completion": "hi"}, {"prompt": "hi", "completion": "how are you?"}]
 
 

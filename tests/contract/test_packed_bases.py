@@ -13,7 +13,7 @@ from petune import methods
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
-from petune.backbone.packed_weight import PackedWeight, whole
+from petune.backbone.packed_weight import is_packed, whole
 from petune.backbone.quantization import pack
 from petune.backbone.rounded_blocks import ROUNDINGS
 from petune.checkpoint.folder import load_adapter, save_adapter
@@ -24,6 +24,7 @@ from petune.sites.output import OutputSlot
 
 MERGEABLE = [name for name in methods.names() if "output" in methods.get(name).sites]
 EIGHT_BITS = ROUNDINGS["8bit"]
+WIDE = {"intermediate_size": 64}
 Twins = tuple[Base, Base]
 
 
@@ -40,29 +41,51 @@ def twins(architecture: str, tiny_base: Callable[..., Base]) -> Twins:
     return packed, plain
 
 
-WIDE = {"intermediate_size": 64}
+@pytest.fixture
+def agree(
+    twins: Twins, randomise: Callable[..., Adapter], token_ids: Callable[..., torch.Tensor]
+) -> Callable[..., None]:
+    """Check that an adapter starts alike, gives alike and learns alike on both: ``agree("lora", r=4)``."""
+
+    def check(method: str, **options: object) -> None:
+        ids, results = token_ids(3, 9), []
+        for base in twins:
+            adapter = create_adapter(base, method, seed=1, **options)
+            start = {name: tensor.clone() for name, tensor in adapter.tensors().items()}
+            adapter.set_trainable(True)
+            model = AdaptedModel(base, [randomise(adapter)])
+            logits = model(input_ids=ids).logits.detach()
+            LabelLoss(model.model, model.plugged_into)({"input_ids": ids}, ids, model).sum().backward()
+            gradients = {name: p.grad for name, p in adapter.named_parameters()}
+            assert None not in gradients.values()
+            results.append((logits, start, gradients))
+            model.detach("default")
+        (logits, start, gradients), (expected, their_start, their_gradients) = results
+        assert torch.equal(logits, expected)
+        assert all(torch.equal(tensor, their_start[name]) for name, tensor in start.items())
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, their_gradients[name], rtol=1e-5, atol=1e-7)
+        assert any(is_packed(parameter) for parameter in twins[0].model.parameters())
+
+    return check
 
 
-def test_outputs_and_gradients_are_those_of_the_unpacked_base(
-    twins: Twins, method: str, randomise: Callable[..., Adapter], token_ids: Callable[..., torch.Tensor]
-) -> None:
-    ids, results = token_ids(3, 9), []
-    for base in twins:
-        adapter = create_adapter(base, method, seed=1)
-        adapter.set_trainable(True)
-        model = AdaptedModel(base, [randomise(adapter)])
-        logits = model(input_ids=ids).logits.detach()
-        LabelLoss(model.model, model.plugged_into)({"input_ids": ids}, ids, model).sum().backward()
-        gradients = {name: p.grad for name, p in adapter.named_parameters()}
-        assert None not in gradients.values()
-        results.append((logits, adapter.tensors(), gradients))
-        model.detach("default")
-    (logits, tensors, gradients), (expected, same, their_gradients) = results
-    assert tensors.keys() == same.keys()
-    assert torch.equal(logits, expected)
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, their_gradients[name], rtol=1e-5, atol=1e-7)
-    assert any(isinstance(parameter, PackedWeight) for parameter in twins[0].model.parameters())
+def test_outputs_and_gradients_are_those_of_the_unpacked_base(agree: Callable[..., None], method: str) -> None:
+    agree(method)
+
+
+READS_WEIGHTS = {
+    "dora": {"use_dora": True},
+    "pissa": {"init_lora_weights": "pissa", "r": 4},
+    "head learned whole": {"modules_to_save": ("lm_head",)},
+    "rows of tokens": {"trainable_token_indices": {"embed_tokens": (5, 9)}},
+}
+
+
+@pytest.mark.parametrize("architecture", ["llama"])
+@pytest.mark.parametrize("name", READS_WEIGHTS)
+def test_what_reads_weights_reads_the_numbers_of_the_blocks(name: str, agree: Callable[..., None]) -> None:
+    agree("lora", **READS_WEIGHTS[name])
 
 
 @torch.no_grad()
