@@ -23,6 +23,9 @@ MEMORY_BAR = 0.35
 """Most memory of the one process, as a share of that of a process for each."""
 LOSS_BAR = 1e-4
 """Largest relative distance of the losses, in float32."""
+WARM_UP = 1
+"""Steps before those that are timed; the base is loaded then."""
+TIMES = ("seconds", "processor_seconds")
 MIB = 2**20
 
 
@@ -37,8 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bench = Bench(Work(Path(folder)), options, str(reviews.train))
         results["loss_distance"] = bench.loss_distance()
         print(f"largest relative distance of losses, float32: {results['loss_distance']:.1e}", flush=True)
-        results["timings"] = [t for rows in options.rows for t in bench.timings(rows)]
-        results["summary"] = summary = [summarise(results["timings"], rows) for rows in options.rows]
+        results["timings"] = timings = [t for rows in options.rows for t in bench.timings(rows)]
+        results["memory"] = memory = [bench.memory(rows) for rows in options.rows]
+        results["summary"] = summary = [summarise(timings, own, own["rows"], options.adapters) for own in memory]
         slow = [row["rows"] for row in summary if row["time_bar"] and row["time"]["median"] > row["time_bar"]]
         results["profiles"] = [bench.profiles(rows) for rows in (options.rows if options.profile else slow)]
     results["load_average_after"] = load_average()
@@ -71,59 +75,71 @@ class Bench:
     def loss_distance(self) -> float:
         """Return the largest relative distance of the first losses of all at once to those of each alone."""
         few = self._seeds[:2] if self._options.quick else self._seeds
-        together = self._run(few, rows=2, steps=3, dtype="float32")["losses"]
-        alone = [self._run([seed], rows=2, steps=3, dtype="float32")["losses"][0] for seed in few]
-        pairs = [pair for own, other in zip(together, alone, strict=True) for pair in zip(own, other, strict=True)]
+        together, *alone = self._run([few, *([seed] for seed in few)], 2, 3, dtype="float32")["groups"]
+        apart = [one["losses"][0] for one in alone]
+        pairs = [
+            pair for own, other in zip(together["losses"], apart, strict=True) for pair in zip(own, other, strict=True)
+        ]
         return max(abs(ours - theirs) / theirs for ours, theirs in pairs)
 
     def timings(self, rows: int) -> list[dict[str, Any]]:
-        """Return seconds and peak memory of all at once, and of each alone, in turn, of every repeat."""
-        found = []
-        for repeat in range(self._options.repeats):
-            at_once = self._timed(self._seeds, rows)
-            alone = [self._timed([seed], rows) for seed in self._seeds]
-            found.append({"rows": rows, "repeat": repeat, "at_once": at_once, "alone": alone})
-            took = sum(one["seconds"] for one in alone)
-            print(f"  {rows} rows a step: {at_once['seconds']:.1f} s at once, {took:.1f} s in turn", flush=True)
+        """Return the time of all at once, and of each alone, in turn, of every repeat; all of it in one process."""
+        size = 1 + len(self._seeds)
+        groups = [self._seeds, *([seed] for seed in self._seeds)] * self._options.repeats
+        ran = self._run(groups, rows, self._options.steps or steps_for(rows))["groups"]
+        times = [{key: one[key] for key in TIMES} for one in ran]
+        parts = [times[start : start + size] for start in range(0, len(times), size)]
+        found = [{"rows": rows, "at_once": part[0], "alone": part[1:]} for part in parts]
+        for timing in found:
+            took = sum(one["seconds"] for one in timing["alone"])
+            print(
+                f"  {rows} rows a step: {timing['at_once']['seconds']:.1f} s at once, {took:.1f} s in turn", flush=True
+            )
         return found
+
+    def memory(self, rows: int) -> dict[str, Any]:
+        """Return the most bytes of a process for all at once, and of one for the first alone, as for any other."""
+        peaks = {
+            name: self._run([seeds], rows, 2)["peak"]
+            for name, seeds in (("at_once", self._seeds), ("alone", self._seeds[:1]))
+        }
+        return {"rows": rows, **peaks}
 
     def profiles(self, rows: int) -> dict[str, Any]:
         """Return where the time goes: of all at once, and of one alone."""
-        found = {
-            name: self._run(seeds, rows=rows, steps=self._steps, dtype="bfloat16", profiled=True)["profile"]
-            for name, seeds in (("at_once", self._seeds), ("alone", self._seeds[:1]))
-        }
-        return {"rows": rows, "adapters": len(self._seeds), **found}
+        once, alone = self._run([self._seeds, self._seeds[:1]], rows, 2, profiled=True)["groups"]
+        return {"rows": rows, "adapters": len(self._seeds), "at_once": once["profile"], "alone": alone["profile"]}
 
-    @property
-    def _steps(self) -> int:
-        return int(self._options.steps) + int(self._options.warm_up)
-
-    def _timed(self, seeds: list[int], rows: int) -> dict[str, float]:
-        report = self._run(seeds, rows=rows, steps=self._steps, dtype="bfloat16")
-        seconds = report["ends"][-1] - report["ends"][self._options.warm_up]
-        return {"seconds": seconds, "peak_memory": report["peak"], "load_average": load_average()}
-
-    def _run(self, seeds: list[int], *, rows: int, steps: int, dtype: str, **more: Any) -> dict[str, Any]:
+    def _run(
+        self, groups: list[list[int]], rows: int, steps: int, *, dtype: str = "bfloat16", **more: Any
+    ) -> dict[str, Any]:
         self._count += 1
         output = str(self._work.folder / str(self._count))
-        asked = {"seeds": seeds, "rows": rows, "steps": steps, "dtype": dtype, "data": self._data, "output": output}
-        return run_worker(self._work, "together", self._options.threads, **asked, warm_up=self._options.warm_up, **more)
+        asked = {"groups": groups, "rows": rows, "steps": steps, "dtype": dtype, "data": self._data, "output": output}
+        return run_worker(self._work, "together", self._options.threads, **asked, warm_up=WARM_UP, **more)
 
 
-def summarise(timings: Sequence[dict[str, Any]], rows: int) -> dict[str, Any]:
+def steps_for(rows: int) -> int:
+    """Return how many steps are timed: few where they are large, so that all figures take a quarter of an hour."""
+    return max(4, 16 // rows)
+
+
+def summarise(timings: Sequence[dict[str, Any]], memory: dict[str, Any], rows: int, adapters: int) -> dict[str, Any]:
     """Return the medians of one size of step, and the ratios with their spread."""
     own = [timing for timing in timings if timing["rows"] == rows]
-    sums = {key: [sum(one[key] for one in t["alone"]) for t in own] for key in ("seconds", "peak_memory")}
-    at_once = {key: [t["at_once"][key] for t in own] for key in sums}
-    ratios = {key: Spread.of([a / b for a, b in zip(at_once[key], sums[key], strict=True)]) for key in sums}
+    sums = {key: [sum(one[key] for one in t["alone"]) for t in own] for key in TIMES}
+    at_once = {key: [t["at_once"][key] for t in own] for key in TIMES}
+    ratios = {key: Spread.of([a / b for a, b in zip(at_once[key], sums[key], strict=True)]) for key in TIMES}
+    peaks = [memory["at_once"], adapters * memory["alone"]]
     return {
         "rows": rows,
         "time_bar": TIME_BARS.get(rows),
         "time": _dict(ratios["seconds"]),
-        "memory": _dict(ratios["peak_memory"]),
+        "processor_time": _dict(ratios["processor_seconds"]),
+        "memory": _dict(Spread.of([peaks[0] / peaks[1]])),
         "seconds": [Spread.of(at_once["seconds"]).median, Spread.of(sums["seconds"]).median],
-        "peak_memory": [Spread.of(at_once["peak_memory"]).median, Spread.of(sums["peak_memory"]).median],
+        "processor_seconds": [Spread.of(times["processor_seconds"]).median for times in (at_once, sums)],
+        "peak_memory": peaks,
     }
 
 
@@ -134,6 +150,13 @@ def table(summary: Sequence[dict[str, Any]], adapters: int) -> str:
         seconds, memory = row["seconds"], [value / MIB for value in row["peak_memory"]]
         cells = [
             (f"{row['rows']} rows a step, seconds", "{:.1f}", seconds, row["time"], row["time_bar"]),
+            (
+                f"{row['rows']} rows a step, of processors",
+                "{:.1f}",
+                row["processor_seconds"],
+                row["processor_time"],
+                None,
+            ),
             (f"{row['rows']} rows a step, MiB of the processes", "{:,.0f}", memory, row["memory"], MEMORY_BAR),
         ]
         for name, form, (ours, theirs), ratio, bar in cells:
@@ -172,8 +195,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--adapters", type=int, help="runs at once (default 8)")
     parser.add_argument("--rows", type=int, nargs="+", help="rows of a step (default 2 16)")
-    parser.add_argument("--steps", type=int, help="steps timed (default 12)")
-    parser.add_argument("--warm-up", type=int, default=2, help="steps before (default 2)")
+    parser.add_argument("--steps", type=int, help="steps timed (default: 8 of 2 rows, 4 of 16)")
     parser.add_argument("--repeats", type=int, help="timings of each (default 3)")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="threads (default: all cores)")
     parser.add_argument("--profile", action="store_true", help="show where the time goes, also where bars are met")
@@ -181,11 +203,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=RESULTS, help="file of the results (JSON)")
     options = parser.parse_args(arguments)
     sizes = {"adapters": 2, "rows": [2], "steps": 2, "repeats": 1} if options.quick else {}
-    for name, value in {"adapters": 8, "rows": [2, 16], "steps": 12, "repeats": 3, **sizes}.items():
+    for name, value in {"adapters": 8, "rows": [2, 16], "repeats": 3, **sizes}.items():
         if getattr(options, name) is None:
             setattr(options, name, value)
-    options.data_rows = 208 if options.quick else 2000
-    if min(options.adapters, options.steps, options.warm_up, options.repeats, *options.rows) < 1:
+    options.data_rows = 208 if options.quick else 600
+    if min(options.adapters, 1 if options.steps is None else options.steps, options.repeats, *options.rows) < 1:
         raise SystemExit("give whole numbers of 1 or more")
     return options
 

@@ -10,16 +10,17 @@ import pytest
 MIB = many_adapters.MIB
 
 
-def report(seeds: list[int], rows: int, steps: int, **_: Any) -> dict[str, Any]:
-    """What a worker answers: a second a step and ten for each adapter beyond the first; 100 MiB and 10 for each."""
-    each = 1.0 + 0.25 * (len(seeds) - 1)
-    answer = {
-        "ends": [each * step for step in range(steps + 1)],
-        "peak": (100 + 10 * len(seeds)) * MIB,
-        "losses": [[2.0 + 0.01 * seed] * steps for seed in seeds],
-    }
+def report(groups: list[list[int]], rows: int, steps: int, **_: Any) -> dict[str, Any]:
+    """What a worker answers: a second a step and a quarter for each adapter beyond the first; 100 MiB, 10 for each."""
     operations = {"aten::mm": {"seconds": 3.0, "calls": 70}}
-    return {**answer, "profile": {"seconds": each * steps, "products": 3.0, "longest": operations}}
+    found = []
+    for seeds in groups:
+        seconds = (1.0 + 0.25 * (len(seeds) - 1)) * steps
+        times = {"seconds": seconds, "processor_seconds": 2 * seconds}
+        losses = [[2.0 + 0.01 * seed] * steps for seed in seeds]
+        profile = {"seconds": seconds, "products": 0.5 * steps, "longest": operations}
+        found.append({**times, "losses": losses, "profile": profile})
+    return {"groups": found, "peak": (100 + 10 * len(groups[0])) * MIB}
 
 
 @pytest.fixture
@@ -50,7 +51,8 @@ def test_bars_and_figures(bench: Any, capsys: pytest.CaptureFixture[str]) -> Non
     assert two["memory"]["median"] == pytest.approx(180 / 880)
     assert (two["time_bar"], sixteen["time_bar"], code) == (0.6, 1.0, 0)
     printed = capsys.readouterr().out
-    assert "| 2 rows a step, seconds | 33.0 | 96.0 | 0.34 (0.34 to 0.34) | at most 0.6 | met |" in printed
+    assert "| 2 rows a step, seconds | 22.0 | 64.0 | 0.34 (0.34 to 0.34) | at most 0.6 | met |" in printed
+    assert "| 2 rows a step, of processors | 44.0 | 128.0 | 0.34 (0.34 to 0.34) |  |  |" in printed
     assert "| 16 rows a step, MiB of the processes | 180 | 880 | 0.20 (0.20 to 0.20) | at most 0.35 | met |" in printed
     assert results["profiles"] == []
 
@@ -61,16 +63,17 @@ def test_a_missed_time_is_profiled(bench: Any, capsys: pytest.CaptureFixture[str
     assert results["summary"][0]["time"]["median"] == pytest.approx(1.25 / 2)
     printed = capsys.readouterr().out
     assert "MISSED" in printed
-    assert "| at once | 3.00 | 3.25 |" in printed
-    assert "| one alone, 2 times | 6.00 | 4.00 |" in printed
-    assert "The products at once alone take 0.30 of the time in turn" in printed
+    assert "| at once | 1.00 | 1.50 |" in printed
+    assert "| one alone, 2 times | 2.00 | 2.00 |" in printed
+    assert "The products at once alone take 0.25 of the time in turn" in printed
     assert bench("--quick")[0] == 0, "too short to be judged"
 
 
 def test_other_losses_fail(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def worker(work: Any, name: str, threads: int, **asked: Any) -> dict[str, Any]:
         answer = report(**asked)
-        answer["losses"][0][1] *= 1 + 2e-4 * len(asked["seeds"])
+        for found in answer["groups"]:
+            found["losses"][0][1] *= 1 + 2e-4 * len(found["losses"])
         return answer
 
     monkeypatch.setattr(many_adapters, "run_worker", worker)

@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from petune.kernels.low_rank import add_low_rank, add_low_rank_by_row, low_rank, updated_row_norms
+from petune.kernels.low_rank import (
+    add_low_rank,
+    add_low_rank_by_run,
+    low_rank,
+    updated_row_norms,
+)
 
 
 def problem(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
@@ -68,26 +73,41 @@ def test_low_rank_is_the_product() -> None:
     torch.testing.assert_close(low_rank(x, a, b, 0.6), 0.6 * x @ a.t() @ b.t())
 
 
-@pytest.mark.parametrize("shape", [(4,), (4, 3), (8, 1, 3), (4, 0)], ids=str)
+@pytest.mark.parametrize(
+    "runs",
+    [((0, 0, 2), (1, 2, 5)), ((1, 0, 1), (0, 1, 4), (1, 4, 5)), ((0, 0, 0), (1, 0, 5))],
+    ids=["two", "one twice", "an empty one"],
+)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)], ids=str)
-def test_each_row_has_its_own_pair(shape: tuple[int, ...], dtype: torch.dtype, tolerance: float) -> None:
-    x, y, _, _ = problem(shape, dtype)
+def test_runs_of_rows_have_their_own_pairs(
+    runs: tuple[tuple[int, int, int], ...], dtype: torch.dtype, tolerance: float
+) -> None:
+    x, y, first_a, first_b = problem((5,), dtype)
     generator = torch.Generator().manual_seed(1)
-    a, b = torch.randn(3, 2, 7, generator=generator), torch.randn(3, 5, 2, generator=generator)
-    tensors = [t.requires_grad_() for t in (x, y, a, b)]
-    which = torch.tensor([2, 0, 2, 1])
-    found = add_low_rank_by_row(*tensors, which)
+    second_a, second_b = torch.randn(4, 7, generator=generator), torch.randn(5, 4, generator=generator)
+    tensors = [t.requires_grad_() for t in (x, y, first_a, first_b, second_a, second_b)]
+    scales = [0.6, 1.5]
+    found = add_low_rank_by_run(x, y, [(first_a, first_b), (second_a, second_b)], scales, runs)
     assert found.dtype == dtype
 
     wide = [t.detach().double().requires_grad_() for t in tensors]
-    repeat = shape[0] // len(which)
-    rows = [wide[0][i] @ wide[2][g].t() @ wide[3][g].t() for i, g in enumerate(which.repeat_interleave(repeat))]
-    expected = wide[1] + torch.stack(rows)
+    parts = [scales[g] * wide[0][s:e] @ wide[2 + 2 * g].t() @ wide[3 + 2 * g].t() for g, s, e in runs]
+    expected = wide[1] + torch.cat(parts)
     torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=10 * tolerance)
-    if not expected.numel():
-        return
     wanted = torch.autograd.grad((expected * expected.detach()).sum(), wide)
     ours = torch.autograd.grad((found * expected.detach().to(dtype)).sum(), tensors)
     for gradient, tensor, exact in zip(ours, tensors, wanted, strict=True):
         assert gradient.dtype == tensor.dtype
         assert (gradient.double() - exact).norm() <= 2 * tolerance * exact.norm()
+
+
+def test_what_is_not_finite_in_one_run_reaches_no_other() -> None:
+    x, y = torch.randn(4, 7), torch.randn(4, 5)
+    x[0, 0] = float("nan")
+    a, b, bad = torch.randn(2, 7), torch.randn(5, 2), torch.full((5, 2), float("inf"))
+    tensors = [t.requires_grad_() for t in (x, y, a, bad, a.clone(), b)]
+    found = add_low_rank_by_run(x, y, [(tensors[2], bad), (tensors[4], b)], [1.0, 1.0], ((0, 0, 2), (1, 2, 4)))
+    gradients = torch.autograd.grad(found.sum(), tensors)
+    assert not found[:2].isfinite().all()
+    assert found[2:].isfinite().all()
+    assert all(gradient.isfinite().all() for gradient in (gradients[0][2:], *gradients[4:]))

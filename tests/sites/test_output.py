@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from petune.sites.host import Host
 from petune.sites.output import OutputSite, OutputSlot
-from petune.sites.routing import Route, Routing
+from petune.sites.routing import Route, Routing, Runs
 
 
 @final
@@ -129,12 +129,13 @@ class Counted(OutputSlot):
         return y + self.number * x.sum(-1, keepdim=True)
 
     @classmethod
-    def together(cls, slots: Sequence[OutputSlot], which: Tensor, x: Tensor, y: Tensor) -> Tensor | None:
+    def together(cls, slots: Sequence[OutputSlot], runs: Runs, x: Tensor, y: Tensor) -> Tensor | None:
         numbers = torch.tensor([slot.number for slot in slots if isinstance(slot, Counted)])
         if numbers.max() > 9:
             return None
         cls.calls.append(len(slots))
-        each = numbers[which].repeat_interleave(len(x) // len(which))
+        each = torch.cat([numbers[place].repeat(end - start) for place, start, end in runs])
+        each = each.repeat_interleave(len(x) // len(each))
         return y + each.view(-1, *[1] * (x.dim() - 1)) * x.sum(-1, keepdim=True)
 
 

@@ -51,12 +51,12 @@ def test_no_rows_go_nowhere() -> None:
 
 
 def test_groups_that_work_in_one_piece() -> None:
-    route = Route.of([("a",), (), ("b",), ("a",)])
-    index, which = route.assigned((0, 2), 4, CPU)
+    route = Route.of([("a",), (), ("b",), ("b",), ("a",)])
+    index, runs = route.assigned((0, 2), 5, CPU)
     assert index is not None
-    assert (index.tolist(), which.tolist()) == ([0, 2, 3], [0, 1, 0])
-    index, again = route.assigned((0, 2), 8, CPU)
+    assert (index.tolist(), runs) == ([0, 2, 3, 4], ((0, 0, 1), (1, 1, 3), (0, 3, 4)))
+    index, again = route.assigned((0, 2), 10, CPU)
     assert index is not None
-    assert (index.tolist(), again is which) == ([0, 1, 4, 5, 6, 7], True)
-    index, which = route.assigned((0, 1, 2), 4, CPU)
-    assert (index, which.tolist()) == (None, [0, 1, 2, 0])
+    assert (index.tolist(), again is runs) == ([0, 1, 4, 5, 6, 7, 8, 9], True)
+    index, runs = route.assigned((0, 1, 2), 5, CPU)
+    assert (index, runs) == (None, ((0, 0, 1), (1, 1, 2), (2, 2, 4), (0, 4, 5)))

@@ -39,9 +39,9 @@ def spoil_loss(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
     steps: list[int] = []
     accumulate, label_loss = loop.Loop._accumulate, LabelLoss.__call__
 
-    def noted(this: loop.Loop, batch: Any) -> None:
+    def noted(this: loop.Loop, batch: Any, *more: Any) -> None:
         steps.append(batch[0][0].run.progress.step)
-        accumulate(this, batch)
+        accumulate(this, batch, *more)
 
     def spoilt(this: Any, *arguments: Any) -> torch.Tensor:
         loss = label_loss(this, *arguments)

@@ -92,11 +92,11 @@ def test_then_batches_become_smaller(
     within: Within, tiny_base: Callable[..., Base], keys: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     within(0.3)
-    seen: list[int] = []
+    seen: list[tuple[int | None, int]] = []
 
-    def watched(*given: Any) -> list[list[Place]]:
-        batches = pack(*given)
-        seen.extend(map(size, batches))
+    def watched(steps: Any, device: Any, most_tokens: int | None) -> list[list[Place]]:
+        batches = pack(steps, device, most_tokens)
+        seen.extend((most_tokens, size(batch)) for batch in batches)
         return batches
 
     monkeypatch.setattr(loop, "pack", watched)
@@ -104,7 +104,8 @@ def test_then_batches_become_smaller(
     estimate = train(options, base=tiny_base()).estimate
     assert estimate is not None
     assert estimate.most_tokens is not None
-    assert max(seen) <= estimate.most_tokens
+    assert seen[-1][0] == estimate.most_tokens, "the last are those of training"
+    assert all(tokens <= limit for limit, tokens in seen if limit == estimate.most_tokens)
 
 
 def test_a_budget_that_cannot_be_met_names_the_least(tiny_base: Callable[..., Base], keys: Callable[..., Any]) -> None:

@@ -99,13 +99,14 @@ def spoil(monkeypatch: pytest.MonkeyPatch, name: str, step: int) -> None:
     accumulate, label_loss = Loop._accumulate, LabelLoss.__call__
     now: list[Any] = []
 
-    def noted(this: Loop, batch: Any) -> None:
+    def noted(this: Loop, batch: Any, *more: Any) -> None:
         now[:] = batch
-        accumulate(this, batch)
+        accumulate(this, batch, *more)
 
     def spoilt(this: Any, *arguments: Any) -> torch.Tensor:
         losses = label_loss(this, *arguments)
-        runs = [owner.run for owner, _ in now]
+        of_tokens = len(losses) > len(now)  # rows that lie end to end
+        runs = [owner.run for owner, row in now for _ in (row.input_ids if of_tokens else [row])]
         bad = [i for i, r in enumerate(runs) if r.adapter.name == name and r.progress.step == step - 1]
         return losses.clone().index_fill(0, torch.tensor(bad[:1]), float("nan")) * 1.0 if bad else losses
 
@@ -113,15 +114,19 @@ def spoil(monkeypatch: pytest.MonkeyPatch, name: str, step: int) -> None:
     monkeypatch.setattr(LabelLoss, "__call__", spoilt)
 
 
+@pytest.mark.parametrize("names", [("low", "few", "prefix"), ("low", "few", "wide")], ids=str)
 def test_a_nan_stops_its_own_adapter_alone(
-    tmp_path: Path, tiny_base: Callable[..., Base], several: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    names: tuple[str, ...],
+    tmp_path: Path,
+    tiny_base: Callable[..., Base],
+    several: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     base = tiny_base()
-    names = ("low", "few", "prefix")
     with monkeypatch.context() as patch:
         spoil(patch, "few", 3)
         outcomes = train_many(several("together", names, save_steps=1), base=base)
-    assert names_of(outcomes) == ["low", "prefix"]
+    assert names_of(outcomes) == [names[0], names[2]]
     failed = outcomes[1]
     assert failed.result is None
     assert isinstance(failed.error, DivergedError)
@@ -132,7 +137,7 @@ def test_a_nan_stops_its_own_adapter_alone(
     assert json.loads((tmp_path / "together" / "few" / "trainer_state.json").read_text())["global_step"] == 2
     for outcome, recipe in zip(outcomes, several("apart", names), strict=True):
         if outcome.result is not None:
-            assert list(outcome.result.model.adapters) == ["low", "prefix"]
+            assert list(outcome.result.model.adapters) == [names[0], names[2]]
             close(outcome.result.history, train(recipe, base=tiny_base()).history)
     detach_all(outcomes)
     assert train(several("together", ["few"], save_steps=1)[0], base=base, resume=True).steps == 4

@@ -1,4 +1,4 @@
-"""Trains some adapters in one process, as `petune.train_many` does it for anybody."""
+"""Trains adapters in one process, some at once, others in turn, as `petune.train_many` does it for anybody."""
 
 import time
 from pathlib import Path
@@ -9,41 +9,46 @@ from torch.profiler import ProfilerActivity, profile
 import petune
 from petune.data.reviews import prompt_format
 from petune.training.events import Plan, Silent, Step
-from race.clock import StepClock
+from race.clock import peak_memory
 from race.task import Task
 
 PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"})
 
 
 class Watch(Silent):
-    """Notes the time of each step of the last adapter, whose steps end a round; may profile the later ones.
+    """Takes the time of the steps of the last adapter, which end a round, behind the warm-up; may profile them.
 
     Args:
-        warm_up: rounds before the profile begins.
+        warm_up: rounds before.
         steps: all rounds.
         profiled: whether to profile.
     """
 
     def __init__(self, warm_up: int, steps: int, *, profiled: bool) -> None:
-        self.clock = StepClock()
         self.profile: Any = profile(activities=[ProfilerActivity.CPU]) if profiled else None
         self._warm_up, self._steps = warm_up, steps
-        self.began = 0.0
-        self.seconds = 0.0
+        self.seconds = self.processor_seconds = 0.0
 
     def started(self, plan: Plan) -> None:
-        """Begin the clock."""
-        self.clock.begin()
+        """Begin, where nothing comes before."""
+        if not self._warm_up:
+            self._begin()
 
     def stepped(self, step: Step) -> None:
-        """Note a step."""
-        self.clock.step()
-        if self.profile is not None and step.step == self._warm_up:
+        """Begin behind the warm-up; end with the last step."""
+        if step.step == self._warm_up:
+            self._begin()
+        elif step.step == self._steps:
+            self.seconds += time.perf_counter()
+            self.processor_seconds += time.process_time()
+            if self.profile is not None:
+                self.profile.__exit__(None, None, None)
+
+    def _begin(self) -> None:
+        if self.profile is not None:
             self.profile.__enter__()
-            self.began = time.perf_counter()
-        elif self.profile is not None and step.step == self._steps:
-            self.seconds = time.perf_counter() - self.began
-            self.profile.__exit__(None, None, None)
+        self.seconds -= time.perf_counter()
+        self.processor_seconds -= time.process_time()
 
     def shares(self) -> dict[str, Any]:
         """Return the seconds of matrix products and of all else, and the operations that took longest."""
@@ -54,33 +59,44 @@ class Watch(Silent):
         return {"seconds": self.seconds, "products": products, "longest": longest}
 
 
+class Losses(Silent):
+    """Notes the losses of one adapter."""
+
+    def __init__(self) -> None:
+        self.noted: list[float] = []
+
+    def stepped(self, step: Step) -> None:
+        """Note one."""
+        self.noted.append(step.loss)
+
+
 def main() -> None:
-    """Train the adapters of ``seeds``, ``steps`` steps each, the first ``warm_up`` of which are not profiled."""
+    """Train the ``groups`` of seeds one after the other on one base, the adapters of each group at once."""
     task = Task.from_command_line()
+    base = petune.load_base("demo", dtype=task.arguments["dtype"], device="cpu")
+    groups = [group(task, base, number, seeds) for number, seeds in enumerate(task.arguments["groups"])]
+    task.answer({"groups": groups, "peak": peak_memory()})
+
+
+def group(task: Task, base: petune.Base, number: int, seeds: list[int]) -> dict[str, Any]:
+    """Train the adapters of ``seeds`` at once; return the time of their steps behind the warm-up, and their losses."""
     asked = task.arguments
-    seeds, steps = asked["seeds"], int(asked["steps"])
+    steps = asked["steps"] + asked["warm_up"]
     watch = Watch(asked["warm_up"], steps, profiled=asked.get("profiled", False))
-    losses: dict[int, list[float]] = {seed: [] for seed in seeds}
-
-    class Losses(Silent):
-        def __init__(self, seed: int) -> None:
-            self._own = losses[seed]
-
-        def stepped(self, step: Step) -> None:
-            self._own.append(step.loss)
-
-    recipes = [recipe(task, seed, steps) for seed in seeds]
-    listeners: dict[str, list[Silent]] = {str(seed): [Losses(seed)] for seed in seeds}
+    losses = {str(seed): Losses() for seed in seeds}
+    listeners: dict[str, list[Silent]] = {name: [own] for name, own in losses.items()}
     listeners[str(seeds[-1])].append(watch)
-    outcomes = petune.train_many(recipes, listeners=listeners)
-    failed = [outcome.error for outcome in outcomes if outcome.error is not None]
-    if failed:
-        raise failed[0]
-    answer = {**watch.clock.report(), "losses": [losses[seed] for seed in seeds]}
-    task.answer({**answer, "profile": watch.shares()} if watch.profile is not None else answer)
+    recipes = [recipe(task, Path(asked["output"]) / str(number), seed, steps) for seed in seeds]
+    for outcome in petune.train_many(recipes, base=base, listeners=listeners):
+        if outcome.result is None:
+            raise outcome.error or AssertionError("a run without result or error")
+        outcome.result.model.detach(outcome.name)
+    found = {"seconds": watch.seconds, "processor_seconds": watch.processor_seconds}
+    found["losses"] = [own.noted for own in losses.values()]
+    return {**found, "profile": watch.shares()} if watch.profile is not None else found
 
 
-def recipe(task: Task, seed: int, steps: int) -> dict[str, Any]:
+def recipe(task: Task, folder: Path, seed: int, steps: int) -> dict[str, Any]:
     """Return the recipe of one LoRA: rank 8 on q, k, v and o."""
     return {
         **prompt_format(),
@@ -95,7 +111,7 @@ def recipe(task: Task, seed: int, steps: int) -> dict[str, Any]:
         "max_steps": steps,
         "save_steps": steps,
         "seed": seed,
-        "output_dir": str(Path(task.arguments["output"]) / str(seed)),
+        "output_dir": str(folder / str(seed)),
     }
 
 

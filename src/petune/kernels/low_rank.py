@@ -3,12 +3,25 @@
 Shapes: x [..., d_in], y [..., d_out], A [r, d_in], B [d_out, r].
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from petune.backbone.packed_weight import whole
 from petune.kernels.constant_weights import in_precision
+
+Run = tuple[int, int, int]
+"""Rows that follow one another and have the same pair: which pair, the first row, and the one behind the last."""
+
+MOST_PARTS = 16
+"""Into how many pieces the longest run may be cut."""
+ROWS_OF_A_PIECE = 8
+"""How many rows more a piece costs for being one."""
 
 
 def add_low_rank(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -28,23 +41,105 @@ def low_rank(x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     return F.linear(F.linear(x, in_precision(a, x.dtype)), in_precision(b, x.dtype)) * scale
 
 
-def add_low_rank_by_row(x: Tensor, y: Tensor, a: Tensor, b: Tensor, which: Tensor) -> Tensor:
-    """Return ``y + (x A_g^T) B_g^T`` in y's precision, each row with a pair of its own.
+def add_low_rank_by_run(
+    x: Tensor, y: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], scales: Sequence[float], runs: tuple[Run, ...]
+) -> Tensor:
+    """Return ``y + s_g (x A_g^T) B_g^T`` in y's precision, where rows of the same pair follow one another.
 
-    Rows of all pairs are one batch of products, so that many small updates cost as few calls as one.
+    Runs are cut into pieces of one length, so that many small updates are one batch of products. What is not finite in
+    the rows or in the pair of one run reaches no other.
 
     Args:
-        x: [N, ..., d_in], N a multiple of R.
-        y: [N, ..., d_out].
-        a: A of each pair [G, r, d_in].
-        b: B of each pair, times its scale [G, d_out, r].
-        which: the pair of each row [R].
+        x: [R, d_in].
+        y: [R, d_out].
+        pairs: A [r, d_in] and B [d_out, r] of each pair; ranks may differ.
+        scales: s of each pair.
+        runs: all R rows, in order.
     """
-    rows, width = len(which), y.shape[-1]
-    # Gathered as masters, so that the gradients of rows with the same pair add up in fp32.
-    down, up = a[which].to(x.dtype), b[which].to(x.dtype)
-    hidden = torch.bmm(x.reshape(rows, -1, x.shape[-1]), down.transpose(1, 2))
-    return torch.baddbmm(y.reshape(rows, -1, width), hidden, up.transpose(1, 2)).view(y.shape)
+    ranks = [len(down) for down, _ in pairs]
+    most = max(ranks)
+    downs = [F.pad(down, (0, 0, 0, most - len(down))) if len(down) < most else down for down, _ in pairs]
+    ups = [F.pad(up, (0, most - up.shape[1])) if up.shape[1] < most else up for _, up in pairs]
+    factors = torch.tensor(scales, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+    return _LowRankByRun.apply(x, y, factors, runs, *downs, *ups)  # type: ignore[no-any-return, no-untyped-call]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """Runs cut into C pieces of n rows, the last of each run filled up."""
+
+    length: int
+    """n."""
+    which: Tensor
+    """The pair of each piece [C]."""
+    places: Tensor
+    """Where each row stands among those of all pieces [R]."""
+    is_whole: bool
+    """Whether nothing is filled up."""
+
+    def cut(self, rows: Tensor) -> Tensor:
+        """Return ``rows`` [R, d] as pieces [C, n, d], zeros where they are filled up."""
+        if self.is_whole:
+            return rows.view(len(self.which), self.length, rows.shape[1])
+        pieces = rows.new_zeros(len(self.which) * self.length, rows.shape[1]).index_copy_(0, self.places, rows)
+        return pieces.view(len(self.which), self.length, rows.shape[1])
+
+    def joined(self, pieces: Tensor) -> Tensor:
+        """Return the rows [R, d] of ``pieces`` [C, n, d]."""
+        rows = pieces.flatten(0, 1)
+        return rows if self.is_whole else rows.index_select(0, self.places)
+
+    def summed(self, pieces: Tensor, pairs: int) -> Tensor:
+        """Return the sums [G, ...] over the pieces [C, ...] of each pair, in fp32 at least."""
+        wide = pieces.to(torch.promote_types(pieces.dtype, torch.float32))
+        return wide.new_zeros(pairs, *wide.shape[1:]).index_add_(0, self.which, wide)
+
+
+@lru_cache(maxsize=16)
+def _pieces(runs: tuple[Run, ...], device: torch.device) -> _Pieces:
+    """Return the pieces that cost least: rows, filled-up ones counted, and a few more for each piece."""
+    sizes = [end - start for _, start, end in runs]
+    longest = max(1, *sizes)
+    lengths = {-(-longest // parts) for parts in range(1, MOST_PARTS + 1)}
+    length = min(lengths, key=lambda n: sum(-(-size // n) for size in sizes) * (n + ROWS_OF_A_PIECE))
+    which: list[int] = []
+    places: list[int] = []
+    before = 0
+    for (pair, _, _), size in zip(runs, sizes, strict=True):
+        count = -(-size // length)
+        which += [pair] * count
+        places += range(before, before + size)
+        before += count * length
+    owners, rows = (torch.tensor(numbers, dtype=torch.int64, device=device) for numbers in (which, places))
+    return _Pieces(length, owners, rows, is_whole=before == sum(sizes))
+
+
+class _LowRankByRun(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, scales: Tensor, runs: tuple[Run, ...], *factors: Tensor) -> Tensor:
+        pieces, number = _pieces(runs, x.device), len(scales)
+        down = torch.stack(factors[:number]).to(x.dtype)[pieces.which]
+        up = (torch.stack(factors[number:]) * scales[:, None, None]).to(x.dtype)[pieces.which]
+        cut = pieces.cut(x)
+        hidden = torch.bmm(cut, down.transpose(1, 2))
+        ctx.save_for_backward(cut, down, up, hidden, scales)
+        ctx.pieces, ctx.dtypes = pieces, [factor.dtype for factor in factors]
+        if pieces.is_whole:
+            return torch.baddbmm(pieces.cut(y), hidden, up.transpose(1, 2)).flatten(0, 1)
+        return y + pieces.joined(torch.bmm(hidden, up.transpose(1, 2)))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        (d_out,) = gradients
+        cut, down, up, hidden, scales = ctx.saved_tensors
+        pieces: _Pieces = ctx.pieces
+        d_cut = pieces.cut(d_out.contiguous())
+        d_hidden = torch.bmm(d_cut, up)
+        d_x = pieces.joined(torch.bmm(d_hidden, down)) if ctx.needs_input_grad[0] else None
+        d_down = pieces.summed(torch.bmm(d_hidden.transpose(1, 2), cut), len(scales))
+        d_up = pieces.summed(torch.bmm(d_cut.transpose(1, 2), hidden), len(scales)) * scales[:, None, None]
+        d_factors = [d.to(dtype) for d, dtype in zip((*d_down, *d_up), ctx.dtypes, strict=True)]
+        return d_x, d_out if ctx.needs_input_grad[1] else None, None, None, *d_factors
 
 
 @torch.no_grad()

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petune.kernels.low_rank import add_low_rank, add_low_rank_by_row, low_rank, updated_row_norms
+from petune.kernels.low_rank import add_low_rank, add_low_rank_by_run, low_rank, updated_row_norms
 from petune.methods.dora import redirected, row_factors
 from petune.sites.host import Host
 from petune.sites.output import OutputSlot
+from petune.sites.routing import Runs
 
 
 class LowRankSlot(OutputSlot, ABC):
@@ -138,18 +139,20 @@ class LoRASlot(LowRankSlot):
         return self._redirected(y, product, update)
 
     @classmethod
-    def together(cls, slots: Sequence[OutputSlot], which: Tensor, x: Tensor, y: Tensor) -> Tensor | None:
+    def together(cls, slots: Sequence[OutputSlot], runs: Runs, x: Tensor, y: Tensor) -> Tensor | None:
         """Return y + s B A dropout(x), each row with its own A and B; None where more than these is learned."""
         own = [slot for slot in slots if isinstance(slot, LoRASlot)]
         first = own[0]
         if any(slot.start_a is not None or slot.lora_magnitude_vector is not None for slot in own):
             return None
-        if any(len(slot.lora_A) != len(first.lora_A) or slot.dropout != first.dropout for slot in own):
+        if any(slot.dropout != first.dropout for slot in own):
             return None
         dropped = F.dropout(x, first.dropout) if first.dropout and first.training else x
-        a = torch.stack([slot.lora_A for slot in own])
-        b = torch.stack([slot.scale * slot.lora_B for slot in own])
-        return add_low_rank_by_row(dropped, y, a, b, which)
+        wide, flat = dropped.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+        each = len(flat) // runs[-1][2]
+        runs = tuple((place, start * each, end * each) for place, start, end in runs)
+        pairs, scales = [slot.factors for slot in own], [slot.scale for slot in own]
+        return add_low_rank_by_run(wide, flat, pairs, scales, runs).view(y.shape)
 
 
 class LoRAEmbeddingSlot(LowRankSlot):

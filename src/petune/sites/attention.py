@@ -21,6 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from petune.backbone.arguments import without_cache
 from petune.errors import BaseModelError
 from petune.kernels.attention import attend
+from petune.kernels.row_attention import ROW_LAYOUT, attend_by_row
 from petune.sites.answers import predicts_answer
 from petune.sites.attention_switch import IMPLEMENTATION, AttentionSwitch
 from petune.sites.gated import GatedAttention, GatedSlot
@@ -160,7 +161,9 @@ def _attention(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Do what PyTorch's attention does, with the module's own site in between."""
-    site = _SITES.get(module)
+    site, layout = _SITES.get(module), options.pop(ROW_LAYOUT, None)
+    if layout is not None:
+        return attend_by_row(module, query, key, value, layout, **options), None
     if site is None:
         return attend(module, query, key, value, attention_mask, **options), None
     if site.seen is not None:

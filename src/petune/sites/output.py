@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from petune.sites.host import Host, stored_transposed, wide
-from petune.sites.routing import Routing
+from petune.sites.routing import Routing, Runs
 
 
 class OutputSlot(nn.Module, ABC):
@@ -33,14 +33,14 @@ class OutputSlot(nn.Module, ABC):
         """Return the new output [N, ..., d_out] for input ``x`` and the sub-module's own output ``y``."""
 
     @classmethod
-    def together(cls, slots: "Sequence[OutputSlot]", which: Tensor, x: Tensor, y: Tensor) -> Tensor | None:
+    def together(cls, slots: "Sequence[OutputSlot]", runs: Runs, x: Tensor, y: Tensor) -> Tensor | None:
         """Return the new output [N, ..., d_out] of rows that go through different slots of this class, in one piece.
 
         None says that these slots are to be called one after the other.
 
         Args:
             slots: the slots.
-            which: index of each row's slot [R]; N is a multiple of R.
+            runs: which of them each of R rows has; N is a multiple of R.
             x: as for :meth:`forward`.
             y: as for :meth:`forward`.
         """
@@ -168,8 +168,8 @@ class OutputSite:
         kind = type(slots[0])
         if len(slots) > len(numbers) or any(type(slot) is not kind or slot.changes_input for slot in slots):
             return None
-        index, which = route.assigned(numbers, output.shape[0], output.device)
-        y = kind.together(slots, which, _take(x, index), _take(output, index))
+        index, runs = route.assigned(numbers, output.shape[0], output.device)
+        y = kind.together(slots, runs, _take(x, index), _take(output, index))
         return None if y is None else _put(output, index, y)
 
     def _groups(self, entries: Tensor) -> Iterator[tuple[list[str], Tensor | None]]:

@@ -10,6 +10,7 @@ row stay together, so one index serves.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 
 Stack = tuple[str, ...]
 """The adapters one row goes through, in order; empty for the untouched base."""
+
+Runs = tuple[tuple[int, int, int], ...]
+"""Rows by group, as runs of rows that follow one another: the group, the first row, and the one behind the last."""
 
 
 def stacks_of(rows: Sequence[str | Sequence[str] | None]) -> list[Stack]:
@@ -57,12 +61,10 @@ class Route:
     virtual_tokens: bool = True
     """Whether rows have virtual tokens, at the attentions or among their own; not while the base reads some alone."""
 
-    _assigned: dict[tuple[int, ...], tuple[Tensor | None, Tensor]] = field(default_factory=dict, compare=False)
+    _assigned: dict[tuple[int, ...], tuple[Tensor | None, Runs]] = field(default_factory=dict, compare=False)
 
-    def assigned(
-        self, numbers: tuple[int, ...], num_entries: int, device: torch.device
-    ) -> tuple[Tensor | None, Tensor]:
-        """Return the index of the entries of several groups (None: all), in the rows' order, and each row's group.
+    def assigned(self, numbers: tuple[int, ...], num_entries: int, device: torch.device) -> tuple[Tensor | None, Runs]:
+        """Return the index of the entries of several groups (None: all), in the rows' order, and whose each row is.
 
         Args:
             numbers: which groups; none of them has all rows.
@@ -70,15 +72,16 @@ class Route:
             device: where it lies.
 
         Returns:
-            The index [G * N/R] or None, and for each of the groups' rows [G] the place of its group in ``numbers``.
+            The index [G * N/R] or None, and the runs of the groups' rows [G], each group by its place in ``numbers``.
         """
         if numbers not in self._assigned:
             owners = {int(r): place for place, n in enumerate(numbers) for r in self.groups[n].rows}  # type: ignore[union-attr]
             rows = sorted(owners)
-            which = torch.tensor([owners[row] for row in rows], device=device)
-            self._assigned[numbers] = (None if len(rows) == self.num_rows else torch.tensor(rows, device=device), which)
-        rows_of, which = self._assigned[numbers]
-        return None if rows_of is None else _entries(rows_of, num_entries // self.num_rows), which
+            places = [owners[row] for row in rows]
+            index = None if len(rows) == self.num_rows else torch.tensor(rows, device=device)
+            self._assigned[numbers] = (index, _runs(places))
+        rows_of, runs = self._assigned[numbers]
+        return None if rows_of is None else _entries(rows_of, num_entries // self.num_rows), runs
 
     @staticmethod
     def everywhere(stack: Stack, *, virtual_tokens: bool = True) -> "Route":
@@ -94,6 +97,16 @@ class Route:
         if len(members) == 1:
             return Route.everywhere(rows[0])
         return Route(tuple(Group(s, torch.tensor(i)) for s, i in members.items()), len(rows))
+
+
+def _runs(places: Sequence[int]) -> Runs:
+    """Return ``places`` as runs of the same."""
+    runs, start = [], 0
+    for place, members in groupby(places):
+        end = start + sum(1 for _ in members)
+        runs.append((place, start, end))
+        start = end
+    return tuple(runs)
 
 
 @dataclass(slots=True)

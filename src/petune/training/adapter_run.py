@@ -117,6 +117,7 @@ class AdapterRun:
         self.scaler = torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16)
         self.progress = Progress()
         self._rows_digest = rows_digest(rows)
+        self._parameters = list(adapter.parameters())
 
     @property
     def total_steps(self) -> int:
@@ -151,7 +152,7 @@ class AdapterRun:
         Raises:
             DivergedError: the norm is not finite; nothing was changed.
         """
-        parameters = [p for p in self.adapter.parameters() if p.grad is not None]
+        parameters = [p for p in self._parameters if p.grad is not None]
         self.scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm or math.inf))
         # An fp16 overflow only costs this step, as long as the scale can still be lowered.

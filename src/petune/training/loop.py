@@ -2,19 +2,22 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from petune.adapted_model import AdaptedModel
 from petune.data.batching import answer_starts, collate
+from petune.data.encoding import Encoded
 from petune.errors import Interrupted, PetuneError
+from petune.sites.head import LabelLoss
 from petune.tasks.task import Objective, Task
 from petune.training.adapter_run import AdapterRun
 from petune.training.byte_sizes import read_bytes
@@ -24,12 +27,13 @@ from petune.training.foresight import estimated
 from petune.training.memory import large_tensors_given_back, peak_memory
 from petune.training.memory_budget import way_within
 from petune.training.memory_needs import MemoryNeeds, Way
-from petune.training.packing import NextStep, Place, pack
+from petune.training.packing import NextStep, Place, end_to_end, pack
 from petune.training.recomputation import gradient_checkpointing, recomputed
 from petune.training.rehearsal import Rehearsal
 from petune.training.shared_prefix import SharedPrefix
 from petune.training.signals import StopSignals
 from petune.training.trunk_cache import Around, no_trunk_cache, trunk_cache
+from petune.training.unpadded import Unpadded
 
 
 @final
@@ -91,6 +95,11 @@ class Loop:
             for name, task in tasks.items()
             if self._options.share_prefix and task.task.shares_prefix and task.headed is None
         }
+        self._unpadded = {
+            name: Unpadded(model, objective)
+            for name, objective in self._objectives.items()
+            if len(runs) > 1 and model.device.type == "cpu" and isinstance(objective, LabelLoss)
+        }
 
     def run(self, *, estimate: bool = False) -> None:
         """Train every adapter to its end.
@@ -107,6 +116,7 @@ class Loop:
             parameters = self._model.parameter_summary(run.adapter.name)
             run.listeners.started(Plan(run.total_steps, run.progress.step, parameters))
         waiting = list(self._runs)
+        self._model.train()
         try:
             with (
                 StopSignals() as signals,
@@ -132,7 +142,8 @@ class Loop:
     def _foresee(self, recomputing: ExitStack) -> None:
         """Estimate time and memory, settle how to keep within the memory budget, and tell."""
         began = time.perf_counter()
-        rehearsal = Rehearsal(self._model, [run for run in self._runs if run.goes_on], self._step_at, self._accumulate)
+        runs = [run for run in self._runs if run.goes_on]
+        rehearsal = Rehearsal(self._model, runs, self._step_at, self._batches, self._accumulate)
         budget = self._options.memory_budget
         if budget is not None:
             recomputing.enter_context(large_tensors_given_back(self._model.device))
@@ -154,9 +165,8 @@ class Loop:
     def _round(self, runs: Sequence[AdapterRun]) -> None:
         """Do one step of each of ``runs``, with what is due after it."""
         began = time.perf_counter()
-        self._model.train()
         steps = [self._step_at(run, run.progress.step) for run in runs]
-        for batch in pack(steps, self._model.device, self._most_tokens):
+        for batch in self._batches(steps, self._most_tokens):
             self._accumulate([place for place in batch if place[0].run.error is None])
         tokens = sum(sum(step.lengths) for step in steps)
         for step in steps:
@@ -171,6 +181,23 @@ class Loop:
         task = self._tasks[rows[0].task].task
         return NextStep(run, rows, sum(task.num_labels(row) for row in rows))
 
+    def _batches(self, steps: Sequence[NextStep], most_tokens: int | None) -> list[list[Place]]:
+        """Return the rows of ``steps`` as batches, of at most ``most_tokens`` where that is given."""
+        if self._fit_end_to_end([(step, row) for step in steps for row in step.rows]):
+            return end_to_end(steps, most_tokens)
+        return pack(steps, self._model.device, most_tokens)
+
+    def _fit_end_to_end(self, places: Sequence[Place]) -> bool:
+        """Say whether rows, those of one adapter side by side, may lie end to end and gain by it."""
+        names, rows = [step.run.adapter.name for step, _ in places], [row for _, row in places]
+        task = rows[0].task
+        fits = task in self._unpadded and self._around is no_trunk_cache and self._tasks[task].headed is None
+        if not fits or len(set(names)) < 2 or any(row.task != task for row in rows):
+            return False
+        if task in self._prefixes and self._prefixes[task].pays(names, rows):
+            return False
+        return self._unpadded[task].suits(list(zip(names, rows, strict=True)))
+
     def _accumulate(self, batch: Sequence[Place], goes_back: Callable[[], bool] = lambda: True) -> None:
         """Add the gradients of each row's share of its step's mean loss; note the shares.
 
@@ -181,17 +208,8 @@ class Loop:
         if not batch:
             return
         steps, rows = [step for step, _ in batch], [row for _, row in batch]
-        pad = self._model.tokenizer.pad_token_id
-        assert isinstance(pad, int)
-        collated = collate(rows, pad_token_id=pad, device=self._model.device)
-        targets = collated.pop("labels")
-        inputs: Mapping[str, Any] = collated
-        names, task = [step.run.adapter.name for step in steps], rows[0].task
-        with self._model.route(names), self._model.answers_from(answer_starts(rows)), self._around(rows):
-            if task in self._prefixes and self._around is no_trunk_cache:
-                inputs, targets = self._prefixes[task].cut(names, rows, inputs, targets)
-            forward = self._forward if self._tasks[task].headed is None else None
-            losses = self._objectives[task](inputs, targets, forward)
+        names = [step.run.adapter.name for step in steps]
+        with (self._losses_end_to_end if self._fit_end_to_end(batch) else self._losses)(names, rows) as losses:
             if not goes_back():
                 return
             self._note(batch, losses.tolist())
@@ -201,6 +219,27 @@ class Loop:
             shares = [torch.tensor(1 / step.labels, device=losses.device) for step in steps]
             weights = [step.run.scaler.scale(share) for step, share in zip(steps, shares, strict=True)]
             self._accelerator.backward(losses @ torch.stack(weights).to(losses))
+
+    @contextmanager
+    def _losses(self, names: Sequence[str], rows: Sequence[Encoded]) -> Iterator[Tensor]:
+        """Yield the loss of each row; a backward pass belongs inside as well."""
+        task, pad = rows[0].task, self._model.tokenizer.pad_token_id
+        assert isinstance(pad, int)
+        collated = collate(rows, pad_token_id=pad, device=self._model.device)
+        targets = collated.pop("labels")
+        inputs: Mapping[str, Any] = collated
+        with self._model.route(names), self._model.answers_from(answer_starts(rows)), self._around(rows):
+            if task in self._prefixes and self._around is no_trunk_cache:
+                inputs, targets = self._prefixes[task].cut(names, rows, inputs, targets)
+            forward = self._forward if self._tasks[task].headed is None else None
+            yield self._objectives[task](inputs, targets, forward)
+
+    @contextmanager
+    def _losses_end_to_end(self, names: Sequence[str], rows: Sequence[Encoded]) -> Iterator[Tensor]:
+        """Do the same without padding; rows of one adapter lie side by side."""
+        unpadded = self._unpadded[rows[0].task]
+        with self._model.route(unpadded.token_names(names, rows)):
+            yield unpadded.losses(names, rows, self._forward)
 
     def _note(self, batch: Sequence[Place], losses: Sequence[float]) -> None:
         """Add the losses to those of their steps; a step whose loss is not finite stops its adapter."""

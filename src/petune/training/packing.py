@@ -85,3 +85,33 @@ def _largest(step: NextStep, max_tokens: int) -> int:
     lengths = step.lengths
     batches = split_step(range(len(lengths)), lengths, max_rows=step.most_rows, max_tokens=max_tokens)
     return max(len(batch) * max(lengths[i] for i in batch) for batch in batches)
+
+
+def end_to_end(steps: Sequence[NextStep], most_tokens: int | None = None) -> list[list[Place]]:
+    """Return the rows of all ``steps`` as batches to be laid end to end, those of each adapter side by side.
+
+    Nothing is padded, so rows of any lengths share a batch, up to what is enough. Like lengths stay together where
+    there are several batches, because attention is padded still.
+
+    Args:
+        steps: the next step of each adapter.
+        most_tokens: a limit besides those of the options.
+    """
+    places = sorted(((step, row) for step in steps for row in step.rows), key=lambda place: -len(place[1].input_ids))
+    most = min(
+        ENOUGH_TOKENS if most_tokens is None else min(ENOUGH_TOKENS, most_tokens),
+        *(step.run.options.max_tokens_per_batch for step in steps),
+    )
+    tokens = sum(len(row.input_ids) for _, row in places)
+    fair = tokens / max(1, -(-tokens // most))  # batches of about one size
+    batches: list[list[Place]] = []
+    filled = 0
+    for place in places:
+        length = len(place[1].input_ids)
+        if not batches or filled >= fair or filled + length > most:
+            batches.append([])
+            filled = 0
+        batches[-1].append(place)
+        filled += length
+    order = {id(step): number for number, step in enumerate(steps)}
+    return [sorted(batch, key=lambda place: order[id(place[0])]) for batch in batches]

@@ -16,7 +16,7 @@ from petune.training.activations import Activations, counted
 from petune.training.adapter_run import AdapterRun
 from petune.training.checkpoints import random_state, set_random_state
 from petune.training.memory import held_memory
-from petune.training.packing import NextStep, Place, pack
+from petune.training.packing import NextStep, Place
 
 _ROUNDS = 400
 _FEWEST_ROUNDS = 20
@@ -27,6 +27,8 @@ _LOOKED_AT = 5_000
 Batch = Sequence[Place]
 StepAt = Callable[[AdapterRun, int], NextStep]
 """Takes a run and the number of one of its steps."""
+Pack = Callable[[Sequence[NextStep], int | None], Sequence[Batch]]
+"""Takes the next step of each adapter and a limit of tokens; returns their batches."""
 Accumulate = Callable[[Batch, Callable[[], bool]], None]
 """Runs a batch; the function is called between forward and backward pass, and says whether the latter comes."""
 
@@ -53,15 +55,17 @@ class Rehearsal:
         model: the base with the adapters attached.
         runs: the adapters in training.
         step_at: makes a step.
+        pack: makes batches as training does.
         accumulate: runs a batch as training does.
     """
 
     def __init__(
-        self, model: AdaptedModel, runs: Sequence[AdapterRun], step_at: StepAt, accumulate: Accumulate
+        self, model: AdaptedModel, runs: Sequence[AdapterRun], step_at: StepAt, pack: Pack, accumulate: Accumulate
     ) -> None:
         self.model = model
         self.runs = runs
         self._step_at = step_at
+        self._pack = pack
         self._accumulate = accumulate
         self._batches: dict[int | None, Batches] = {}
 
@@ -84,8 +88,8 @@ class Rehearsal:
         rows = sum(len(step.rows) for step in self._round(0))
         count = min(self.rounds, _ROUNDS, max(_FEWEST_ROUNDS, _COMPARISONS // rows**2))
         numbers = sorted({i * (self.rounds - 1) // max(1, count - 1) for i in range(count)})
-        rounds = [pack(self._round(number), self.model.device, most_tokens) for number in numbers]
-        heavy = [pack(self._round(number), self.model.device, most_tokens) for number in self._heaviest()]
+        rounds = [self._pack(self._round(number), most_tokens) for number in numbers]
+        heavy = [self._pack(self._round(number), most_tokens) for number in self._heaviest()]
         found = [batch for batches in (*rounds, *heavy) for batch in batches]
         largest = {id(batch): batch for batch in (max(found, key=size), max(found, key=longest))}
         return Batches(

@@ -70,8 +70,7 @@ class SharedPrefix:
         """
         length = shared_length(rows)
         adapters = list(dict.fromkeys(names))
-        refused = any(self._works.get(name) is False for name in adapters) or self._recomputes_blocks()
-        if refused or (len(rows) - len(adapters)) * length < LEAST_SAVED:
+        if not self.pays(names, rows, length):
             return inputs, labels
         for name in adapters:
             if name not in self._works:
@@ -79,6 +78,13 @@ class SharedPrefix:
         if not all(self._works[name] for name in adapters):
             return inputs, labels
         return self._behind(names, inputs, labels, length)
+
+    def pays(self, names: Sequence[str], rows: Sequence[Encoded], length: int | None = None) -> bool:
+        """Say whether it saves enough to cut off what ``rows``, those of the adapters ``names``, begin with."""
+        adapters = set(names)
+        length = shared_length(rows) if length is None else length
+        refused = any(self._works.get(name) is False for name in adapters) or self._recomputes_blocks()
+        return not refused and (len(rows) - len(adapters)) * length >= LEAST_SAVED
 
     def _probe(
         self,

@@ -1,0 +1,81 @@
+"""Attention of rows that lie end to end equals that of each row alone."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from petune.kernels.row_attention import NotByRowError, RowLayout, attend_by_row
+
+LENGTHS = [3, 1, 5, 4]
+CPU = torch.device("cpu")
+
+
+def tensors(kv_heads: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((4, 6), (kv_heads, 6), (kv_heads, 6))
+    made = [torch.randn(sum(LENGTHS), heads, 1, width, generator=generator) for heads, width in sizes]
+    query, key, value = (tensor.requires_grad_() for tensor in made)
+    return query, key, value
+
+
+def alone(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return the output [N, 1, H, D], row by row, by the formula."""
+    outputs, start = [], 0
+    for length in LENGTHS:
+        q, k, v = (t[start : start + length, :, 0].transpose(0, 1) for t in (query, key, value))
+        k, v = (t.repeat_interleave(len(q) // len(t), 0) for t in (k, v))
+        scores = 0.3 * q @ k.transpose(1, 2)
+        hidden = torch.ones(length, length).triu(1).bool()
+        outputs.append((scores.masked_fill(hidden, float("-inf")).softmax(-1) @ v).transpose(0, 1))
+        start += length
+    return torch.cat(outputs)[:, None]
+
+
+@pytest.mark.parametrize("buckets", [[[0, 1, 2, 3]], [[2, 3], [0], [1]], [[3, 0], [1, 2]]], ids=str)
+@pytest.mark.parametrize("learned", [True, False], ids=["products", "the library's"])
+def test_each_token_sees_its_own_row(buckets: list[list[int]], learned: bool) -> None:
+    inputs = tensors()
+    layout = RowLayout.of(LENGTHS, buckets, CPU)
+    module = nn.Module()
+    module.num_key_value_groups = 2  # type: ignore[assignment]
+    with torch.set_grad_enabled(learned):
+        found = attend_by_row(module, *inputs, layout, scaling=0.3, dropout=0.0)
+    expected = alone(*inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert layout.attended == [module]
+    if learned:
+        weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+        ours = torch.autograd.grad((found * weights).sum(), inputs)
+        for gradient, exact in zip(ours, torch.autograd.grad((expected * weights).sum(), inputs), strict=True):
+            torch.testing.assert_close(gradient, exact, rtol=1e-5, atol=1e-6)
+
+
+def test_where_rows_and_tokens_are() -> None:
+    layout = RowLayout.of(LENGTHS, [[2, 3], [0, 1]], CPU)
+    assert layout.positions.tolist() == [0, 1, 2, 0, 0, 1, 2, 3, 4, 0, 1, 2, 3]
+    assert layout.rows.tolist() == [0, 0, 0, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3]
+    assert [bucket.index.tolist() for bucket in layout.buckets] == [
+        [4, 5, 6, 7, 8, 9, 10, 11, 12, 12],  # behind a row's end its own last token
+        [0, 1, 2, 3, 3, 3],
+    ]
+
+
+def test_what_is_not_finite_stays_in_its_row() -> None:
+    query, key, value = (t.detach().clone() for t in tensors())
+    for tensor in (query, key, value):
+        tensor[3] = float("nan")
+    inputs = [tensor.requires_grad_() for tensor in (query, key, value)]
+    module = nn.Module()
+    found = attend_by_row(module, *inputs, RowLayout.of(LENGTHS, [[0, 1, 2, 3]], CPU), scaling=0.3)
+    others = torch.arange(len(found)) != 3
+    assert found[others].isfinite().all()
+    for gradient in torch.autograd.grad(found.sum(), inputs):
+        assert gradient[others].isfinite().all()
+
+
+@pytest.mark.parametrize("said", [{"sliding_window": 4}, {"position_bias": torch.zeros(1)}], ids=str)
+def test_an_attention_that_wants_more(said: dict[str, Any]) -> None:
+    with pytest.raises(NotByRowError, match=f"Module is told scaling, {next(iter(said))}"):
+        attend_by_row(nn.Module(), *tensors(), RowLayout.of(LENGTHS, [[0, 1, 2, 3]], CPU), scaling=0.3, **said)
