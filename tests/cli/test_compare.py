@@ -10,7 +10,7 @@ from petune.cli.compare_table import PlainLines
 
 SMALL = (
     "compare", "--data", "rows.jsonl", "--output-dir", "out", "--no-baselines", "--rate-factors", "1", "--budget", "1",
-    "--budget-unit", "steps", "--no-forgetting", "--validation-split", "2",
+    "--budget-unit", "steps", "--no-forgetting", "--validation-split", "2", "--engine", "inline",
 )  # fmt: skip
 
 
@@ -33,6 +33,7 @@ def test_plan_run_and_resume(petune: Callable[..., str], capsys: pytest.CaptureF
     assert "bitfit  not here" in planned
     assert "bitfit on tiny: this base has no biases" in planned
     assert "1 trials; about" in planned
+    assert "engine: inline, " in planned
     assert "Nothing was run." in planned
     assert not Path("out").exists()
 
@@ -90,3 +91,27 @@ def test_where_there_is_no_terminal_lines_are_printed(
     monkeypatch.setattr("petune.comparison.run.compare", lambda recipe, **options: pytest.fail(str(options["watcher"])))
     with pytest.raises(BaseException, match=PlainLines.__name__):
         petune(*SMALL, "--models", "tiny", "--methods", "lora")
+
+
+def test_the_plan_names_the_cluster_and_what_a_trial_gets(
+    petune: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("petune.comparison.engines.find_spec", lambda name: object())
+    planned = petune(
+        *SMALL, "--models", "tiny", "--methods", "lora", "--plan", "--engine", "ray", "--cpus-per-trial", "2",
+        "--gpus-per-trial", "0.5", "--memory-per-trial", "4GiB",
+    )  # fmt: skip
+    assert (
+        "engine: ray at the cluster that is found, or one of this machine, 2 threads a trial, 0.5 GPUs, 4GiB; as many"
+        " trials at once as it holds" in planned
+    )
+
+
+@pytest.mark.parametrize("more", [(), ("--plan",)])
+def test_ray_that_is_not_installed(
+    more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("petune.comparison.engines.find_spec", lambda name: None)
+    assert command_line.run([*SMALL, "--models", "tiny", "--engine", "ray", *more]) == 4
+    assert "pip install 'petune[ray]'" in capsys.readouterr().err
+    assert not Path("out").exists()

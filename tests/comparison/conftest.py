@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from petune.comparison.assignment import Assignment, Assignments
 from petune.comparison.plan import Track
 from petune.comparison.recipe import CompareRecipe
 from petune.comparison.record import (
@@ -24,6 +25,7 @@ from petune.comparison.record import (
 )
 from petune.comparison.split import PartFiles, split_rows
 from petune.comparison.survey import survey
+from petune.comparison.unit import Unit
 
 ROWS = 200
 SEEDS = (1, 2, 3)
@@ -329,6 +331,7 @@ def compare_keys(tiny_folder: str, tmp_path: Path) -> Callable[..., dict[str, An
             "budget_unit": "steps",
             "evaluations": 1,
             "forgetting": False,
+            "engine": "inline",
             "per_device_train_batch_size": 4,
             "output_dir": str(tmp_path / "out"),
         }
@@ -351,5 +354,16 @@ def track(compare_keys: Callable[..., dict[str, Any]], part_files: PartFiles) ->
         recipe = CompareRecipe.parse(compare_keys(**changes))
         found = survey(recipe.options.models[0], recipe.options, part_files)
         return Track(found, recipe.entries()[0], recipe, part_files, digests)
+
+    return make
+
+
+@pytest.fixture
+def assigned(track: Callable[..., Track]) -> Callable[..., Assignment]:
+    """Make the assignment of a method's final trials: ``assigned(methods=["ia3"], seeds=[1, 2], ...)``."""
+
+    def make(**changes: Any) -> Assignment:
+        found = track(**changes)
+        return Assignments([found]).of(Unit(tuple(found.final_jobs(found.candidates[0]))))
 
     return make

@@ -82,6 +82,8 @@ def test_yaml_and_back(tmp_path: Path) -> None:
         ({"budget": 1.5, "budget_unit": "steps"}, "budget is 1.5 steps; give a whole number"),
         ({"budget_unit": "hours"}, "'epochs', 'steps', 'tokens' or 'seconds'"),
         ({"test_data": "t.jsonl", "test_split": 0.1}, "test_split and test_data are both given"),
+        ({"memory_per_trial": "4GiB"}, "memory_per_trial is for the engine ray, and the engine is local"),
+        ({"engine": "ray", "memory_per_trial": "much"}, "'much' is no size; write it like 500MB"),
         ({"test_split": 1.5}, "test_split is 1.5; give a share"),
         ({"eval_data": "e.jsonl", "validation_split": 0.1}, "validation_split and eval_data are both given"),
         ({"engine": "moon"}, "'local'"),

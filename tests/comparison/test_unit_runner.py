@@ -3,9 +3,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from petune.comparison import machine
 from petune.comparison import unit_runner as module
+from petune.comparison.assignment import Assignment, Assignments
 from petune.comparison.folder import Folder
 from petune.comparison.plan import Track
 from petune.comparison.unit import Unit
@@ -20,17 +22,17 @@ def runner_for(track: Callable[..., Track], tmp_path: Path) -> Callable[..., tup
 
     def make(method: str = "lora", **changes: Any) -> tuple[UnitRunner, Track]:
         found = track(methods=[method], **changes)
-        return UnitRunner([found], Folder(tmp_path / "out"), Unwatched()), found
+        return UnitRunner(Folder(tmp_path / "out"), Unwatched()), found
 
     return make
 
 
-def final(track: Track) -> Unit:
-    return Unit(tuple(track.final_jobs(track.candidates[0])))
+def final(track: Track) -> Assignment:
+    return Assignments([track]).of(Unit(tuple(track.final_jobs(track.candidates[0]))))
 
 
-def search(track: Track) -> Unit:
-    return Unit(tuple(track.search_jobs(0, track.candidates)))
+def search(track: Track) -> Assignment:
+    return Assignments([track]).of(Unit(tuple(track.search_jobs(0, track.candidates))))
 
 
 def test_a_trial_that_cannot_work_is_not_started(
@@ -69,7 +71,7 @@ ENDS = [Interrupted("stop", 2), OutputFolderError("read-only"), ResourceError("d
 @pytest.mark.parametrize("error", ENDS)
 @pytest.mark.parametrize("unit", [final, search])
 def test_what_ends_everything(
-    unit: Callable[[Track], Unit],
+    unit: Callable[[Track], Assignment],
     error: PetuneError,
     runner_for: Callable[..., tuple[UnitRunner, Track]],
     monkeypatch: pytest.MonkeyPatch,
@@ -97,7 +99,23 @@ def test_a_pass_that_fails_is_run_one_by_one(
     runner, track = runner_for(rate_factors=[1, 3, 10])
     unit = search(track)
     trials = list(runner.run(unit))
-    assert [trial.id for trial in trials] == [job.id for job in unit.jobs]
+    assert [trial.id for trial in trials] == [order.job.id for order in unit.orders]
     assert [(trial.status, trial.trials_in_pass) for trial in trials] == [("done", 1)] * 3
     assert all(trial.curve for trial in trials[1:])
     assert "2 trials run one by one, because their shared pass ended with" in caplog.text
+
+
+def test_threads_are_those_of_the_assignment(
+    runner_for: Callable[..., tuple[UnitRunner, Track]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def note(*_: Any, **__: Any) -> None:
+        seen.append(torch.get_num_threads())
+        raise RuntimeError("enough")
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(module, "perform", note)
+    runner, track = runner_for(cpus_per_trial=before + 1)
+    list(runner.run(final(track)))
+    assert (seen, torch.get_num_threads()) == ([before + 1], before)

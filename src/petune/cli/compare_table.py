@@ -14,8 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from petune.cli.reporting import say
+from petune.comparison.assignment import threads_of
 from petune.comparison.job import Job
 from petune.comparison.plan import Track
+from petune.comparison.recipe import CompareOptions
 from petune.comparison.record import Comparison, Trial
 from petune.comparison.run import Planned
 from petune.comparison.unit import memory_of, units_of
@@ -45,10 +47,23 @@ def print_plan(planned: Planned) -> None:
             say(f"{track.entry.label} on {Path(track.survey.name).name}: {track.refusal}")
     progress = planned.progress
     done = f", {progress.ended} of them done already" if progress.ended else ""
+    say(f"engine: {_engine(planned.options)}")
     say(
-        f"{progress.trials} trials{done}; about {duration(progress.seconds_left)} to go here, by the size of the models"
-        " and the speed of this machine. Nothing was run."
+        f"{progress.trials} trials{done}; about {duration(progress.seconds_left)} to go one after another, by the size"
+        " of the models and the speed of this machine. Nothing was run."
     )
+
+
+def _engine(options: CompareOptions) -> str:
+    """Return where the trials would run, and what each would get."""
+    threads = threads_of(options)
+    each = f"{threads} thread{'' if threads == 1 else 's'} a trial"
+    if options.engine != "ray":
+        return f"{options.engine}, {each}"
+    given = [f"{options.gpus_per_trial:g} GPUs"] if options.gpus_per_trial is not None else []
+    given += [options.memory_per_trial] if options.memory_per_trial is not None else []
+    where = options.ray_address or "the cluster that is found, or one of this machine"
+    return f"ray at {where}, {', '.join([each, *given])}; as many trials at once as it holds"
 
 
 def _plan_cells(track: Track, progress: Progress) -> tuple[str, ...]:

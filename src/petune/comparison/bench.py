@@ -8,9 +8,9 @@ from typing import final
 from petune.adapted_model import AdaptedModel
 from petune.backbone.base import Base, load_base
 from petune.comparison import neutral
+from petune.comparison.assignment import Assignment
 from petune.comparison.forgetting import Skills, skills
 from petune.comparison.job import Job
-from petune.comparison.survey import Survey
 from petune.errors import DataError
 from petune.evaluation.runner import Runner
 from petune.evaluation.speed import tokens_per_second
@@ -60,36 +60,31 @@ def writing_speed(model: Runner) -> float | None:
 
 @final
 class Benches:
-    """Loads each base when the first trial needs it, and holds one at a time.
+    """Loads each base when the first trial needs it, and holds one at a time."""
 
-    Args:
-        trust_remote_code: let a base's repository run its own code.
-    """
-
-    def __init__(self, *, trust_remote_code: bool = False) -> None:
-        self._trust = trust_remote_code
+    def __init__(self) -> None:
         self._key: tuple[object, ...] = ()
         self._bench: Bench | None = None
 
-    def for_job(self, job: Job, survey: Survey) -> Bench:
+    def for_job(self, job: Job, assignment: Assignment) -> Bench:
         """Return the base of a trial as its weights are, a random head of the trial's own seed included.
 
         Raises:
             PetuneError: the base cannot be loaded.
         """
-        key = (job.base, survey.task.name, job.seed if survey.has_head else None)
+        key = (job.base, assignment.task, job.seed if assignment.has_head else None)
         # A method may have added tokens to the base, which would be there for the next one.
         if self._bench is None or key != self._key or self._bench.base.new_tokens:
             self.release()
             self._bench = Bench(
                 load_base(
                     job.base,
-                    task=survey.task.name,
-                    labels=survey.labels,
+                    task=assignment.task,
+                    labels=assignment.labels,
                     seed=job.seed,
                     dtype=str(job.keys["dtype"]),
                     device=str(job.keys["device"]),
-                    trust_remote_code=self._trust,
+                    trust_remote_code=assignment.trust_remote_code,
                     quantization=job.keys["quantization"],
                 )
             )

@@ -1,10 +1,10 @@
-"""Where trials run."""
+"""Where trials run: what every engine does, and the one that runs them in this process."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol, final
 
+from petune.comparison.assignment import Assignments
 from petune.comparison.folder import Folder
-from petune.comparison.plan import Track
 from petune.comparison.record import Trial
 from petune.comparison.unit import Unit
 from petune.comparison.unit_runner import UnitRunner
@@ -17,6 +17,9 @@ class Engine(Protocol):
     tracks_at_once: int
     """How many methods are searched side by side, so that there are units enough to run at the same time."""
 
+    trials_at_once: int
+    """How many units run at the same time."""
+
     def run(self, units: Sequence[Unit]) -> Iterator[Trial]:
         """Yield the record of each trial as it ends, in any order; what goes wrong in one is in its record.
 
@@ -27,31 +30,30 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Let go of what it holds; what still runs is stopped, a training with a checkpoint."""
 
 
 @final
-class LocalEngine:
-    """Runs units one after another in this process, all trials of a base on one copy of it.
+class InlineEngine:
+    """Runs units one after another in this process, which dies with them where memory runs out.
 
     Args:
-        tracks: what will run.
+        assignments: of the comparison's jobs.
         folder: the comparison's.
         watcher: told of what happens.
-        trust_remote_code: let a base's repository run its own code.
     """
 
     tracks_at_once = 1
+    trials_at_once = 1
 
-    def __init__(
-        self, tracks: Sequence[Track], folder: Folder, watcher: Watcher, *, trust_remote_code: bool = False
-    ) -> None:
-        self._runner = UnitRunner(tracks, folder, watcher, trust_remote_code=trust_remote_code)
+    def __init__(self, assignments: Assignments, folder: Folder, watcher: Watcher) -> None:
+        self._assignments = assignments
+        self._runner = UnitRunner(folder, watcher)
 
     def run(self, units: Sequence[Unit]) -> Iterator[Trial]:
         """Yield the record of each trial, unit by unit."""
         for unit in units:
-            yield from self._runner.run(unit)
+            yield from self._runner.run(self._assignments.of(unit))
 
     def close(self) -> None:
         """Let go of the base."""

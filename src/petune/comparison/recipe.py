@@ -20,6 +20,7 @@ from petune.backbone.task_names import TaskName
 from petune.data.options import DataOptions
 from petune.errors import ConfigError, nearest
 from petune.methods.config import explain
+from petune.training.byte_sizes import read_bytes
 from petune.training.options import TrainingOptions
 from petune.training.recipe import Recipe, RunOptions, read_yaml
 
@@ -30,6 +31,9 @@ DEVELOPMENT_SHARE = 0.1
 TEST_SHARE = 0.2
 
 BudgetUnit = Literal["epochs", "steps", "tokens", "seconds"]
+EngineName = Literal["local", "inline", "ray"]
+_OF_RAY = ("gpus_per_trial", "memory_per_trial", "ray_address")
+"""Keys that only the engine `ray` has a use for."""
 
 # What the comparison decides itself for each trial, so that trials can be compared.
 _DECIDED = frozenset(
@@ -173,8 +177,23 @@ class CompareOptions(DataOptions):
     share_passes: bool = True
     """Train trials of a search in one pass over their base, where results stay the same; final trials train alone."""
 
-    engine: Literal["local"] = "local"
-    """Where trials run: one after another in this process."""
+    engine: EngineName = "local"
+    """Where trials run: `local` is a process of their own on this machine, `inline` this process, `ray` a cluster."""
+
+    cpus_per_trial: int | None = Field(default=None, ge=1)
+    """Processor cores, and threads, of each trial (default: as many as torch takes on this machine)."""
+
+    gpus_per_trial: float | None = Field(default=None, ge=0)
+    """GPUs that `ray` sets aside for each trial (default: 1 where this machine trains on one, else 0)."""
+
+    memory_per_trial: str | None = None
+    """Memory that `ray` sets aside for each trial, such as 8GiB (default: none is set aside)."""
+
+    ray_address: str | None = None
+    """Ray's address (default: RAY_ADDRESS, else the cluster that runs here, else one is started on this machine)."""
+
+    retries: int = Field(default=1, ge=0)
+    """How often a trial is begun again whose process died or whose node was lost, before it is recorded as failed."""
 
     task: TaskName | None = None
     """What the bases are trained for (default: what their weights were saved for, else what the rows are for)."""
@@ -223,6 +242,20 @@ class CompareOptions(DataOptions):
         if any(factor <= 0 for factor in value) or len(set(value)) < len(value):
             raise ValueError("factors must be above 0 and differ, such as 0.3,1,3")
         return value
+
+    @field_validator("memory_per_trial")
+    @classmethod
+    def _is_a_size(cls, value: str | None) -> str | None:
+        if value is not None:
+            read_bytes(value)
+        return value
+
+    @model_validator(mode="after")
+    def _engine_can(self) -> Self:
+        idle = [name for name in _OF_RAY if getattr(self, name) is not None]
+        if idle and self.engine != "ray":
+            raise ValueError(f"{', '.join(idle)} is for the engine ray, and the engine is {self.engine}")
+        return self
 
     @model_validator(mode="after")
     def _has_data(self) -> Self:

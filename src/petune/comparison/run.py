@@ -15,11 +15,12 @@ from petune import __version__
 from petune.backbone.precision import pick_device, pick_dtype
 from petune.checkpoint.manifest import file_digest
 from petune.comparison import machine
-from petune.comparison.engine import LocalEngine
+from petune.comparison.assignment import Assignments, threads_of
+from petune.comparison.engines import check_engine, make_engine
 from petune.comparison.estimate import speed
 from petune.comparison.folder import RECIPE, Folder
 from petune.comparison.plan import Track
-from petune.comparison.recipe import CompareRecipe
+from petune.comparison.recipe import CompareOptions, CompareRecipe
 from petune.comparison.record import Comparison, SearchCost, Trial
 from petune.comparison.report import write_report
 from petune.comparison.split import PartFiles, Parts, split_rows
@@ -57,6 +58,7 @@ def compare(
             trial is in its record, and the others go on.
     """
     recipe = _as_recipe(recipe)
+    check_engine(recipe.options.engine)
     folder = Folder(Path(recipe.options.output_dir))
     folder.check(resume=resume, overwrite=overwrite)
     parts = split_rows(recipe.options)
@@ -68,19 +70,20 @@ def compare(
             data = _digests(parts, parts.write(Path(scratch)))
         _refuse_other_rows(former, data, folder)
         tracks = _tracks(recipe, parts.write(folder.data), data, trust_remote_code=trust_remote_code)
+        watcher = watcher or Unwatched()
+        assignments = Assignments(tracks, trust_remote_code=trust_remote_code)
+        engine = make_engine(recipe.options, assignments, folder, watcher)
         comparison = Comparison(
             recipe=recipe.keys(),
             command=_command(folder),
             created=former.created if former is not None else _now(),
-            machine=machine.facts(recipe.options.device),
+            machine={**machine.facts(recipe.options.device), "threads": threads_of(recipe.options)},
             petune_version=__version__,
             data=data,
             trials=[],
         )
         folder.begin(comparison, recipe.to_yaml())
-        watcher = watcher or Unwatched()
-        engine = LocalEngine(tracks, folder, watcher, trust_remote_code=trust_remote_code)
-        progress = Progress(tracks, _speed(recipe))
+        progress = Progress(tracks, _speed(recipe), trials_at_once=engine.trials_at_once)
         study = Study(folder, engine, watcher, progress, retry=retry, share=recipe.options.share_passes)
         watcher.planned(tracks, study.progress)
         try:
@@ -107,6 +110,9 @@ class Planned:
     progress: Progress
     """Trials and time, those that have ended noted already."""
 
+    options: CompareOptions
+    """What was asked for."""
+
 
 def plan(
     recipe: CompareRecipe | Mapping[str, Any] | str | os.PathLike[str], *, trust_remote_code: bool = False
@@ -121,6 +127,7 @@ def plan(
         PetuneError: as :func:`compare` does before its first trial.
     """
     recipe = _as_recipe(recipe)
+    check_engine(recipe.options.engine)
     parts = split_rows(recipe.options)
     folder = Folder(Path(recipe.options.output_dir))
     with tempfile.TemporaryDirectory() as scratch:
@@ -129,7 +136,7 @@ def plan(
     progress = Progress(tracks, _speed(recipe))
     study = Study(folder, None, Unwatched(), progress, retry=False, share=False)
     study.recall(tracks)
-    return Planned(tuple(tracks), progress)
+    return Planned(tuple(tracks), progress, recipe.options)
 
 
 def _as_recipe(recipe: CompareRecipe | Mapping[str, Any] | str | os.PathLike[str]) -> CompareRecipe:

@@ -72,10 +72,12 @@ class Progress:
     Args:
         tracks: what will run.
         speed: multiply-adds a second that estimates are made with.
+        trials_at_once: how many trials run at the same time.
     """
 
-    def __init__(self, tracks: Sequence[Track], speed: float) -> None:
+    def __init__(self, tracks: Sequence[Track], speed: float, *, trials_at_once: int = 1) -> None:
         self._speed = speed
+        self._at_once = trials_at_once
         self._tracks = {(track.survey.name, track.entry.label): track for track in tracks}
         expected = [self.seconds(job) for track in tracks if not track.refusal for job in track.expected()]
         self.trials = len(expected)
@@ -110,4 +112,4 @@ class Progress:
     def seconds_left(self) -> float:
         """Time that the rest will take."""
         pace = self._timed / self._timed_estimate if self._timed_estimate else 1.0
-        return max(0.0, self._expected - self._ended_estimate) * pace
+        return max(0.0, self._expected - self._ended_estimate) * pace / self._at_once

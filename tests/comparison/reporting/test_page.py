@@ -94,14 +94,14 @@ def test_all_that_was_asked_for_is_shown(page: Page, comparison: Comparison) -> 
     for words in (*headings, *reasons, "out of memory", "refused", "评论：房间很小", comparison.command):
         assert words in page.text
     assert all(" ".join(trial.command.split()) in page.text for trial in comparison.trials if trial.stage != "search")
-    assert sum(tag == "svg" for tag, _ in page.tags) == 2 * (1 + 3) + 7 + 5 + 2 * 4
+    assert sum(tag == "svg" for tag, _ in page.tags) == 2 * (1 + 3) + 7 + 5 + 2 * 4 + 13 + 2 * 3
     assert "Not finished." not in page.text
 
 
 def test_pictures_have_names_for_those_who_do_not_see_them(page: Page) -> None:
     pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
     shown = [attributes for attributes in pictures if attributes.get("aria-hidden") != "true"]
-    assert len(shown) == 20
+    assert len(shown) == 20 + 13
     assert all(attributes["role"] == "img" and attributes["aria-labelledby"] for attributes in shown)
 
 

@@ -12,6 +12,8 @@ from petune.comparison.reporting.contenders import Contender
 from petune.comparison.reporting.curves import learning_curves
 from petune.comparison.reporting.notices import notices_of
 from petune.comparison.reporting.quantities import duration, number
+from petune.comparison.reporting.search_curves import search_curves
+from petune.comparison.reporting.searched import Search
 from petune.comparison.reporting.sections import MEANINGS, Report, Section
 from petune.comparison.reporting.sentences import anchor
 from petune.comparison.reporting.tables import TABLES
@@ -43,6 +45,7 @@ def html_page(report: Report) -> str:
         report=report,
         comparison=report.comparison,
         style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8").strip()),  # noqa: S704 - our own file
+        searched=[_search_pictures(searches, f"search-{i}") for i, (_, searches) in enumerate(report.searches, 1)],
         pictures={section.name: _pictures(section) for section in report.sections},
         tables=TABLES,
         meanings=MEANINGS,
@@ -51,6 +54,11 @@ def html_page(report: Report) -> str:
         notices_of=notices_of,
         number=number,
     )
+
+
+def _search_pictures(searches: list[Search], name: str) -> list[tuple[Contender, Markup]]:
+    # ElementTree wrote these, which escapes names and hints.
+    return [(contender, Markup(chart)) for contender, chart in search_curves(searches, f"{name}-curve")]  # noqa: S704
 
 
 def _pictures(section: Section) -> Pictures:

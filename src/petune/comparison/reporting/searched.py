@@ -38,6 +38,9 @@ class Search:
 
     candidates: tuple[Candidate, ...]
 
+    chosen: frozenset[str]
+    """What the final trials were set to, as :func:`settings_key` writes it."""
+
     trials: int
     seconds: float
 
@@ -55,22 +58,24 @@ def _search(contender: Contender, trials: Sequence[Trial], contenders: Sequence[
     varied = _varied(trials)
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
-        groups.setdefault(_key(trial.settings), []).append(trial)
-    chosen = {
-        _key(c.settings) for c in contenders if (c.base, c.method) == (contender.base, contender.method) and c.trials
-    }
+        groups.setdefault(settings_key(trial.settings), []).append(trial)
+    chosen = frozenset(
+        settings_key(c.settings)
+        for c in contenders
+        if (c.base, c.method) == (contender.base, contender.method) and c.trials
+    )
     candidates = []
     for key, members in groups.items():
         words = ", ".join(f"{name} {value_text(members[0].settings.get(name))}" for name in varied)
         results = tuple(_result(trial) for trial in sorted(members, key=lambda trial: trial.rung or 0))
         candidates.append(Candidate(words or "as given", results, key in chosen))
     seconds = sum(trial.wall_seconds or trial.seconds or 0.0 for trial in trials)
-    return Search(contender, trials[0].metric, tuple(candidates), len(trials), seconds)
+    return Search(contender, trials[0].metric, tuple(candidates), chosen, len(trials), seconds)
 
 
 def _varied(trials: Sequence[Trial]) -> list[str]:
     names = list(dict.fromkeys(name for trial in trials for name in trial.settings))
-    return [name for name in names if len({_key(trial.settings.get(name)) for trial in trials}) > 1]
+    return [name for name in names if len({settings_key(trial.settings.get(name)) for trial in trials}) > 1]
 
 
 def _result(trial: Trial) -> str:
@@ -80,5 +85,6 @@ def _result(trial: Trial) -> str:
     return f"{'not measured' if trial.quality is None else number(trial.quality)} {after}"
 
 
-def _key(value: Any) -> str:
+def settings_key(value: Any) -> str:
+    """Return settings, or the value of one, as a text that is the same for equal ones."""
     return json.dumps(value, sort_keys=True, default=str)

@@ -1,0 +1,35 @@
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from petune.comparison.assignment import Assignment
+from petune.comparison.child import Child, LostChildError, how_it_ended
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (1, "its process ended by itself with exit code 1"),
+        (-signal.SIGSEGV, "its process was ended by SIGSEGV"),
+        (-signal.SIGKILL, "its process was ended by SIGKILL, as the system does where memory runs out"),
+    ],
+)
+def test_how_a_process_ended(code: int, words: str) -> None:
+    assert how_it_ended(code) == words
+
+
+def test_a_process_that_is_gone_is_noticed(assigned: Callable[..., Assignment], tmp_path: Path) -> None:
+    child = Child(tmp_path)
+    os.kill(child.pid, signal.SIGKILL)
+    with pytest.raises(LostChildError, match="SIGKILL"):
+        list(child.run(assigned()))
+    child.close()
+
+
+def test_it_ends_when_it_is_let_go(tmp_path: Path) -> None:
+    child = Child(tmp_path)
+    child.close()
+    assert not Path(f"/proc/{child.pid}").exists()
