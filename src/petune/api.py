@@ -5,9 +5,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from petune.adapted_model import AdaptedModel
 from petune.backbone.base import Base, load_base, load_base_config
@@ -16,11 +14,11 @@ from petune.backbone.quantization_names import Quantization
 from petune.backbone.task_names import TaskName
 from petune.backbone.tokenizer import load_tokenizer
 from petune.checkpoint import stack
-from petune.checkpoint.folder import load_adapter, tasks_of
+from petune.checkpoint.folder import load_adapter
+from petune.checkpoint.made_for import tasks_of
 from petune.checkpoint.merged import save_merged
 from petune.data.encoding import kept_whole
 from petune.data.examples import ExampleSet
-from petune.data.loading import load_examples
 from petune.data.options import DataOptions
 from petune.data.report import DataReport
 from petune.errors import ConfigError
@@ -32,17 +30,14 @@ from petune.evaluation.options import EvaluationOptions, GenerationOptions
 from petune.evaluation.predict import Prediction
 from petune.evaluation.prompts import chat_prompt
 from petune.evaluation.runner import context_length
-from petune.methods.config import explain
-from petune.tasks.asked import Asked, asked_for
+from petune.tasks.asked import asked_for
 from petune.tasks.inspect import report_on
+from petune.tasks.reading import examples_for, read_options, refuse_idle, split_options
 from petune.tasks.registry import get as get_task
 from petune.tasks.rows import read_rows_for
-from petune.tasks.task import Task
 
 Path_ = str | os.PathLike[str]
 logger = logging.getLogger("petune")
-
-OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 
 def load(
@@ -83,7 +78,7 @@ def load(
         raise ConfigError(
             "the base is loaded already: dtype, device, revision and quantization would do nothing; leave them out"
         )
-    chosen = () if adapter is None else _folders(adapter)
+    chosen = () if adapter is None else stack.folders(adapter)
     if not chosen and base is None:
         raise ConfigError("nothing to load: give an adapter folder, a base model, or both")
     members = stack.members(chosen)
@@ -141,7 +136,7 @@ def generate(
         ConfigError: an unknown or impossible setting, or a prompt where a list of prompts belongs.
         DataError: a prompt is empty or too long for the model.
     """
-    settings = _options(GenerationOptions, options)
+    settings = read_options(GenerationOptions, options)
     if isinstance(prompts, str) or any(isinstance(p, Mapping) for p in prompts):
         raise ConfigError("prompts is a single one; give a list of prompts: [prompt]")
     texts = [p if isinstance(p, str) else chat_prompt(model.tokenizer, p) for p in prompts]
@@ -167,11 +162,11 @@ def evaluate(
         PetuneError: the data, a metric or a setting cannot be used.
     """
     asked = asked_for(model, task_name)
-    reading, rest = _split(asked, data, options, leave_out=("eval_data", "validation_split"))
+    reading, rest = split_options(asked, data, options, leave_out=("eval_data", "validation_split"))
     names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
-    settings = _options(EvaluationOptions, {**rest, "metrics": names})
+    settings = read_options(EvaluationOptions, {**rest, "metrics": names})
     task = get_task(asked.task)
-    examples = _examples(model, task, reading)
+    examples = examples_for(model, task, reading)
     if reading.max_length is None and reading.overlong == "error":
         return task.evaluate(asked.runner, examples, settings)
     rows = task.encode_within(
@@ -201,9 +196,9 @@ def read_examples(model: AdaptedModel, data: Path_, **options: Any) -> ExampleSe
         PetuneError: the data or a setting cannot be used.
     """
     asked = asked_for(model, None)
-    reading, rest = _split(asked, data, options, leave_out=("eval_data", "validation_split"))
-    _refuse_idle(options, [name for name in rest if name in options])
-    return _examples(model, get_task(asked.task), reading)
+    reading, rest = split_options(asked, data, options, leave_out=("eval_data", "validation_split"))
+    refuse_idle(options, [name for name in rest if name in options])
+    return examples_for(model, get_task(asked.task), reading)
 
 
 def predict(model: AdaptedModel, data: Path_, *, task_name: str | None = None, **options: Any) -> list[Prediction]:
@@ -231,12 +226,12 @@ def iter_predictions(
     """
     leave_out = ("eval_data", "validation_split", "max_length", "overlong", "train_on")
     asked = asked_for(model, task_name)
-    reading, rest = _split(asked, data, options, leave_out=leave_out)
+    reading, rest = split_options(asked, data, options, leave_out=leave_out)
     labels = rest.pop("labels", ())
-    generation_options = _options(GenerationOptions, rest)
-    settings = _options(EvaluationOptions, {"labels": labels, "batch_tokens": generation_options.batch_tokens})
+    generation_options = read_options(GenerationOptions, rest)
+    settings = read_options(EvaluationOptions, {"labels": labels, "batch_tokens": generation_options.batch_tokens})
     task = get_task(asked.task)
-    examples = _examples(model, task, reading, require_target=False)
+    examples = examples_for(model, task, reading, require_target=False)
     idle = [name for name in rest if name != "batch_tokens"]
     compared = asked.labels or prediction.labels_to_compare(examples, settings)
     if idle and (compared or not asked.runner.model.can_generate()):
@@ -268,7 +263,7 @@ def merge(
     Raises:
         PetuneError: the adapter cannot be merged, or the output folder cannot be used.
     """
-    chosen = _folders(adapter)
+    chosen = stack.folders(adapter)
     stack.require_choices(stack.members(chosen), task_name)
     model = load(
         chosen,
@@ -295,44 +290,9 @@ def inspect_data(data: Path_, *, model: Path_ = "demo", task: TaskName | None = 
     """
     seed, revision = options.pop("seed", 42), options.pop("revision", None)
     trust = options.pop("trust_remote_code", False)
-    _refuse_idle(options, ("eval_data",))
-    settings = _options(DataOptions, {**options, "data": os.fspath(data)})
+    refuse_idle(options, ("eval_data",))
+    settings = read_options(DataOptions, {**options, "data": os.fspath(data)})
     tokenizer, limit = load_tokenizer(model, revision=revision, trust_remote_code=trust)
     configuration = partial(load_base_config, model, revision=revision, trust_remote_code=trust)
     rows = read_rows_for(settings, task=task, seed=seed).settled(configuration)
     return report_on(rows, tokenizer, model_limit=limit)
-
-
-def _folders(adapter: Path_ | Sequence[Path_]) -> tuple[Path_, ...]:
-    return (adapter,) if isinstance(adapter, str | os.PathLike) else tuple(adapter)
-
-
-def _options(kind: type[OptionsT], options: Mapping[str, Any]) -> OptionsT:
-    try:
-        return kind.model_validate(dict(options))
-    except ValidationError as error:
-        raise ConfigError(explain(error, kind)) from error
-
-
-def _split(
-    asked: Asked, data: Path_, options: Mapping[str, Any], *, leave_out: Sequence[str]
-) -> tuple[DataOptions, dict[str, Any]]:
-    """Return the settings of reading, those of training where none are given, and the other settings."""
-    _refuse_idle(options, leave_out)
-    merged = {**asked.data_format, **options, "data": os.fspath(data)}
-    reading = {k: v for k, v in merged.items() if k in DataOptions.model_fields}
-    rest = {k: v for k, v in merged.items() if k not in DataOptions.model_fields}
-    return _options(DataOptions, reading), rest
-
-
-def _examples(model: AdaptedModel, task: Task, options: DataOptions, *, require_target: bool = True) -> ExampleSet:
-    examples = load_examples(task.reading(options), model.tokenizer, require_target=require_target)
-    task.check_layout(examples.layout, examples.source)
-    task.check_suffixes((example.suffix for example in examples), examples.source)
-    return examples
-
-
-def _refuse_idle(options: Mapping[str, Any], names: Sequence[str]) -> None:
-    idle = [name for name in names if name in options]
-    if idle:
-        raise ConfigError(f"{', '.join(idle)} would do nothing here; leave it out")

@@ -18,7 +18,8 @@ from petune.backbone.base import Base
 from petune.backbone.heads import auto_class, set_labels
 from petune.backbone.task_names import TaskName
 from petune.checkpoint.adapterhub import LAYOUTS
-from petune.checkpoint.folder import base_of, load_adapter, save_adapter, task_of
+from petune.checkpoint.folder import load_adapter, save_adapter
+from petune.checkpoint.made_for import base_of, task_of
 from petune.errors import AdapterFormatError, BaseMismatchError
 from petune.methods import names
 

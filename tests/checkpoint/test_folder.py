@@ -15,7 +15,8 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.checkpoint import peft
-from petune.checkpoint.folder import base_of, load_adapter, save_adapter
+from petune.checkpoint.folder import load_adapter, save_adapter
+from petune.checkpoint.made_for import base_of
 from petune.checkpoint.manifest import FILE_NAME, file_digest, read_manifest, tensors_digest
 from petune.errors import AdapterFormatError, ArtifactError, BaseMismatchError, ConfigError
 

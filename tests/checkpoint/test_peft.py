@@ -10,7 +10,8 @@ import pytest
 from petune.adapted_model import AdaptedModel
 from petune.adapter import create_adapter
 from petune.backbone.base import Base
-from petune.checkpoint.folder import base_of, load_adapter, save_adapter
+from petune.checkpoint.folder import load_adapter, save_adapter
+from petune.checkpoint.made_for import base_of
 from petune.checkpoint.manifest import FILE_NAME
 from petune.errors import AdapterFormatError
 

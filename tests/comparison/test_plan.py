@@ -3,6 +3,8 @@ from typing import Any
 
 import pytest
 
+from petune.comparison.estimate import _SIDE_STEPS, _SIDE_TOKENS
+from petune.comparison.pace import Pace
 from petune.comparison.plan import Track, schedule_keys
 from petune.errors import ConfigError
 from petune.training.recipe import Recipe
@@ -90,10 +92,48 @@ def test_evaluations_are_no_more_than_asked_for(steps: int, evaluations: int, ev
     assert -(-steps // every) <= evaluations
 
 
+@pytest.fixture
+def paced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a learned token take three seconds, one that is read a second, and a written one a hundred."""
+    monkeypatch.setattr("petune.comparison.survey.pace_of", lambda *given: Pace(3.0, 1.0, 100.0, 10**6))
+
+
+def seconds_of(found: Track, *, rung: int | None = None) -> float:
+    jobs = found.final_jobs(found.candidates[0]) if rung is None else found.search_jobs(rung, found.candidates)
+    return found.cost(jobs[0]).time(speed=1.0)
+
+
+@pytest.mark.usefixtures("paced")
+def test_time_is_that_of_the_tokens(track: Callable[..., Track]) -> None:
+    found = track(budget=4, evaluations=2, rate_factors=[1, 3], metric="loss", reduction=2)
+    rows = found.survey
+    step = 4 * sum(rows.train) / len(rows.train)
+    # A round of the search has half of the steps, is evaluated at its end, and measured once more.
+    assert seconds_of(found, rung=0) == pytest.approx(3 * 2 * step + 2 * sum(rows.development))
+    final = 3 * 4 * step + 3 * sum(rows.development) + 2 * sum(rows.test)  # by the loss each row has a score besides
+    assert seconds_of(found) == pytest.approx(final + _SIDE_TOKENS + 100 * _SIDE_STEPS)
+
+
+@pytest.mark.usefixtures("paced")
 def test_estimates_grow_with_the_work(track: Callable[..., Track]) -> None:
     def cost(**changes: Any) -> float:
+        return seconds_of(track(**changes))
+
+    assert cost(budget=4) > cost(budget=2) > cost(methods=["hard_prompts"]) > 0
+    assert cost(metrics=["exact_match"]) > cost(metrics=["accuracy"])
+    assert cost(metric="accuracy") > cost(metric="loss", forgetting=False) - sum(track().survey.test)
+
+
+def test_where_nothing_can_be_measured_multiplications_are_counted(
+    track: Callable[..., Track], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("petune.comparison.estimate._PART_TO_MEASURE", 10**12)  # no room for a stand-in
+
+    def cost(**changes: Any) -> float:
         found = track(**changes)
-        return found.cost(found.final_jobs(found.candidates[0])[0]).multiplications
+        estimate = found.cost(found.final_jobs(found.candidates[0])[0])
+        assert estimate.seconds == 0
+        return estimate.multiplications
 
     assert cost(budget=4) > cost(budget=2) > cost(methods=["hard_prompts"]) > 0
     assert cost(methods=["full"]) > cost()
@@ -112,5 +152,5 @@ def test_memory_counts_what_is_learned(track: Callable[..., Track]) -> None:
 def test_seconds_are_their_own_estimate(track: Callable[..., Track]) -> None:
     found = track(budget=20, budget_unit="seconds")
     (job,) = found.final_jobs(found.candidates[0])
-    assert found.cost(job).seconds == 20
+    assert found.cost(job).seconds > 20  # and what is measured afterwards
     assert "max_steps" not in job.keys

@@ -11,6 +11,7 @@ import petune
 from petune import methods
 from petune.cli.compare import joined
 from petune.comparison import machine, suggest
+from petune.comparison.pace import Pace
 from petune.comparison.suggest import Suggestions, standing
 from petune.errors import ConfigError, DataError
 from petune.methods.method import Finding, Standing
@@ -48,7 +49,7 @@ def test_all_methods_with_what_they_cost(ask: Ask) -> None:
         assert (one.seconds is None) is (not methods.get(one.method).trains)
         if one.fits != "refused":
             assert found.parameters * 4 < one.memory
-            assert one.memory <= full.memory or not one.seconds
+            assert found.parameters * 20 < full.memory
     assert by_name["bitfit"].fits == "refused"
     assert "no biases" in str(by_name["bitfit"].why_not)
 
@@ -78,7 +79,7 @@ def test_the_task_decides_which_findings_hold(
 
 
 def test_more_rows_and_epochs_take_longer(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "multiplications_per_second", lambda device, dtype: 1e6)
+    monkeypatch.setattr("petune.comparison.survey.pace_of", lambda *given: Pace(3.0, 1.0, 100.0, 10**6))
 
     def seconds(**options: Any) -> float:
         return next(one.seconds or 0 for one in ask(**options).methods if one.method == "lora")

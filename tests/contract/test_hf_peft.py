@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from petune import methods
 from petune.adapted_model import AdaptedModel
 from petune.backbone.base import Base
-from petune.checkpoint.folder import base_of, load_adapter, save_adapter
+from petune.checkpoint.folder import load_adapter, save_adapter
+from petune.checkpoint.made_for import base_of
 from petune.checkpoint.peft import LAYOUTS
 from petune.errors import AdapterFormatError
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from petune.adapted_model import AdaptedModel
 from petune.backbone.task_names import TaskName
 from petune.checkpoint import folder as adapter_folder
-from petune.checkpoint import manifest
+from petune.checkpoint import made_for, manifest
 from petune.checkpoint.durable import write_text
 from petune.checkpoint.named_tasks import require_choice
 from petune.errors import AdapterFormatError, ConfigError
@@ -94,6 +94,11 @@ def save_stack(model: AdaptedModel, folder: str | os.PathLike[str], names: Seque
     return folder
 
 
+def folders(adapter: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[str | os.PathLike[str], ...]:
+    """Return the one folder that ``adapter`` names, or all of several."""
+    return (adapter,) if isinstance(adapter, str | os.PathLike) else tuple(adapter)
+
+
 def members(folders: Sequence[str | os.PathLike[str]]) -> tuple[Member, ...]:
     """Return the adapters that ``folders`` mean, in order: those of a stack, and the folder itself where it is none.
 
@@ -121,7 +126,7 @@ def members(folders: Sequence[str | os.PathLike[str]]) -> tuple[Member, ...]:
 
 def task_name_for(member: Member, stack: Sequence[Member], task_name: str | None) -> str | None:
     """Return ``task_name`` where it is a matter of this adapter: it has named tasks, or no other in the stack has."""
-    named = [other for other in stack if adapter_folder.tasks_of(other.folder)]
+    named = [other for other in stack if made_for.tasks_of(other.folder)]
     return task_name if not named or member in named else None
 
 
@@ -133,7 +138,7 @@ def require_choices(stack: Sequence[Member], task_name: str | None) -> None:
         ConfigError: none is named.
     """
     for member in stack:
-        require_choice(member.folder, adapter_folder.tasks_of(member.folder), task_name)
+        require_choice(member.folder, made_for.tasks_of(member.folder), task_name)
 
 
 def task_of(stack: Sequence[Member], task_name: str | None = None) -> tuple[TaskName | None, tuple[str, ...]]:
@@ -147,9 +152,7 @@ def task_of(stack: Sequence[Member], task_name: str | None = None) -> tuple[Task
         AdapterFormatError: a folder is no adapter, or malformed.
         ConfigError: they were trained for different tasks or classes, or for none of that name.
     """
-    tasks = {
-        member.name: adapter_folder.task_of(member.folder, task_name_for(member, stack, task_name)) for member in stack
-    }
+    tasks = {member.name: made_for.task_of(member.folder, task_name_for(member, stack, task_name)) for member in stack}
     known = {name: found for name, found in tasks.items() if found[0] is not None}
     _require_one(known, "trained for", lambda found: f"{found[0]} ({', '.join(found[1])})" if found[1] else found[0])
     return next(iter(known.values()), (None, ()))
@@ -162,7 +165,7 @@ def base_of(stack: Sequence[Member]) -> tuple[str, str | None]:
         AdapterFormatError: a folder names no base.
         ConfigError: they name different bases.
     """
-    bases = {member.name: adapter_folder.base_of(member.folder) for member in stack}
+    bases = {member.name: made_for.base_of(member.folder) for member in stack}
     _require_one(bases, "made for", lambda found: found[0] if found[1] is None else f"{found[0]} at {found[1]}")
     return next(iter(bases.values()))
 

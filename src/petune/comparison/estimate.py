@@ -1,9 +1,11 @@
-"""What a trial will cost, before it runs: from counts of parameters and tokens, no measurement of the trial itself.
+"""What a trial will cost, before it runs: how many tokens it learns from, reads and writes, times what each costs.
 
-A multiply-add a parameter and token in the forward pass; as many again for the gradients of activations, and once more
-for those of weights where the base itself is trained.
+What a token costs is measured on a stand-in of the base (:mod:`petune.comparison.pace`). Where that would not fit, it
+is counted: a multiply-add a parameter and token in the forward pass; as many again for the gradients of activations,
+and once more for those of weights where the base itself is trained.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -11,10 +13,12 @@ import torch
 
 from petune import methods
 from petune.backbone.precision import pick_device, pick_dtype
+from petune.comparison import machine
 from petune.comparison.budget import tokens_per_step
 from petune.comparison.job import Job
 from petune.comparison.survey import Survey
 from petune.evaluation.metrics import resolve_metric
+from petune.evaluation.options import GenerationOptions
 from petune.training.options import TrainingOptions
 
 _ADAMW = 16
@@ -23,10 +27,16 @@ _ACTIVATIONS = 16
 """Numbers kept for the backward pass, for each token, block and hidden unit."""
 _PROCESS = 600 * 2**20
 """Bytes of the interpreter and its libraries, on the CPU."""
-_WRITTEN_TOKEN = 4
-"""Cost of a generated token, as a multiple of one that is read: small products make poor use of a processor."""
-_SIDE_TOKENS = 4000
-"""Tokens of neutral text, everyday questions and the measurement of speed."""
+_MASTER = 4
+"""Bytes of a learned number's own value."""
+_PART_TO_MEASURE = 4
+"""Measuring may take one in so many bytes of the machine's memory."""
+_WRITTEN_STEP = 64
+"""Cost of a step of generation in tokens that are read: small products make poor use of a processor."""
+_SIDE_TOKENS = 1500
+"""Tokens of neutral texts and everyday questions."""
+_SIDE_STEPS = 130
+"""Steps of generation that answers to everyday questions and the two measurements of speed take."""
 
 
 @final
@@ -35,10 +45,10 @@ class Estimate:
     """What a trial will cost."""
 
     multiplications: float
-    """Multiply-adds."""
+    """Multiply-adds that come besides, where nothing was measured."""
 
-    seconds: float | None
-    """Time, where the budget says it."""
+    seconds: float
+    """Time, as far as it was measured or the budget says it."""
 
     memory: int
     """Most bytes held, about."""
@@ -47,7 +57,11 @@ class Estimate:
     """Bytes that it cannot do without: weights, gradients and moments."""
 
     weights: int
-    """Bytes of the base, which trials that share a pass hold once."""
+    """Bytes of the base, and on CPU of the interpreter, which trials that share a pass hold once."""
+
+    def time(self, speed: float) -> float:
+        """Return the time in seconds, with ``speed`` multiply-adds a second where nothing was measured."""
+        return self.seconds + self.multiplications / speed
 
 
 def estimate(job: Job, survey: Survey, options: TrainingOptions) -> Estimate:
@@ -61,31 +75,76 @@ def estimate(job: Job, survey: Survey, options: TrainingOptions) -> Estimate:
     method = methods.get(job.method)
     parameters = survey.parameters
     trainable = survey.outlook(job.method, job.settings).trainable
-    per_step = tokens_per_step(survey.train, options)
-    steps = job.keys.get("max_steps") or 0
-    passes = (3 if not method.shares_batch else 2) if method.trains else 0
-    evaluations = -(-steps // job.keys["eval_steps"]) if "eval_steps" in job.keys else 1
-    work = passes * steps * per_step + sum(survey.development) * (evaluations + 1)
-    if job.measures.test is not None:
-        work += sum(survey.test) + _SIDE_TOKENS
-    for name in (job.measures.metric, *job.measures.metrics):
-        if resolve_metric(name).needs == "text":
-            rows = len(survey.development) + (len(survey.test) if job.measures.test is not None else 0)
-            work += rows * job.measures.max_new_tokens * _WRITTEN_TOKEN
     device = pick_device(str(job.keys["device"]))
-    size = torch.empty(0, dtype=pick_dtype(str(job.keys["dtype"]), device)).element_size()
+    dtype = pick_dtype(str(job.keys["dtype"]), device)
+    size = torch.empty(0, dtype=dtype).element_size()
     weights = parameters * size
-    least = weights + trainable * _ADAMW
-    config = survey.model.config.get_text_config()
-    batch = min(per_step, options.max_tokens_per_batch) if passes else options.max_tokens_per_batch
-    kept = batch * config.hidden_size * (config.num_hidden_layers if passes else 1) * _ACTIVATIONS * size
+    # A base that is learned itself has a copy of its masters to compute with, unless these are of its own precision.
+    copied = trainable * size if not method.shares_batch and size < _MASTER else 0
+    least = weights + trainable * _ADAMW + copied
+    room = machine.memory(device) // _PART_TO_MEASURE
+    pace = survey.pace(job.method, job.settings, options, device=device, dtype=dtype, room=room)
+    work = _work(job, survey, options)
+    process = _PROCESS if device.type == "cpu" else 0
+    if pace is None:
+        learning = (2 if method.shares_batch else 3) * work.learned
+        multiplications = (learning + work.read + work.written * _WRITTEN_STEP) * parameters
+        seconds = 0.0
+        config = survey.model.config.get_text_config()
+        batch = min(work.per_step, options.max_tokens_per_batch) if work.learned else options.max_tokens_per_batch
+        held = batch * config.hidden_size * (config.num_hidden_layers if work.learned else 1) * _ACTIVATIONS * size
+    else:
+        multiplications, held = 0.0, float(pace.held)
+        seconds = work.learned * pace.learning + work.read * pace.reading + work.written * pace.writing
+    if job.budget.unit == "seconds" and method.trains:
+        seconds += job.budget.amount
     return Estimate(
-        multiplications=work * parameters,
-        seconds=job.budget.amount if job.budget.unit == "seconds" and passes else None,
-        memory=int(least + kept + (_PROCESS if device.type == "cpu" else 0)),
+        multiplications=multiplications,
+        seconds=seconds,
+        memory=int(least + held + process),
         least_memory=least,
-        weights=weights,
+        weights=weights + process,
     )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Tokens of a trial."""
+
+    per_step: float
+    learned: float
+    read: float
+    written: float
+    """Steps of generation: a token for each row of a batch."""
+
+
+def _work(job: Job, survey: Survey, options: TrainingOptions) -> _Work:
+    """Count the tokens of a trial."""
+    trains = methods.get(job.method).trains
+    per_step = tokens_per_step(survey.train, options)
+    steps = (job.keys.get("max_steps") or 0) if trains else 0
+    evaluations = -(-steps // job.keys["eval_steps"]) if trains and "eval_steps" in job.keys else 0
+    # Each kind of metric reads the rows once: the loss, which is always measured, and the comparison of labels.
+    needs = [resolve_metric(name).needs for name in dict.fromkeys((job.measures.metric, *job.measures.metrics))]
+    passes = 1 + any(need in ("choices", "predictions") for need in needs)
+    measured = [survey.development] if job.measures.test is None else [survey.development, survey.test]
+    read = evaluations * sum(survey.development) + passes * sum(map(sum, measured))
+    written = 0.0
+    if job.measures.test is not None:
+        read += _SIDE_TOKENS + (sum(survey.test) if needs[0] == "tokens" else 0)  # a score for each row
+        written += _SIDE_STEPS
+    if "text" in needs:
+        written += sum(_batches(lengths, job.measures.max_new_tokens) for lengths in measured) * (
+            job.measures.max_new_tokens
+        )
+    return _Work(per_step, steps * per_step, read, written)
+
+
+def _batches(lengths: Sequence[int], new_tokens: int) -> int:
+    """Return in how many batches answers to rows of these lengths are written."""
+    tokens = sum(lengths) + len(lengths) * new_tokens
+    return -(-tokens // GenerationOptions().batch_tokens) if lengths else 0
 
 
 def speed(rate: float) -> float:

@@ -29,7 +29,7 @@ from petune.comparison.estimate import estimate, speed
 from petune.comparison.job import Job, Measures
 from petune.comparison.recipe import SUGGEST_KEYS
 from petune.comparison.record import Budget
-from petune.comparison.survey import Survey
+from petune.comparison.survey import SAMPLED, Survey
 from petune.data.options import DataOptions
 from petune.data.report import DataReport
 from petune.errors import ConfigError, nearest
@@ -150,6 +150,7 @@ def suggest(
         train=tuple(len(row.input_ids) for row in encoded.rows),
         development=(),
         test=(),
+        rows=tuple(encoded.rows[:SAMPLED]),
     )
     given = {name: getattr(run, name) for name in SUGGEST_KEYS}
     found = _in_order(survey, run, given)
@@ -225,7 +226,7 @@ def _suggestion(
         why_not=outlook.refused or why_not,
         trainable=outlook.trainable,
         bytes_stored=outlook.stored,
-        seconds=cost.multiplications / per_second if method.trains else None,
+        seconds=cost.time(per_second) if method.trains else None,
         memory=cost.memory,
         standing=standing([finding for finding, _ in findings]),
         findings=findings,

@@ -5,14 +5,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, final
 
+import torch
 from transformers import PreTrainedModel
 
 from petune.adapter import build_adapter
 from petune.backbone.base import load_base_config, meta_model
 from petune.backbone.structure import Structure
 from petune.backbone.tokenizer import load_tokenizer
+from petune.comparison.pace import Pace, pace_of, stand_in
 from petune.comparison.recipe import CompareOptions
 from petune.comparison.split import PartFiles
+from petune.data.encoding import Encoded
 from petune.data.examples import ExampleSet
 from petune.data.loading import CheckedRows, check_files, render_examples
 from petune.data.options import DataOptions
@@ -25,7 +28,13 @@ from petune.evaluation.scoring import distinct_labels
 from petune.tasks.head_task import HeadTask
 from petune.tasks.rows import read_rows_for
 from petune.tasks.task import Task
+from petune.training.options import TrainingOptions
 from petune.training.recipe import Recipe
+
+SAMPLED = 64
+"""Training rows that a batch is made of to be timed."""
+_ADAMW = 16
+"""Bytes of a learned number: fp32 value, gradient and two moments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +80,11 @@ class Survey:
     test: tuple[int, ...]
     """Tokens of each test row."""
 
+    rows: tuple[Encoded, ...] = ()
+    """Some training rows, to time a batch of."""
+
     _outlooks: dict[str, Outlook] = field(default_factory=dict)
+    _paces: dict[str, Pace | None] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -95,6 +108,38 @@ class Survey:
             except (BaseModelError, ConfigError) as error:
                 self._outlooks[key] = Outlook(0, refused=str(error))
         return self._outlooks[key]
+
+    def pace(
+        self,
+        method: str,
+        settings: Mapping[str, Any],
+        options: TrainingOptions,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        room: int,
+    ) -> Pace | None:
+        """Return what a token costs ``method`` here, measured once; None where that cannot be measured.
+
+        Args:
+            method: its name.
+            settings: its settings.
+            options: sizes of batches.
+            device: where it would run.
+            dtype: precision of the base.
+            room: bytes that measuring may take.
+        """
+        config = Recipe.parse({**settings, "method": method}).method
+        sizes = (options.per_device_train_batch_size, options.max_tokens_per_batch)
+        key = f"{method} {config.model_dump_json()} {sizes} {device} {dtype}"
+        if key not in self._paces:
+            bytes_each = torch.empty(0, dtype=dtype).element_size()
+            needed = self.parameters * bytes_each + self.outlook(method, settings).trainable * (_ADAMW + bytes_each)
+            self._paces[key] = None
+            if self.rows and needed <= room:
+                base = stand_in(self.model, device, dtype)
+                self._paces[key] = pace_of(base, self.task, self.rows, method, config.model_dump(), options)
+        return self._paces[key]
 
 
 def survey(name: str, options: CompareOptions, files: PartFiles, *, trust_remote_code: bool = False) -> Survey:
@@ -126,6 +171,7 @@ def survey(name: str, options: CompareOptions, files: PartFiles, *, trust_remote
     test = check_files(rows.options.model_copy(update={"data": str(files.test), "eval_data": None})).train
     parts: dict[str, ExampleSet] = {}
     lengths: dict[str, tuple[int, ...]] = {}
+    samples: dict[str, tuple[Encoded, ...]] = {}
     for part, checked in (("train", rows.data.train), ("development", rows.data.eval), ("test", test)):
         assert isinstance(checked, CheckedRows)
         parts[part] = render_examples(checked, rows.options, tokenizer)
@@ -138,6 +184,7 @@ def survey(name: str, options: CompareOptions, files: PartFiles, *, trust_remote
             model_limit=limit,
         )
         lengths[part] = tuple(len(row.input_ids) for row in encoded.rows)
+        samples[part] = tuple(encoded.rows[:SAMPLED])
     metric = _metric(rows.task, options, parts)
     return Survey(
         name=name,
@@ -148,6 +195,7 @@ def survey(name: str, options: CompareOptions, files: PartFiles, *, trust_remote
         train=lengths["train"],
         development=lengths["development"],
         test=lengths["test"],
+        rows=samples["train"],
     )
 
 

@@ -82,7 +82,9 @@ class MaskedLikelihood:
         scores = [score.tolist() for score in _read_gaps(runner, rows, read, batch_tokens)]
         return [combined_choice(labels, scores[i : i + number], combine) for i in range(0, len(rows), number)]
 
-    def texts(self, runner: Runner, examples: Sequence[Example], options: GenerationOptions) -> list[str]:
+    def texts(
+        self, runner: Runner, examples: Sequence[Example], options: GenerationOptions, *, first_row: int = 0
+    ) -> list[str]:
         """Fill one token into the gap of every row: the likeliest that is no special one.
 
         Raises:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from transformers import GenerationConfig, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from petune.data.batching import collate
 from petune.data.encoding import IGNORED, Encoded
@@ -16,6 +16,7 @@ from petune.evaluation.options import GenerationOptions
 from petune.evaluation.penalty import repetition_penalty
 from petune.evaluation.prompts import encode_prompts
 from petune.evaluation.runner import Runner, end_token_ids, evaluating, longest_input, versions
+from petune.evaluation.sampling import row_sampling, samples_by_row
 from petune.evaluation.stopping import StopText, decode, first_stop
 from petune.kernels.constant_weights import constant_weights
 from petune.kernels.reordered_linears import reordered_linears
@@ -46,13 +47,16 @@ def generate(
     *,
     add_special_tokens: bool | Sequence[bool] = True,
     names: Sequence[str] | None = None,
+    first_row: int = 0,
 ) -> list[Generation]:
     """Generate text after each prompt; results come in the order of the prompts.
 
-    Prompts of like lengths share a batch, padded on the left. At temperature 0 a row's text does not depend
-    on its batch; sampled text does, and is the same again for the same prompts and options. The global random
-    state is left as it was. Where an adapter writes a prompt in several versions, the text that most of them get is
-    the answer; of equally many the first.
+    Prompts of like lengths share a batch, padded on the left. A row's text does not depend on its batch, up to
+    rounding: what is sampled depends on the seed and on the number of the row. Only sampled beams depend on the
+    batch, and are the same again for the same prompts and options. The global random state is left as it was.
+
+    Where an adapter writes a prompt in several versions, the text that most of them get is the answer; of equally many
+    the first.
 
     Args:
         runner: the model.
@@ -61,6 +65,7 @@ def generate(
         add_special_tokens: whether the tokenizer adds its special tokens: false where a chat template wrote
             them. One value for all prompts, or one each.
         names: what prompts are called in errors; ``prompt 1``, ``prompt 2`` ... by default.
+        first_row: number of the first prompt, where these are some of many.
 
     Raises:
         DataError: a prompt is empty or longer than the model's context.
@@ -71,12 +76,13 @@ def generate(
     refuse_heads(runner)
     encoded = encode_prompts(runner, prompts, special, names)
     results: dict[int, Generation] = {}
+    number, _ = versions(runner)
     apart = runner.model.config.is_encoder_decoder
     with generating(runner, options.max_new_tokens), seeded(options.seed, runner.device):
         for rows, allowance in _batches(encoded, options, longest_input(runner), apart=apart):
-            generations = _generate_batch(runner, [encoded[i] for i in rows], allowance, options)
+            numbers = [first_row * number + i for i in rows]
+            generations = _generate_batch(runner, [encoded[i] for i in rows], numbers, allowance, options)
             results.update(zip(rows, generations, strict=True))
-    number, _ = versions(runner)
     return [_majority([results[i + n] for n in range(number)]) for i in range(0, len(encoded), number)]
 
 
@@ -106,7 +112,7 @@ def room_for(options: GenerationOptions, context: int | None, prompt: int, *, ap
 
 def generation_config(runner: Runner, options: GenerationOptions, max_new_tokens: int) -> GenerationConfig:
     """Return transformers' form of ``options``; the model's own sampling defaults have no say."""
-    sampling = options.temperature > 0
+    sampling = options.temperature > 0 and not samples_by_row(options)
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=sampling,
@@ -133,6 +139,11 @@ def generating(runner: Runner, new_tokens: int) -> Iterator[None]:
     reordered = reordered_linears(runner.model) if new_tokens >= _REORDERING_PAYS else nullcontext()
     with evaluating(runner), constant_weights(), reordered:
         yield
+
+
+def token_choice(options: GenerationOptions, rows: Sequence[int]) -> LogitsProcessorList:
+    """Return what acts on the scores of the rows with these numbers before the likeliest token is taken."""
+    return LogitsProcessorList([*repetition_penalty(options.repetition_penalty), *row_sampling(options, rows)])
 
 
 @contextmanager
@@ -168,7 +179,11 @@ def _batches(
 
 
 def _generate_batch(
-    runner: Runner, prompts: Sequence[list[int]], max_new_tokens: int, options: GenerationOptions
+    runner: Runner,
+    prompts: Sequence[list[int]],
+    numbers: Sequence[int],
+    max_new_tokens: int,
+    options: GenerationOptions,
 ) -> list[Generation]:
     rows = [Encoded(ids, [IGNORED] * len(ids), "") for ids in prompts]
     batch = collate(rows, pad_token_id=runner.tokenizer.pad_token_id, side="left", device=runner.device)
@@ -180,7 +195,7 @@ def _generate_batch(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             generation_config=generation_config(runner, options, max_new_tokens),
-            logits_processor=repetition_penalty(options.repetition_penalty),
+            logits_processor=token_choice(options, numbers),
             stopping_criteria=StoppingCriteriaList(criteria),
         )
     return [_finished(runner, row, options.stop) for row in sequences[:, width:].tolist()]

@@ -30,8 +30,13 @@ class Likelihood(Protocol):
         """Score every label as the answer to every row's prompt."""
         ...
 
-    def texts(self, runner: Runner, examples: Sequence[Example], options: GenerationOptions) -> list[str]:
-        """Return the answer to each row in the model's own words, without white space around it."""
+    def texts(
+        self, runner: Runner, examples: Sequence[Example], options: GenerationOptions, *, first_row: int = 0
+    ) -> list[str]:
+        """Return the answer to each row in the model's own words, without white space around it.
+
+        ``first_row`` is the number of the first row, where these are some of many.
+        """
         ...
 
 
@@ -59,12 +64,16 @@ class CausalLikelihood:
         """Score every label after every row's prompt."""
         return score_choices(runner, examples, labels, batch_tokens=batch_tokens)
 
-    def texts(self, runner: Runner, examples: Sequence[Example], options: GenerationOptions) -> list[str]:
+    def texts(
+        self, runner: Runner, examples: Sequence[Example], options: GenerationOptions, *, first_row: int = 0
+    ) -> list[str]:
         """Generate after every row's prompt."""
-        return generated_texts(runner, examples, options)
+        return generated_texts(runner, examples, options, first_row=first_row)
 
 
-def generated_texts(runner: Runner, examples: Sequence[Example], options: GenerationOptions) -> list[str]:
+def generated_texts(
+    runner: Runner, examples: Sequence[Example], options: GenerationOptions, *, first_row: int = 0
+) -> list[str]:
     """Return the text generated for each row's prompt, without white space around it."""
     generations = generate(
         runner,
@@ -72,5 +81,6 @@ def generated_texts(runner: Runner, examples: Sequence[Example], options: Genera
         options,
         add_special_tokens=[example.add_special_tokens for example in examples],
         names=[example.origin for example in examples],
+        first_row=first_row,
     )
     return [generation.text.strip() for generation in generations]

@@ -29,7 +29,7 @@ class GenerationOptions(BaseModel):
     """Texts that end the generation; the result is cut before them. On the command line `\\n` and `\\t` stand for a
     line break and a tab."""
     seed: int = Field(default=42, ge=0, lt=2**63)
-    """Seed of the sampling; without effect at temperature 0."""
+    """Seed of the sampling, in which a row's number counts and the rows beside it do not; idle at temperature 0."""
     batch_tokens: int = Field(default=8192, ge=1)
     """Most tokens of one batch: rows times (longest prompt + max_new_tokens). One row always fits."""
 

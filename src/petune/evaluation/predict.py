@@ -97,7 +97,7 @@ def predict_texts(
     """Yield the text written for each row, in order, as windows of rows are done."""
     for start in range(0, len(examples), _TEXT_WINDOW):
         window = examples[start : start + _TEXT_WINDOW]
-        for e, text in zip(window, likelihood.texts(runner, window, options), strict=True):
+        for e, text in zip(window, likelihood.texts(runner, window, options, first_row=start), strict=True):
             label = next((label for label, word in e.words.items() if word == text), text)
             yield Prediction(e.origin, e.fields, label, e.target, None)
 

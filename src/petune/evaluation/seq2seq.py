@@ -65,9 +65,11 @@ class Seq2SeqLikelihood:
         by_version = scores.view(len(examples), len(labels), number).transpose(1, 2).tolist()
         return [combined_choice(labels, own, combine) for own in by_version]
 
-    def texts(self, runner: Runner, examples: Sequence[Example], options: GenerationOptions) -> list[str]:
+    def texts(
+        self, runner: Runner, examples: Sequence[Example], options: GenerationOptions, *, first_row: int = 0
+    ) -> list[str]:
         """Generate a target for every prompt."""
-        return generated_texts(runner, examples, options)
+        return generated_texts(runner, examples, options, first_row=first_row)
 
 
 def log_likelihoods(runner: Runner, rows: Sequence[Encoded], *, batch_tokens: int) -> list[float]:

@@ -11,9 +11,16 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteriaList
 from transformers.generation import BaseStreamer
 
 from petune.errors import ConfigError
-from petune.evaluation.generate import generating, generation_config, refuse_heads, room_for, seeded, stop_token_ids
+from petune.evaluation.generate import (
+    generating,
+    generation_config,
+    refuse_heads,
+    room_for,
+    seeded,
+    stop_token_ids,
+    token_choice,
+)
 from petune.evaluation.options import GenerationOptions
-from petune.evaluation.penalty import repetition_penalty
 from petune.evaluation.prompts import Messages, chat_prompt, encode_prompts
 from petune.evaluation.runner import Runner, longest_input, versions
 from petune.evaluation.stopping import Cancelled, StopText, decode, first_stop
@@ -155,7 +162,7 @@ def _generate(
                 input_ids=input_ids,
                 attention_mask=torch.ones_like(input_ids),
                 generation_config=generation_config(runner, options, room),
-                logits_processor=repetition_penalty(options.repetition_penalty),
+                logits_processor=token_choice(options, [0]),
                 stopping_criteria=StoppingCriteriaList(criteria),
                 streamer=tokens,
             )

@@ -1,0 +1,139 @@
+"""How fast a method trains and reads on this machine, and what a batch of it holds, found without a base's weights.
+
+A stand-in of the base's own shape, with random numbers for weights, has the method attached and goes through a batch as
+large as those of training. What is measured is the method's own maths, on the machine as it is.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from petune.adapted_model import AdaptedModel
+from petune.adapter import create_adapter
+from petune.backbone.base import Base
+from petune.data.batching import answer_starts, collate, split_step
+from petune.data.encoding import Encoded
+from petune.errors import PetuneError
+from petune.tasks.task import Task
+from petune.training.activations import counted
+from petune.training.options import TrainingOptions
+
+_SPREAD = 0.02
+_WRITING_ROWS = 4
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What a token costs."""
+
+    learning: float
+    """Seconds of a token that is learned from: forward and backward."""
+
+    reading: float
+    """Seconds of a token that is read only."""
+
+    writing: float
+    """Seconds of a step of generation: one token for each row of a small batch."""
+
+    held: int
+    """Most bytes that a training batch holds, beside the weights and what is learned."""
+
+
+def stand_in(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> Base:
+    """Return a base of the shape of ``model``, which is on the meta device, with random numbers for weights."""
+    built = copy.deepcopy(model).to(dtype).to_empty(device=device)
+    built.tie_weights()
+    with torch.no_grad():
+        for tensor in (*built.parameters(), *built.buffers()):
+            if tensor.is_floating_point():
+                tensor.uniform_(-_SPREAD, _SPREAD)
+            else:
+                tensor.zero_()
+    return Base.from_model(built, name="a stand-in")
+
+
+def pace_of(
+    base: Base, task: Task, rows: Sequence[Encoded], method: str, settings: Mapping[str, Any], options: TrainingOptions
+) -> Pace | None:
+    """Return the pace of ``method`` on the stand-in ``base``; None where it cannot be made on one.
+
+    Args:
+        base: the stand-in.
+        task: what is trained.
+        rows: some rows of the data.
+        method: its name.
+        settings: its settings.
+        options: sizes of batches.
+    """
+    try:
+        model = AdaptedModel(base, [create_adapter(base, method, **settings)])
+        return _measured(model, task, _batch(rows, options))
+    except PetuneError:  # it starts from a text, or stands in a template: the stand-in has no tokenizer
+        return None
+
+
+def _batch(rows: Sequence[Encoded], options: TrainingOptions) -> list[Encoded]:
+    """Return a batch of typical rows, as large as those of training."""
+    ordered = sorted(rows, key=lambda row: len(row.input_ids))
+    count = options.per_device_train_batch_size
+    first = max(0, (len(ordered) - count) // 2)
+    typical = (ordered * -(-count // len(ordered)))[:count] if count > len(ordered) else ordered[first : first + count]
+    lengths = [len(row.input_ids) for row in typical]
+    batches = split_step(range(len(typical)), lengths, max_rows=None, max_tokens=options.max_tokens_per_batch)
+    return [typical[place] for place in max(batches, key=len)]
+
+
+def _measured(model: AdaptedModel, task: Task, rows: list[Encoded]) -> Pace:
+    adapter = next(iter(model.adapters.values()))
+    learns = adapter.method.trains
+    adapter.set_trainable(learns)
+    objective = task.objective(model.model, model.plugged_into)
+    batch = collate(rows, pad_token_id=0, device=model.device)
+    whole = batch["labels"].shape == batch["input_ids"].shape  # else a label is of the row
+    labels = None if whole else batch.pop("labels")
+    if adapter.placement is not None:
+        batch = model.insert_virtual_tokens(batch)
+    labels = batch.pop("labels") if labels is None else labels
+    tokens = sum(len(row.input_ids) for row in rows)
+    known = [*model.parameters(), *model.buffers()]
+
+    def read() -> Tensor:
+        return objective(batch, labels).sum()
+
+    def learn() -> Tensor:
+        loss = read()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    with model.answers_from(answer_starts(rows)):
+        learning, held = 0.0, 0
+        if learns:
+            model.train()
+            with model.fast_training():
+                with counted(known, rehearsed=True) as found:
+                    read()
+                held = found.most
+                learn()  # the first backward pass brings buffers of libraries along
+                learning = _seconds(learn)
+            adapter.zero_grad(set_to_none=True)
+        model.eval()
+        with torch.inference_mode():
+            with counted(known) as found:
+                read()
+            reading = _seconds(read)
+            few = {name: tensor[:_WRITING_ROWS, :1] for name, tensor in batch.items()}
+            writing = _seconds(lambda: objective(few, labels[:_WRITING_ROWS, :1]).sum())
+    return Pace(learning / tokens, reading / tokens, writing, max(held, found.most))
+
+
+def _seconds(run: Callable[[], Tensor]) -> float:
+    began = time.perf_counter()
+    float(run())  # reading a number back waits for the device
+    return time.perf_counter() - began
