@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,14 @@ def build_model(
         torch.manual_seed(seed)
         model = auto_class(choose_task(config, task, architecture)).from_config(config)
     return model.to(dtype).eval()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _heeds_ctrl_c() -> Iterator[None]:
+    """Take Ctrl-C as a terminal's programs do; a shell's background jobs ignore it, and so would what tests start."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
 
 
 @pytest.fixture(autouse=True)
