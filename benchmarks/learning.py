@@ -96,7 +96,6 @@ def learn(
         "trainable_parameters": done.model.adapter("default").num_parameters(),
         "bytes": size,
         "loss": done.train_loss,
-        "seconds": done.seconds,
         "steps": done.steps,
         "learning_rate": summary["learning_rate"],
     }
@@ -116,9 +115,9 @@ def mean(runs: dict[str, dict[str, Any]], key: str) -> float:
 
 def render(runs: dict[str, dict[str, dict[str, Any]]], methods: Sequence[str], metric: str) -> str:
     """Return the table, in Markdown."""
-    headings = ("method", "learning rate", "trainable", "bytes", metric.replace("_", " "), "least", "loss", "seconds")
+    headings = ("method", "learning rate", "trainable", "bytes", metric.replace("_", " "), "least", "loss")
     lines = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
-    lines.append(f"| {FLOOR} | | 0 | 0 | {runs[FLOOR]['0'][metric]:.3f} | | | |")
+    lines.append(f"| {FLOOR} | | 0 | 0 | {runs[FLOOR]['0'][metric]:.3f} | | |")
     for method in methods:
         first, several = next(iter(runs[method].values())), runs[method]
         cells = (
@@ -129,7 +128,6 @@ def render(runs: dict[str, dict[str, dict[str, Any]]], methods: Sequence[str], m
             f"{mean(several, metric):.3f}",
             f"{min(run[metric] for run in several.values()):.3f}",
             f"{mean(several, 'loss'):.3f}",
-            f"{mean(several, 'seconds'):.0f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

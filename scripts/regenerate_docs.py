@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import typer
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from transformers import AutoConfig
 
 from petune import errors, methods
@@ -124,15 +125,18 @@ def method_settings(name: str) -> str:
 def settings_table(model: type[BaseModel], leave_out: Sequence[str] | set[str] = ()) -> str:
     """Return the fields of a model with their defaults and descriptions."""
     rows = [
-        (f"`{name}`", _default(field.default), field.description or "")
+        (f"`{name}`", _default(field), field.description or "")
         for name, field in fields_of(model).items()
         if name not in leave_out
     ]
     return table(("key", "default", "meaning"), rows)
 
 
-def _default(value: Any) -> str:
-    if value is None or value in ((), ""):
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if value is None or value in ((), "", {}):
         return ""
     return f"`{','.join(map(str, value)) if isinstance(value, tuple) else value}`"
 

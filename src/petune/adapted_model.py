@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from petune.adapter import Adapter
 from petune.backbone.base import Base
+from petune.backbone.quantization import unpack
 from petune.backbone.tokenizer import beginning_token_id
 from petune.errors import ConfigError, nearest
 from petune.merging import Merges
@@ -290,6 +291,7 @@ class AdaptedModel(nn.Module):
         }
         self._merges.forget()  # what was set aside would come back on detaching
         adapters = [self.detach(name) for name in names]
+        unpack(self._model, [self._model.get_submodule(path.rpartition(".")[0]) for path in learned])
         for path, value in learned.items():
             self._model.get_parameter(path).copy_(value)
         return adapters

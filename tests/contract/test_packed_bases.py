@@ -130,3 +130,16 @@ def test_merged_folder_is_that_of_the_unpacked_base(
         outputs.append(merged(input_ids=ids).logits)
     assert torch.equal(outputs[0], outputs[1])
     assert all(parameter is before[path] for path, parameter in packed.model.named_parameters())
+
+
+@torch.no_grad()
+def test_what_full_fine_tuning_learned_can_stay_for_good(
+    twins: Twins, trained: Callable[..., AdaptedModel], token_ids: Callable[..., torch.Tensor]
+) -> None:
+    packed, _ = twins
+    model, ids = trained(packed, "full"), token_ids(2, 8)
+    expected = model(input_ids=ids).logits
+    model.merge("default")
+    assert [adapter.name for adapter in model.keep_merged()] == ["default"]
+    assert torch.equal(packed.model(input_ids=ids).logits, expected)
+    assert not any(is_packed(parameter) for parameter in packed.model.parameters())

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ import torch
 from petune.errors import DataError
 from petune.evaluation.generate import generate, generation_config
 from petune.evaluation.options import GenerationOptions
+from petune.sites.sites import Sites
 
 PROMPTS = ["the river rises in the hills and", "dull", "a quiet joy of a film, far too long", "green hills"]
 
@@ -152,3 +154,25 @@ def test_the_model_stays_as_it_was(runner) -> None:
     assert runner.tokenizer.padding_side == "right"
     for name, tensor in runner.model.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+def test_an_interrupt_leaves_the_model_as_it_was(runner) -> None:
+    sites, model = Sites(runner.model), runner.model.train()
+    lent = SimpleNamespace(**vars(runner), modules=runner.modules, fast_inference=sites.fast_inference)
+    lent.device, own, replaced = runner.device, model.config._attn_implementation, []
+
+    def interrupt(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        replaced.extend(module for module in model.modules() if "forward" in vars(module))
+        raise KeyboardInterrupt
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            generate(lent, PROMPTS, GenerationOptions(max_new_tokens=16))
+    finally:
+        hook.remove()
+    assert replaced
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert all(module.training for module in model.modules())
+    assert model.config._attn_implementation == own
+    assert not torch.is_inference_mode_enabled()

@@ -124,3 +124,33 @@ def test_without_gradients_products_are_used_where_they_are_faster(
     assert bool(calls) == products
     expected = plain(query.double(), key.double(), value.double(), seen, 0.3)
     torch.testing.assert_close(got.double(), expected, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("name", ["s_aux", "sinks"])
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("queries", [5, 1])
+def test_a_sink_takes_its_share_of_the_weights(name: str, masked: bool, queries: int) -> None:
+    tensors, seen = inputs(6, 2, queries, 5), causal(queries, 5)
+    sinks = torch.randn(6, generator=torch.Generator().manual_seed(3), dtype=torch.float64).requires_grad_()
+    if not masked:
+        seen = torch.ones(queries, 5, dtype=torch.bool).tril(5 - queries)
+    keys, values = (t.repeat_interleave(3, 1) for t in tensors[1:])
+    scores = (0.3 * tensors[0] @ keys.transpose(-1, -2)).masked_fill(~seen, -torch.inf)
+    with_sinks = torch.cat([scores, sinks.view(1, 6, 1, 1).expand(3, -1, queries, -1)], -1)
+    expected = (with_sinks.softmax(-1)[..., :-1] @ values).transpose(1, 2)
+
+    given = sinks if name == "s_aux" else sinks.view(1, 6, 1, 1).expand(3, 6, queries, 1)
+    module = torch.nn.Module()
+    module.num_key_value_groups = 3
+    for learned in (True, False):  # a sink that learns needs the gradient of the mask
+        options = {name: given if learned else given.detach(), "scaling": 0.3}
+        ours = attend(module, *tensors, seen if masked else None, **options)
+        torch.testing.assert_close(ours, expected)
+        leaves = [*tensors, sinks] if learned else tensors
+        pull = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        for mine, theirs in zip(
+            torch.autograd.grad(ours, leaves, pull, retain_graph=True),
+            torch.autograd.grad(expected, leaves, pull, retain_graph=True),
+            strict=True,
+        ):
+            torch.testing.assert_close(mine, theirs)

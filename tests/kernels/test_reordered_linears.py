@@ -67,3 +67,9 @@ def test_copies_take_no_more_memory_than_they_may() -> None:
 def test_other_precisions_stay_as_they_are() -> None:
     with reordered_linears(model_of(torch.float64)) as number:
         assert number == 0
+
+
+def test_a_release_without_the_operations_runs_linears_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("petune.kernels.reordered_linears._OPERATIONS", ("_linear_pointwise", "_no_such_operation"))
+    with reordered_linears(model_of(torch.float32)) as number:
+        assert number == 0

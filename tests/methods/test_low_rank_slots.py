@@ -96,34 +96,40 @@ def linear_slot(seed: int, rank: int = 3, **settings: Any) -> LoRASlot:
 
 
 def test_several_slots_at_once() -> None:
-    slots = [linear_slot(seed) for seed in (1, 2, 3)]
-    x, y, which = torch.randn(4, 6, 4), torch.randn(4, 6, 5), torch.tensor([1, 0, 2, 1])
-    found = LoRASlot.together(slots, which, x, y)
+    slots = [linear_slot(1), linear_slot(2, rank=2), linear_slot(3)]
+    x, y = torch.randn(5, 6, 4), torch.randn(5, 6, 5)
+    found = LoRASlot.together(slots, ((1, 0, 1), (0, 1, 3), (2, 3, 4), (1, 4, 5)), x, y)
     assert found is not None
-    for row, slot in enumerate(which.tolist()):
+    for row, slot in enumerate([1, 0, 0, 2, 1]):
         torch.testing.assert_close(found[row], slots[slot](x[row], y[row]))
 
 
 def test_dropout_of_several_slots_at_once() -> None:
     slots = [linear_slot(seed, dropout=0.5) for seed in (1, 2)]
-    x, y, which = torch.randn(2, 6, 4), torch.randn(2, 6, 5), torch.tensor([1, 0])
+    x, y = torch.randn(2, 6, 4), torch.randn(2, 6, 5)
     for training in (True, False):
         for slot in slots:
             slot.train(training)
         torch.manual_seed(0)
-        found = LoRASlot.together(slots, which, x, y)
+        found = LoRASlot.together(slots, ((1, 0, 1), (0, 1, 2)), x, y)
         assert found is not None
         torch.manual_seed(0)
         seen = nn.functional.dropout(x, 0.5, training)
         expected = [
-            y[i] + slots[g].scale * seen[i] @ slots[g].lora_A.t() @ slots[g].lora_B.t() for i, g in enumerate(which)
+            y[i] + slots[g].scale * seen[i] @ slots[g].lora_A.t() @ slots[g].lora_B.t() for i, g in enumerate([1, 0])
         ]
         torch.testing.assert_close(found, torch.stack(expected))
 
 
-@pytest.mark.parametrize(
-    "other", [{"rank": 2}, {"dropout": 0.1}, {"has_magnitude": True}, {"subtract_start": True}], ids=str
-)
+ONE_EACH = ((0, 0, 1), (1, 1, 2))
+
+
+@pytest.mark.parametrize("other", [{"dropout": 0.1}, {"has_magnitude": True}, {"subtract_start": True}], ids=str)
 def test_slots_that_differ_work_one_after_the_other(other: dict[str, Any]) -> None:
     slots = [linear_slot(1), linear_slot(2, **other)]
-    assert LoRASlot.together(slots, torch.tensor([0, 1]), torch.randn(2, 4), torch.randn(2, 5)) is None
+    assert LoRASlot.together(slots, ONE_EACH, torch.randn(2, 4), torch.randn(2, 5)) is None
+
+
+def test_slots_of_which_one_alone_trains_work_one_after_the_other() -> None:
+    slots = [linear_slot(1, dropout=0.5), linear_slot(2, dropout=0.5).eval()]
+    assert LoRASlot.together(slots, ONE_EACH, torch.randn(2, 4), torch.randn(2, 5)) is None

@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from transformers import GptOssConfig, GptOssForCausalLM
 
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.sites.attention import read_keys_values
 from petune.sites.attention_switch import IMPLEMENTATION
+from petune.sites.sites import Sites
 
 ROWS = ("short", None, "long", "prompt", ["lora", "prompt"], "lora")
 
@@ -131,3 +133,22 @@ def test_ours_is_lent_on_a_cpu_only(
     monkeypatch.setattr(type(model.model), "device", torch.device("cuda"))
     with getattr(model, block)():
         assert model.model.config._attn_implementation == own
+
+
+@torch.no_grad()
+def test_a_model_with_attention_sinks_answers_the_same(token_ids: Callable[..., torch.Tensor]) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "head_dim": 16}
+    config = GptOssConfig(
+        vocab_size=288, num_hidden_layers=2, num_key_value_heads=1, num_local_experts=2, num_experts_per_tok=1, **sizes
+    )
+    model = GptOssForCausalLM(config).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("sinks"):
+            parameter.fill_(2.0)
+    inputs = {"input_ids": token_ids(2, 9), "attention_mask": torch.tensor([[1] * 9, [0] * 4 + [1] * 5])}
+    expected = model(**inputs).logits
+    with Sites(model).fast_inference():
+        assert model.config._attn_implementation == IMPLEMENTATION
+        found = model(**inputs).logits
+    real = inputs["attention_mask"] == 1
+    torch.testing.assert_close(found[real], expected[real], rtol=1e-4, atol=1e-5)

@@ -127,3 +127,49 @@ def test_an_error_inside_leaves_nothing_behind(tiny_model: Callable[..., PreTrai
     assert taken_over(model)
     assert not maths.__exit__(KeyError, KeyError(), None)
     assert not taken_over(model)
+
+
+def test_a_layer_called_with_more_than_x_runs_its_own_forward(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    class GatedNorm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.eps = 1e-6
+            self.weight = nn.Parameter(torch.ones(8))
+
+        def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+            x = x if gate is None else x * gate
+            return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.up, self.down = (nn.Linear(8, 8, bias=False) for _ in range(3))
+
+        def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+            return self.down(nn.functional.silu(self.gate(x)) * self.up(x)) * scale
+
+    model, x = tiny_model("gpt2"), torch.randn(2, 8)
+    model.norm, model.scaled = GatedNorm(), Scaled()
+    expected = [model.norm(x, x), model.norm(x=x), model.scaled(x, 2.0), model.scaled(x, scale=3.0)]
+    with own_maths(model):
+        assert taken_over(model) == ["GatedNorm", "Scaled"]
+        found = [model.norm(x, x), model.norm(x=x), model.scaled(x, 2.0), model.scaled(x, scale=3.0)]
+    for ours, own in zip(found, expected, strict=True):
+        assert torch.equal(ours, own)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activations_that_small_inputs_cannot_tell_apart(
+    dtype: torch.dtype, tiny_model: Callable[..., PreTrainedModel]
+) -> None:
+    model = tiny_model("gemma").to(dtype)  # the approximation by tanh
+    first, second = (layer.mlp for layer in model.model.layers)
+    with torch.no_grad():
+        first.down_proj.weight.zero_()  # fits every activation
+        for linear in (second.gate_proj, second.up_proj, second.down_proj):
+            linear.weight.mul_(0.2)
+    x = 8 * torch.randn(64, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = second(x)
+    with own_maths(model):
+        assert "forward" not in first.__dict__
+        assert torch.equal(second(x), expected)

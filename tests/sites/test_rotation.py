@@ -47,3 +47,13 @@ def test_a_call_that_says_more_goes_to_the_file_s_own(tiny_model: Callable[..., 
     assert short is modeling_gpt_neox.apply_rotary_pos_emb
     for ours, own in zip(found, expected, strict=True):
         assert torch.equal(ours, own)
+
+
+def test_blocks_that_end_in_another_order_leave_the_file_s_own(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    own = modeling_llama.apply_rotary_pos_emb
+    first, second = own_rotation(tiny_model("llama")), own_rotation(tiny_model("llama"))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert modeling_llama.apply_rotary_pos_emb is own

@@ -60,3 +60,15 @@ def test_groups_that_work_in_one_piece() -> None:
     assert (index.tolist(), again is runs) == ([0, 1, 4, 5, 6, 7, 8, 9], True)
     index, runs = route.assigned((0, 1, 2), 5, CPU)
     assert (index, runs) == (None, ((0, 0, 1), (1, 1, 2), (2, 2, 4), (0, 4, 5)))
+
+
+def test_an_index_made_without_autograd_serves_a_backward_pass() -> None:
+    route = Route.of([("a",), ("b",), ()])
+    with torch.inference_mode():
+        route.assigned((0, 1), 3, torch.device("cpu"))
+    index, _ = route.assigned((0, 1), 3, torch.device("cpu"))
+    x = torch.ones(3, 2, requires_grad=True)
+    assert index is not None
+    x.index_select(0, index).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [[1, 1], [1, 1], [0, 0]]

@@ -101,9 +101,9 @@ class WithHead:
 def evaluating(runner: Runner) -> Iterator[None]:
     """Run the block in evaluation mode and without autograd, then give each module its own mode back."""
     training = [module for module in runner.modules() if module.training]
-    for module in training:
-        module.training = False
     try:
+        for module in training:
+            module.training = False
         with torch.inference_mode(), runner.fast_inference():
             yield
     finally:

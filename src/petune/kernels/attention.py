@@ -20,6 +20,8 @@ INFERENCE_KEYS = 128
 """The same without gradients, where several queries are asked at once."""
 _PRODUCT_OPTIONS = {"dropout", "scaling", "is_causal", "sliding_window", "position_ids", "use_cache"}
 """What a model may say to its attention that is in the mask already, or that products heed."""
+_SINKS = ("s_aux", "sinks")
+"""What models call the scores of their sinks."""
 
 
 def attend(
@@ -37,10 +39,17 @@ def attend(
     """
     cap, scale = options.pop("softcap", None), options.get("scaling")
     scale = query.shape[-1] ** -0.5 if scale is None else scale
+    sinks = next((sinks for name in _SINKS if (sinks := options.pop(name, None)) is not None), None)
+    if sinks is not None:
+        is_causal = options.get("is_causal")
+        is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        key, value, attention_mask = with_sink(query, key, value, attention_mask, sinks, is_causal=is_causal)
+        if options.get("position_bias") is not None:
+            options["position_bias"] = F.pad(options["position_bias"], (0, 1))
     if cap is not None:
         return capped_attention(query, key, value, attention_mask, scale, cap, options.get("dropout", 0.0))
     plain = options.keys() <= _PRODUCT_OPTIONS and not options.get("dropout")
-    if plain and attention_mask is not None and _is_short(query, key):
+    if plain and attention_mask is not None and not attention_mask.requires_grad and _is_short(query, key):
         return product_attention(query, key, value, attention_mask, scale)
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     return output  # type: ignore[no-any-return]
@@ -103,6 +112,31 @@ def capped_attention(
     scores = cap * torch.tanh(scale / cap * (query.to(wide) @ key.to(wide).transpose(-1, -2)))
     weights = (scores if mask is None else scores + _added(mask)).softmax(-1)
     return (F.dropout(weights, dropout) @ value.to(wide)).to(query.dtype).transpose(1, 2)
+
+
+def with_sink(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sinks: Tensor, *, is_causal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return keys and values [B, K, S + 1, D] and a mask [B, H, T, S + 1] to be added, with a sink as the last key.
+
+    A sink has a score of its own, takes its share of the weights, and adds nothing to the output.
+
+    Args:
+        query: [B, H, T, D].
+        key: [B, K, S, D].
+        value: [B, K, S, D].
+        mask: as for :func:`product_attention`.
+        sinks: scores of the sink [H], or [B, H, T, 1].
+        is_causal: what a mask that is left out means.
+    """
+    rows, heads, queries, _ = query.shape
+    keys, wide = key.shape[2], torch.promote_types(query.dtype, torch.float32)
+    if mask is None:
+        mask = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=query.device)
+        mask = mask.tril(keys - queries) if is_causal else mask
+    shown = _added(mask).to(wide).expand(rows, heads, queries, keys)
+    score = (sinks.view(1, -1, 1, 1) if sinks.ndim == 1 else sinks).to(wide).expand(rows, heads, queries, 1)
+    return F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1)), torch.cat([shown, score], -1)
 
 
 def _added(mask: Tensor) -> Tensor:

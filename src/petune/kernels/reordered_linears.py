@@ -16,6 +16,8 @@ REORDERED_BYTES = 2**30
 """Most memory that copies of weights may take; linears beyond it run as they are."""
 
 _EXPECTED_ROWS = 16
+_OPERATIONS = ("_is_mkldnn_bf16_supported", "_linear_pointwise", "_reorder_linear_weight")
+"""PyTorch's own, of no promised interface: where a release lacks one, linears run as they are."""
 
 
 @contextmanager
@@ -38,13 +40,13 @@ def reordered_linears(model: nn.Module, *, most_bytes: int = REORDERED_BYTES) ->
         for module in model.modules() if _is_supported() else ():
             if type(module) is nn.Linear and _is_plain(module) and module.weight.nbytes <= room:
                 weight = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach(), _EXPECTED_ROWS)
-                module.forward = partial(_product, weight, module.bias)  # type: ignore[method-assign]
                 reordered.append(module)
+                module.forward = partial(_product, weight, module.bias)  # type: ignore[method-assign]
                 room -= module.weight.nbytes
         yield len(reordered)
     finally:
         for module in reordered:
-            del module.forward
+            vars(module).pop("forward", None)
 
 
 def _product(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
@@ -54,9 +56,8 @@ def _product(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
 
 
 def _is_supported() -> bool:
-    operations = torch.ops.mkldnn
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return available and hasattr(operations, "_linear_pointwise")
+    return available and all(hasattr(torch.ops.mkldnn, name) for name in _OPERATIONS)
 
 
 def _is_plain(linear: nn.Linear) -> bool:

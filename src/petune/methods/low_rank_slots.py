@@ -145,7 +145,7 @@ class LoRASlot(LowRankSlot):
         first = own[0]
         if any(slot.start_a is not None or slot.lora_magnitude_vector is not None for slot in own):
             return None
-        if any(slot.dropout != first.dropout for slot in own):
+        if any((slot.dropout, slot.training) != (first.dropout, first.training) for slot in own):
             return None
         dropped = F.dropout(x, first.dropout) if first.dropout and first.training else x
         wide, flat = dropped.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])

@@ -8,7 +8,7 @@ Shapes: B rows, T queries, S keys (cached ones included), P virtual tokens, H he
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, final
 from weakref import WeakKeyDictionary
@@ -245,6 +245,7 @@ class AttentionSites:
     @contextmanager
     def watch(self, paths: tuple[str, ...]) -> Iterator[Mapping[str, list[KeysValues]]]:
         """Note the keys and values [B, K, S, D] of every call of the attentions at ``paths`` inside the block."""
+        lent = set(paths) - self._sites.keys()
         sites = {path: self._site(path) for path in paths}
         seen: dict[str, list[KeysValues]] = {path: [] for path in paths}
         for path, site in sites.items():
@@ -254,7 +255,7 @@ class AttentionSites:
         finally:
             for site in sites.values():
                 site.seen = None
-            self._tidy()
+            self._tidy(lent)
 
     def read(self, paths: tuple[str, ...], inputs: Tensor) -> dict[str, KeysValues]:
         """Return the keys and values [K, P, D] that the model makes of token ids [P] or embeddings [P, d], by path."""
@@ -274,10 +275,11 @@ class AttentionSites:
             self._sites[path] = _SITES.setdefault(self._model.get_submodule(path), AttentionSite(self._routing))
         return self._sites[path]
 
-    def _tidy(self) -> None:
-        for path in [p for p, site in self._sites.items() if not site.in_use]:
-            del self._sites[path]
-            _SITES.pop(self._model.get_submodule(path), None)  # gone already where the model itself is going
+    def _tidy(self, lent: Collection[str] = ()) -> None:
+        """Let go of sites that nobody uses, and of ``lent`` ones, which somebody else may go on using."""
+        for path in [p for p, site in self._sites.items() if p in lent or not site.in_use]:
+            if not self._sites.pop(path).in_use:
+                _SITES.pop(self._model.get_submodule(path), None)  # gone already where the model itself is going
         if not self._sites and not self._holders and self._switch.is_on:
             self._switch.off()
 

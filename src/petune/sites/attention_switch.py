@@ -1,7 +1,9 @@
 """The switch that sends a model's attention through our function, and gives the model its own back."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import final
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -14,9 +16,20 @@ IMPLEMENTATION = "petune"
 """The name by which transformers finds our function."""
 
 
+@dataclass(slots=True)
+class _Hold:
+    """How many switches of one model are on, and which attention returns when the last one is off."""
+
+    former: str
+    switches: int = 0
+
+
+_HOLDS: WeakKeyDictionary[nn.Module, _Hold] = WeakKeyDictionary()
+
+
 @final
 class AttentionSwitch:
-    """The attention of one model.
+    """The attention of one model, which goes through our function as long as one switch of the model is on.
 
     Most models hand each attention to a function found by name; then the name is changed. A few compute it themselves:
     in those that have a row in ``STAND_INS``, a method of their attention modules is replaced meanwhile.
@@ -30,12 +43,8 @@ class AttentionSwitch:
         self._model = model
         self._attention = attention
         self._own = list(_computing_themselves(model))
-        self._former: str | None = None
-
-    @property
-    def is_on(self) -> bool:
-        """Whether the model's attention goes through ours."""
-        return self._former is not None
+        self.is_on = False
+        """Whether this switch sends the model's attention through ours."""
 
     @property
     def replaces_methods(self) -> bool:
@@ -48,21 +57,29 @@ class AttentionSwitch:
         Raises:
             BaseModelError: it cannot be reached.
         """
-        former = self._model.config._attn_implementation
-        if not self._own:
-            _take_over(self._model)
-        for module in self._own:
-            method, stand_in = STAND_INS[type(module)]
-            setattr(module, method, stand_in(module, self._attention))
-        self._former = former
+        if self._model not in _HOLDS:
+            former = self._model.config._attn_implementation
+            if not self._own:
+                _take_over(self._model)
+            for module in self._own:
+                method, stand_in = STAND_INS[type(module)]
+                setattr(module, method, stand_in(module, self._attention))
+            _HOLDS[self._model] = _Hold(former)
+        _HOLDS[self._model].switches += 1
+        self.is_on = True
 
     def off(self) -> None:
-        """Give the model its own attention back."""
-        assert self._former is not None
+        """Give the model its own attention back, unless another switch is on."""
+        assert self.is_on
+        self.is_on = False
+        hold = _HOLDS[self._model]
+        hold.switches -= 1
+        if hold.switches:
+            return
         for module in self._own:
             delattr(module, STAND_INS[type(module)][0])
-        self._model.set_attn_implementation(self._former)
-        self._former = None
+        self._model.set_attn_implementation(hold.former)
+        del _HOLDS[self._model]
 
 
 def require_attention(model: PreTrainedModel) -> None:

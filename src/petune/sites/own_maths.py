@@ -26,6 +26,9 @@ Forward = Callable[..., Any]
 Maker = Callable[[nn.Module], Forward]
 """Makes what a module of one kind is to run."""
 
+_SIZES = torch.tensor([[1.0], [4.0], [16.0]])
+"""Of inputs: activations that are alike near zero, up to rounding, are not further out."""
+
 
 @contextmanager
 def own_maths(model: PreTrainedModel) -> Iterator[None]:
@@ -33,8 +36,8 @@ def own_maths(model: PreTrainedModel) -> Iterator[None]:
     with ExitStack() as undo:
         if model.device.type == "cpu":
             for module, forward in _replacements(model):
-                module.forward = forward
                 undo.callback(module.__dict__.pop, "forward", None)
+                module.forward = forward
             undo.enter_context(own_rotation(model))
         yield
 
@@ -94,10 +97,12 @@ def _as_norm(module: nn.Module) -> Maker | None:
 def _norm(module: nn.Module, *, eps: float, offset: float) -> Forward:
     former = module.forward
 
-    def forward(x: Tensor) -> Any:
+    def forward(*inputs: Any, **options: Any) -> Any:
         weight = module.weight
         assert isinstance(weight, Tensor)
-        return rms_norm(x, weight, eps, offset) if x.dtype == weight.dtype else former(x)
+        if len(inputs) != 1 or options or inputs[0].dtype != weight.dtype:  # a gate beside x, for one
+            return former(*inputs, **options)
+        return rms_norm(inputs[0], weight, eps, offset)
 
     return forward
 
@@ -108,24 +113,29 @@ def _as_gated(module: nn.Module) -> Maker | None:
     parts = [module.get_submodule(name) for name in names]
     if len(parts) != 3 or module._parameters or not all(isinstance(part, nn.Linear) for part in parts):
         return None
+    fitting: list[Maker] = []
     for order in permutations(names):
         gate, up, down = (module.get_submodule(name) for name in order)
-        if gate.in_features != up.in_features or gate.out_features != up.out_features != down.in_features:
+        if gate.in_features != up.in_features or not gate.out_features == up.out_features == down.in_features:
             continue
-        x = torch.randn(3, int(gate.in_features)).to(gate.weight.dtype)  # type: ignore[arg-type]
+        x = torch.randn(len(_SIZES), int(gate.in_features)) * _SIZES  # type: ignore[arg-type]
+        x = x.to(gate.weight.dtype)  # type: ignore[arg-type]
         given = _attempt(module.forward, x)
         for activation in ACTIVATIONS:
             formula = _attempt(_gated(module, order=order, activation=activation), x)
             if given is not None and formula is not None and torch.equal(given, formula):
-                return partial(_gated, order=order, activation=activation)
-    return None
+                fitting.append(partial(_gated, order=order, activation=activation))
+    return fitting[0] if len(fitting) == 1 else None  # weights of zero fit every formula
 
 
 def _gated(module: nn.Module, *, order: Sequence[str], activation: Activation) -> Forward:
     gate, up, down = (module.get_submodule(name) for name in order)
+    former = module.forward
 
-    def forward(x: Tensor) -> Any:
-        return down(gated_product(gate(x), up(x), activation))
+    def forward(*inputs: Any, **options: Any) -> Any:
+        if len(inputs) != 1 or options:
+            return former(*inputs, **options)
+        return down(gated_product(gate(inputs[0]), up(inputs[0]), activation))
 
     return forward
 

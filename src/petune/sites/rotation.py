@@ -9,7 +9,7 @@ Shapes: B rows, H heads, T tokens, D head width.
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +26,12 @@ NAME = "apply_rotary_pos_emb"
 def own_rotation(model: nn.Module) -> Iterator[None]:
     """Turn queries and keys of ``model`` by our own function inside the block, where it gives the same."""
     sources = {sys.modules[type(part).__module__] for part in model.modules() if "Attention" in type(part).__name__}
-    former = {source: vars(source)[NAME] for source in sources if _is_rotation(vars(source).get(NAME))}
-    for source, turn in former.items():
-        setattr(source, NAME, _ours(turn))
+    # Where ours stands already, whoever put it there takes it back.
+    found = {source: vars(source)[NAME] for source in sources if not isinstance(vars(source).get(NAME), _Ours | None)}
+    former = {source: turn for source, turn in found.items() if _is_rotation(turn)}
     try:
+        for source, turn in former.items():
+            setattr(source, NAME, _Ours(turn))
         yield
     finally:
         for source, turn in former.items():
@@ -53,11 +55,22 @@ def _is_rotation(turn: Any) -> bool:
 _SIZES = ((2, 2, 3, 8), (2, 1, 3, 8), (2, 3, 8), (2, 3, 8))
 
 
-def _ours(former: Turn) -> Turn:
-    def turn(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        plain = not rest and not options and q.device.type == "cpu" and cos.shape[-1] == q.shape[-1] == k.shape[-1]
-        if not plain or cos.ndim != 3 or not q.dtype == k.dtype == cos.dtype:
-            return former(q, k, cos, sin, *rest, **options)
-        return rotate(q, k, cos[:, None], sin[:, None])
+@final
+class _Ours:
+    """Our function, in the place of ``former``, which does what ours does not.
 
-    return turn
+    Args:
+        former: the model's own function.
+    """
+
+    def __init__(self, former: Turn) -> None:
+        self._former = former
+
+    def __call__(self, *inputs: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        """Return the turned queries and keys."""
+        if len(inputs) == 4 and not options:
+            query, key, cos, sin = inputs
+            is_whole = cos.ndim == 3 and cos.shape[-1] == query.shape[-1] == key.shape[-1]
+            if is_whole and query.device.type == "cpu" and query.dtype == key.dtype == cos.dtype:
+                return rotate(query, key, cos[:, None], sin[:, None])
+        return self._former(*inputs, **options)

@@ -78,7 +78,8 @@ class Route:
             owners = {int(r): place for place, n in enumerate(numbers) for r in self.groups[n].rows}  # type: ignore[union-attr]
             rows = sorted(owners)
             places = [owners[row] for row in rows]
-            index = None if len(rows) == self.num_rows else torch.tensor(rows, device=device)
+            with torch.inference_mode(mode=False):  # autograd may need the index later
+                index = None if len(rows) == self.num_rows else torch.tensor(rows, device=device)
             self._assigned[numbers] = (index, _runs(places))
         rows_of, runs = self._assigned[numbers]
         return None if rows_of is None else _entries(rows_of, num_entries // self.num_rows), runs
