@@ -1,14 +1,18 @@
 """Recomputed activations: on inside the block, gone after it."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
+from petune.adapted_model import AdaptedModel
+from petune.adapter import Adapter, create_adapter
+from petune.backbone.base import Base
 from petune.backbone.structure import Structure
 from petune.errors import ConfigError
-from petune.training.recomputation import described, gradient_checkpointing, parts_of, recomputed
+from petune.training.recomputation import KINDS, Kind, described, gradient_checkpointing, parts_of, recomputed
 
 
 def block_flags(model: PreTrainedModel) -> list[bool]:
@@ -78,3 +82,27 @@ def test_in_words(tiny_model: Callable[..., PreTrainedModel]) -> None:
     )
     assert described(parts) == "all of 2 blocks"
     assert described([]) == "nothing"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_soft_prompt_that_shares_a_pass_gets_the_same_gradient(
+    kind: Kind,
+    tiny_base: Callable[..., Base],
+    randomise: Callable[..., Adapter],
+    token_ids: Callable[..., torch.Tensor],
+) -> None:
+    base, ids = tiny_base("llama"), token_ids(2, 7)
+    prompt = create_adapter(base, "prompt_tuning", name="prompt", num_virtual_tokens=3)
+    lora = create_adapter(base, "lora", name="lora", target_modules=("gate_proj", "up_proj", "down_proj"))
+    model = AdaptedModel(base, [prompt, randomise(lora)]).train()
+    parameters = [*prompt.parameters(), *lora.parameters()]
+    for adapter in (prompt, lora):
+        adapter.set_trainable(True)
+    parts = [part for part in parts_of(base.model, base.structure) if part.kind == kind]
+    found = []
+    for context in (nullcontext(), recomputed(base.model, parts)):
+        with context, model.route(["prompt", "lora"]):
+            loss = model(input_ids=ids, use_cache=False).logits.sin().sum()
+            found.append(torch.autograd.grad(loss, parameters))
+    for again, kept in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(again, kept)

@@ -19,6 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from petune.backbone.structure import Structure
 from petune.errors import ConfigError
+from petune.sites.routing import Routing
 
 Kind = Literal["norms", "feed-forward", "block"]
 
@@ -99,12 +100,14 @@ def recomputed(model: PreTrainedModel, parts: Sequence[Part]) -> Iterator[None]:
     whole = {part.block for part in parts if part.kind == "block"}
     left = [part for part in parts if part.kind == "block" or part.block not in whole]
     outer = {path for part in left for path in part.paths}
+    routing = Routing.of(model)
     with ExitStack() as stack:
         for part in left:
             for path in part.paths:
                 if not any(path.startswith(f"{other}.") for other in outer):
-                    again = _block_recomputed if part.kind == "block" else _forward_recomputed
-                    stack.enter_context(again(model.get_submodule(path)))
+                    module = model.get_submodule(path)
+                    is_block = part.kind == "block"
+                    stack.enter_context(_block_recomputed(module) if is_block else _forward_recomputed(module, routing))
         yield
 
 
@@ -120,14 +123,15 @@ def _block_recomputed(block: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _forward_recomputed(module: nn.Module) -> Iterator[None]:
-    with _replaced(module, {"forward": _recomputing(module.forward)}):
+def _forward_recomputed(module: nn.Module, routing: Routing) -> Iterator[None]:
+    with _replaced(module, {"forward": _recomputing(module.forward, routing)}):
         yield
 
 
-def _recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _recomputing(forward: Callable[..., Any], routing: Routing) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
+        # Where the base reads virtual tokens alone, the route of that moment is gone in the backward pass.
+        if not torch.is_grad_enabled() or not routing.route.virtual_tokens:
             return forward(*args, **kwargs)
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
