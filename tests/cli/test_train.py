@@ -31,11 +31,20 @@ def test_training_reports_data_progress_and_result(
     assert "accuracy  " in captured.out
     assert "trainable params: " in captured.err
     assert "step 2/2  loss " in captured.err
-    assert re.search(r"estimate: about .* for 2 steps, .* at most \(.* above the loaded model", captured.err)
-    assert re.search(r"estimated time .*, measured .*; memory .*, measured ", captured.out)
+    assert "estimate" not in captured.err + captured.out, "what it costs is too much for two steps"
     assert {"adapter_model.safetensors", "petune.json", "loss.png", "metrics.jsonl", "recipe.yaml"} <= {
         path.name for path in Path("out").iterdir()
     }
+
+
+def test_a_longer_run_is_estimated_and_a_few_seconds_alarm_nobody(
+    petune: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line.run([*TRAIN, "--max-steps", "200", "--save-steps", "200"]) == 0
+    captured = capsys.readouterr()
+    assert re.search(r"estimate: about .* for 200 steps, .* at most \(.* above the loaded model", captured.err)
+    assert re.search(r"estimated time .*, measured .*; memory .*, measured ", captured.out)
+    assert "warning" not in captured.out
 
 
 def test_flags_override_the_recipe(petune: Callable[..., str]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from petune.comparison import child as child_process
 from petune.comparison.assignment import Assignment
 from petune.comparison.child import Child, LostChildError, how_it_ended
 
@@ -24,6 +25,26 @@ def test_how_a_process_ended(code: int, words: str) -> None:
 def test_a_process_that_is_gone_is_noticed(assigned: Callable[..., Assignment], tmp_path: Path) -> None:
     child = Child(tmp_path)
     os.kill(child.pid, signal.SIGKILL)
+    with pytest.raises(LostChildError, match="SIGKILL"):
+        list(child.run(assigned()))
+    child.close()
+
+
+def test_half_a_message_is_that_of_a_process_that_died(
+    assigned: Callable[..., Assignment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "dies_while_it_speaks.py"
+    lines = [
+        "import os, sys",
+        "sys.stdin.readline()",
+        "sys.stdout.write('{')",
+        "sys.stdout.flush()",
+        "os.kill(os.getpid(), 9)",
+    ]
+    module.write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(child_process, "_MODULE", module.stem)
+    child = Child(tmp_path)
     with pytest.raises(LostChildError, match="SIGKILL"):
         list(child.run(assigned()))
     child.close()

@@ -1,12 +1,14 @@
 """What a token costs, measured on a stand-in of the base."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from petune import methods
+from petune.comparison import pace as measurement
 from petune.comparison.pace import pace_of, stand_in
 from petune.data.encoding import Encoded
 from petune.tasks.registry import get as get_task
@@ -54,6 +56,17 @@ def test_more_rows_hold_more(skeleton: Callable[..., PreTrainedModel]) -> None:
         assert pace is not None
         held.append(pace.held)
     assert held[0] < held[1] < held[2]
+
+
+def test_where_there_is_no_room_after_all_there_is_no_pace(
+    skeleton: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(measurement, "_measured", full)
+    base = stand_in(skeleton("llama"), CPU, torch.float32)
+    assert pace_of(base, get_task("causal_lm"), ROWS, "lora", {}, TrainingOptions()) is None
 
 
 def test_what_starts_from_a_text_cannot_be_made_on_a_stand_in(skeleton: Callable[..., PreTrainedModel]) -> None:

@@ -80,6 +80,7 @@ def test_every_command_is_shown() -> None:
     assert {line.split()[1] for line in COMMANDS} >= set(command_line.COMMANDS) - {"demo"}
 
 
+@pytest.mark.timeout(1200)  # a dozen commands, one of which starts a process of its own: minutes on a busy machine
 def test_the_commands_run_one_after_another(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,11 +23,12 @@ def test_before_the_run() -> None:
 def test_after_the_run() -> None:
     near = ESTIMATE.against(seconds=112.0, memory=1000 * MIB, steps=40)
     assert near == ["estimated time 2 min, measured 2 min; memory 900.0 MiB, measured 1000.0 MiB"]
-    far = ESTIMATE.against(seconds=50.0, memory=1200 * MIB, steps=40)
+    far = replace(ESTIMATE, seconds=120.0).against(seconds=60.0, memory=1200 * MIB, steps=40)
     assert far[1:] == [
         "warning: the estimate of time was 100% too high",
         "warning: the estimate of memory was 25% too low",
     ]
+    assert len(ESTIMATE.against(seconds=59.0, memory=1200 * MIB, steps=40)) == 1, "a short run alarms nobody"
     stopped_early = ESTIMATE.against(seconds=50.0, memory=900 * MIB, steps=20)
     assert stopped_early == ["estimated memory 900.0 MiB, measured 900.0 MiB"]
 

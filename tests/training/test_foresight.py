@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from petune.backbone.base import Base
+from petune.errors import Interrupted
 from petune.training.estimate import Estimate
 from petune.training.events import Plan, Silent
+from petune.training.foresight import cost
+from petune.training.rehearsal import Rehearsal
 from petune.training.run import train
 
 
@@ -47,6 +50,36 @@ def test_it_changes_nothing_for_any_method(
     assert 0 < told.estimate.kept < told.estimate.above_model
     written = json.loads((tmp_path / "told" / "train_results.json").read_text())
     assert written["estimate"] == told.estimate.to_dict()
+
+
+def test_it_is_left_out_where_it_would_cost_too_much(
+    tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any]
+) -> None:
+    heard = Heard()
+    for name, share in (("short", 0.05), ("long", 100.0)):
+        options = keys(max_steps=2, output_dir=str(tmp_path / name))
+        result = train(options, base=tiny_base(), estimate=share, listeners=[heard])
+        assert (result.estimate is None) is (name == "short")
+    assert len(heard.told) == 1
+
+
+def test_what_it_costs_falls_with_the_length_of_the_run(
+    tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[float] = []
+
+    def noted(rehearsal: Rehearsal, *, grows_faster: bool) -> float:
+        found.append(cost(rehearsal, grows_faster=grows_faster))
+        raise Interrupted("enough", 2)
+
+    monkeypatch.setattr("petune.training.loop.cost", noted)
+    for steps in (5, 500):
+        options = keys(max_steps=steps, output_dir=str(tmp_path / str(steps)), group_by_length=False)
+        with pytest.raises(Interrupted, match="enough"):
+            train(options, base=tiny_base(), estimate=0.05)
+    short, long = found
+    assert short > 0.05 > long
+    assert short == pytest.approx(100 * long, rel=0.5)
 
 
 def test_dropout_falls_as_without_it(tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any]) -> None:

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from petune.data.report import DataReport
     from petune.training.result import Candidate, TrainingResult
 
+ESTIMATE_SHARE = 0.05
+"""How much of a training's time the estimate before it may take."""
+
 
 def say(text: str = "") -> None:
     """Print a line of results to stdout."""

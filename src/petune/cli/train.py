@@ -91,7 +91,7 @@ def train(
         train_together(resolved, resume=resume, overwrite=overwrite, trust_remote_code=trust_remote_code)
         return
     from petune.cli.progress import ProgressBar
-    from petune.cli.reporting import print_data_reports, print_result
+    from petune.cli.reporting import ESTIMATE_SHARE, print_data_reports, print_result
     from petune.training.run import train as run_training
 
     result = run_training(
@@ -101,7 +101,7 @@ def train(
         trust_remote_code=trust_remote_code,
         listeners=[ProgressBar()],
         on_data=print_data_reports,
-        estimate=True,
+        estimate=ESTIMATE_SHARE,
     )
     print_result(result)
 

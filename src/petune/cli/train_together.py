@@ -1,7 +1,7 @@
 """`petune train` with a recipe of several adapters."""
 
 from petune.cli.progress import ProgressBar, Screen
-from petune.cli.reporting import print_data_reports, print_result, say
+from petune.cli.reporting import ESTIMATE_SHARE, print_data_reports, print_result, say
 from petune.data.report import DataReport
 from petune.errors import PetuneError
 from petune.training.run_many import train_many
@@ -27,7 +27,7 @@ def train_together(recipe: SharedRecipe, *, resume: bool, overwrite: bool, trust
         trust_remote_code=trust_remote_code,
         listeners={name: [ProgressBar(name=name, screen=screen)] for name in recipe.recipes},
         on_data=report,
-        estimate=True,
+        estimate=ESTIMATE_SHARE,
     )
     failed: dict[str, PetuneError] = {}
     for outcome in outcomes:

@@ -64,6 +64,8 @@ class Child:
             self._process.stdin.write(assignment.model_dump_json() + "\n")
             self._process.stdin.flush()
         for line in self._process.stdout:
+            if not line.endswith("\n"):
+                break  # it died in the middle of it
             message = Message.model_validate_json(line)
             if message.idle:
                 self._busy = False

@@ -5,6 +5,7 @@ large as those of training. What is measured is the method's own maths, on the m
 """
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from petune.errors import PetuneError
 from petune.tasks.task import Task
 from petune.training.activations import counted
 from petune.training.options import TrainingOptions
+
+logger = logging.getLogger("petune")
 
 _SPREAD = 0.02
 _WRITING_ROWS = 4
@@ -75,7 +78,9 @@ def pace_of(
     try:
         model = AdaptedModel(base, [create_adapter(base, method, **settings)])
         return _measured(model, task, _batch(rows, options))
-    except PetuneError:  # it starts from a text, or stands in a template: the stand-in has no tokenizer
+    except (PetuneError, RuntimeError, MemoryError) as error:
+        # It starts from a text, or stands in a template: the stand-in has no tokenizer. Or memory is taken by others.
+        logger.debug("%s was not timed on a stand-in: %s", method, error)
         return None
 
 

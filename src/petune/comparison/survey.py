@@ -28,6 +28,7 @@ from petune.evaluation.scoring import distinct_labels
 from petune.tasks.head_task import HeadTask
 from petune.tasks.rows import read_rows_for
 from petune.tasks.task import Task
+from petune.training.memory import give_back
 from petune.training.options import TrainingOptions
 from petune.training.recipe import Recipe
 
@@ -139,6 +140,8 @@ class Survey:
             if self.rows and needed <= room:
                 base = stand_in(self.model, device, dtype)
                 self._paces[key] = pace_of(base, self.task, self.rows, method, config.model_dump(), options)
+                del base
+                give_back(device)  # trials run in other processes, which need it
         return self._paces[key]
 
 

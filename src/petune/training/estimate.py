@@ -7,6 +7,8 @@ from petune.training.byte_sizes import shown_bytes
 
 TOLERANCE = 0.15
 """How far an estimate may be off before that is worth a warning."""
+_LONG = 60.0
+"""Seconds below which a run says little of an estimate: chance and what happens but once weigh too much."""
 
 
 @final
@@ -66,7 +68,7 @@ class Estimate:
         return said
 
     def against(self, *, seconds: float, memory: int, steps: int) -> list[str]:
-        """Return, in words, how it compares with what was measured, and a warning for what is far off.
+        """Return, in words, how it compares with what was measured; of a long run, a warning for what is far off.
 
         Args:
             seconds: time of the steps.
@@ -80,7 +82,7 @@ class Estimate:
             found.insert(0, ("time", self.seconds, seconds, shown_seconds(self.seconds), shown_seconds(seconds)))
         pairs = "; ".join(f"{name} {guess}, measured {real}" for name, _, _, guess, real in found)
         lines = [f"estimated {pairs}"]
-        for name, guess, real, _, _ in found:
+        for name, guess, real, _, _ in found if seconds >= _LONG else ():
             error = guess / real - 1 if real else 0.0
             if abs(error) > TOLERANCE:
                 side = "high" if error > 0 else "low"

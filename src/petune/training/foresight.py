@@ -15,7 +15,7 @@ from petune.training.estimate import Estimate
 from petune.training.memory import peak_memory
 from petune.training.memory_needs import MemoryNeeds, Way
 from petune.training.recomputation import described
-from petune.training.rehearsal import Batches, Rehearsal, size
+from petune.training.rehearsal import Batch, Batches, Rehearsal, size
 
 _TIMED = (1, 3, 5)
 _OF = 6
@@ -24,6 +24,24 @@ _OVERHEAD = 64
 """Tokens that take as long as a batch costs for being one."""
 _SAMPLE = 2**20
 """Most numbers that an update and a checkpoint are timed with."""
+_FORWARD = 1 / 3
+"""Part of a batch's time that its forward pass takes, which is gone through alone to count memory."""
+_BEFORE = 0.6
+"""Batches of middle size that :class:`MemoryNeeds` goes through before it counts."""
+
+
+def cost(rehearsal: Rehearsal, *, grows_faster: bool) -> float:
+    """Return about how long an estimate takes, as a share of the time that all batches of the run take.
+
+    Args:
+        rehearsal: goes through its batches.
+        grows_faster: as for :func:`estimated`.
+    """
+    batches = rehearsal.batches()
+    timed = _timed(batches)
+    tokens = (2 if grows_faster else 1) * sum(map(_cost_in_tokens, timed)) + _BEFORE * _cost_in_tokens(timed[-1])
+    tokens += (1 + _FORWARD) * sum(map(_cost_in_tokens, batches.largest))
+    return tokens / _tokens_of_all(batches)
 
 
 def estimated(rehearsal: Rehearsal, needs: MemoryNeeds, way: Way, *, grows_faster: bool) -> Estimate:
@@ -38,7 +56,6 @@ def estimated(rehearsal: Rehearsal, needs: MemoryNeeds, way: Way, *, grows_faste
     device, need = rehearsal.model.device, needs.of(way)
     batches = rehearsal.batches(way.most_tokens)
     before = peak_memory(device)
-    tokens = batches.share * sum(size(batch) + _OVERHEAD for batch in batches.batches)
     pace = _seconds_per_token(rehearsal, batches)
     if grows_faster:
         new = min(1.0, 1 / max(_epochs(run) for run in rehearsal.runs))
@@ -48,7 +65,7 @@ def estimated(rehearsal: Rehearsal, needs: MemoryNeeds, way: Way, *, grows_faste
     memory = max(before, needs.held + need.above)
     if peak_memory(device) > before:  # then it is that of these batches, which says more than a count
         memory = peak_memory(device) + needs.moments + needs.waiting(way)
-    seconds = tokens * pace + sum(_beside_batches(run) for run in rehearsal.runs)
+    seconds = _tokens_of_all(batches) * pace + sum(_beside_batches(run) for run in rehearsal.runs)
     return Estimate(
         seconds=seconds,
         memory=memory,
@@ -62,10 +79,25 @@ def estimated(rehearsal: Rehearsal, needs: MemoryNeeds, way: Way, *, grows_faste
 
 def _seconds_per_token(rehearsal: Rehearsal, batches: Batches) -> float:
     """Return the time of a token."""
-    ordered = sorted(batches.batches, key=size)
-    chosen = {id(batch): batch for batch in (ordered[len(ordered) * place // _OF] for place in _TIMED)}.values()
+    chosen = _timed(batches)
     seconds = sum(rehearsal.timed(batch)[0] for batch in chosen)
-    return seconds / sum(size(batch) + _OVERHEAD for batch in chosen)
+    return seconds / sum(map(_cost_in_tokens, chosen))
+
+
+def _timed(batches: Batches) -> list[Batch]:
+    """Return the batches to time, the smallest first."""
+    ordered = sorted(batches.batches, key=size)
+    return list({id(batch): batch for batch in (ordered[len(ordered) * place // _OF] for place in _TIMED)}.values())
+
+
+def _cost_in_tokens(batch: Batch) -> int:
+    """Return how many tokens take as long as a batch."""
+    return size(batch) + _OVERHEAD
+
+
+def _tokens_of_all(batches: Batches) -> float:
+    """Return how many tokens take as long as all batches of the run."""
+    return batches.share * sum(map(_cost_in_tokens, batches.batches))
 
 
 def _epochs(run: AdapterRun) -> float:

@@ -23,7 +23,7 @@ from petune.training.adapter_run import AdapterRun
 from petune.training.byte_sizes import read_bytes
 from petune.training.estimate import Estimate
 from petune.training.events import Plan, Step
-from petune.training.foresight import estimated
+from petune.training.foresight import cost, estimated
 from petune.training.memory import large_tensors_given_back, peak_memory
 from petune.training.memory_budget import way_within
 from petune.training.memory_needs import MemoryNeeds, Way
@@ -101,11 +101,12 @@ class Loop:
             if len(runs) > 1 and model.device.type == "cpu" and isinstance(objective, LabelLoss)
         }
 
-    def run(self, *, estimate: bool = False) -> None:
+    def run(self, *, estimate: bool | float = False) -> None:
         """Train every adapter to its end.
 
         Args:
-            estimate: tell the listeners first what time and memory it will take.
+            estimate: tell the listeners first what time and memory it will take; a number is the largest share of that
+                time that finding it out may take, else nothing is told.
 
         Raises:
             Interrupted: a signal asked to stop; checkpoints were written first.
@@ -126,7 +127,7 @@ class Loop:
                 ExitStack() as recomputing,
             ):
                 if (estimate or self._options.memory_budget) and any(run.goes_on for run in waiting):
-                    self._foresee(recomputing)
+                    self._foresee(recomputing, estimate)
                 while waiting:
                     for run in [run for run in waiting if not run.goes_on]:
                         waiting.remove(run)
@@ -139,19 +140,21 @@ class Loop:
             for run in waiting:
                 run.listeners.ended()
 
-    def _foresee(self, recomputing: ExitStack) -> None:
+    def _foresee(self, recomputing: ExitStack, most: bool | float) -> None:
         """Estimate time and memory, settle how to keep within the memory budget, and tell."""
         began = time.perf_counter()
         runs = [run for run in self._runs if run.goes_on]
         rehearsal = Rehearsal(self._model, runs, self._step_at, self._batches, self._accumulate)
-        budget = self._options.memory_budget
+        budget, grows_faster = self._options.memory_budget, self._around is not no_trunk_cache
+        if budget is None and most is not True and cost(rehearsal, grows_faster=grows_faster) > most:
+            self.rehearsed = time.perf_counter() - began
+            return
         if budget is not None:
             recomputing.enter_context(large_tensors_given_back(self._model.device))
         needs = MemoryNeeds(rehearsal)
         way = Way() if budget is None else way_within(read_bytes(budget), needs, rehearsal)
         recomputing.enter_context(recomputed(self._model.model, way.parts))
         self._most_tokens = way.most_tokens
-        grows_faster = self._around is not no_trunk_cache
         self.estimate = estimated(rehearsal, needs, way, grows_faster=grows_faster)
         self.rehearsed = time.perf_counter() - began
         for run in self._runs:

@@ -96,7 +96,13 @@ class OnePass:
     """
 
     def __init__(
-        self, base: Base, entries: Sequence[Entry], *, overwrite: bool, how_to_go_on: str, estimate: bool = False
+        self,
+        base: Base,
+        entries: Sequence[Entry],
+        *,
+        overwrite: bool,
+        how_to_go_on: str,
+        estimate: bool | float = False,
     ) -> None:
         self._base = base
         self._entries = entries

@@ -88,20 +88,18 @@ def _largest(step: NextStep, max_tokens: int) -> int:
 
 
 def end_to_end(steps: Sequence[NextStep], most_tokens: int | None = None) -> list[list[Place]]:
-    """Return the rows of all ``steps`` as batches to be laid end to end, those of each adapter side by side.
+    """Return the rows of all ``steps`` as batches to be laid end to end, one adapter's after the other's.
 
-    Nothing is padded, so rows of any lengths share a batch, up to what is enough. Like lengths stay together where
-    there are several batches, because attention is padded still.
+    Nothing is padded, so rows of any lengths share a batch, up to what is enough. The fewer adapters a batch has, the
+    larger are the products with what they learn.
 
     Args:
         steps: the next step of each adapter.
         most_tokens: a limit besides those of the options.
     """
-    places = sorted(((step, row) for step in steps for row in step.rows), key=lambda place: -len(place[1].input_ids))
-    most = min(
-        ENOUGH_TOKENS if most_tokens is None else min(ENOUGH_TOKENS, most_tokens),
-        *(step.run.options.max_tokens_per_batch for step in steps),
-    )
+    places = [(step, row) for step in steps for row in step.rows]
+    most = min(ENOUGH_TOKENS, *(step.run.options.max_tokens_per_batch for step in steps))
+    most = most if most_tokens is None else min(most, most_tokens)
     tokens = sum(len(row.input_ids) for _, row in places)
     fair = tokens / max(1, -(-tokens // most))  # batches of about one size
     batches: list[list[Place]] = []
@@ -113,5 +111,4 @@ def end_to_end(steps: Sequence[NextStep], most_tokens: int | None = None) -> lis
             filled = 0
         batches[-1].append(place)
         filled += length
-    order = {id(step): number for number, step in enumerate(steps)}
-    return [sorted(batch, key=lambda place: order[id(place[0])]) for batch in batches]
+    return batches

@@ -24,7 +24,7 @@ def train(
     trust_remote_code: bool = False,
     listeners: Sequence[Listener] = (),
     on_data: Callable[[DataReport, DataReport | None], None] | None = None,
-    estimate: bool = False,
+    estimate: bool | float = False,
 ) -> TrainingResult:
     """Train one adapter, or choose among candidates where its method does not train, and write its folder.
 
@@ -38,7 +38,8 @@ def train(
         on_data: given the data reports of the training and validation rows (of several ways to write them, the first)
             before the first step; once for each task where the recipe names several.
         estimate: go through a few batches before the first step to tell the listeners, and the result, what time and
-            memory the run will take; a recipe with a memory budget does that anyway.
+            memory the run will take; a number is the largest share of that time that doing so may take, else nothing
+            is estimated. A recipe with a memory budget does that anyway.
 
     Raises:
         PetuneError: see :mod:`petune.errors`; bad input is found before the base loads wherever it can be.

@@ -41,7 +41,7 @@ def train_many(
     trust_remote_code: bool = False,
     listeners: Mapping[str, Sequence[Listener]] | None = None,
     on_data: Callable[[str, DataReport, DataReport | None], None] | None = None,
-    estimate: bool = False,
+    estimate: bool | float = False,
 ) -> list[Outcome]:
     """Train several adapters on one base in one pass, and write the folder of each.
 
