@@ -2,13 +2,14 @@
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import final
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from petune.errors import ConfigError
+from petune.kernels.attention import products_without_gradients
 from petune.sites.attention import AttentionSites, AttentionSlot, Source
 from petune.sites.embeddings import EmbeddingSite, EmbeddingSlot, EmbeddingSource
 from petune.sites.gated import GatedSlot
@@ -111,10 +112,15 @@ class Sites:
         with self.fast_inference(), own_maths(self._model):
             yield
 
-    def fast_inference(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def fast_inference(self) -> Iterator[None]:
         """Run with our attention inside the block, where the model allows it and the device gains by it."""
         # Kernels of other devices want the mask left out where it can be; ours has it written out.
-        return self._attention.held() if self._model.device.type == "cpu" else nullcontext()
+        if self._model.device.type != "cpu":
+            yield
+            return
+        with self._attention.held(), products_without_gradients():
+            yield
 
     def base_changed(self, bare: Mapping[str, Tensor]) -> None:
         """Drop what was computed from the base's weights; call it when they change.
