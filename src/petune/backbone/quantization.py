@@ -89,10 +89,10 @@ def weights_size(model: PreTrainedModel, number: int, quantization: Quantization
         quantization: whose blocks; None for plain weights.
         source: name of the base. The blocks of a local GGUF file take what the file takes.
     """
-    plain = sum(parameter.numel() for parameter in model.parameters()) * number
+    plain: int = sum(parameter.numel() for parameter in model.parameters()) * number
     if quantization is not None and quantization in ROUNDINGS:
         form = ROUNDINGS[quantization].form
-        numbers = sum(weight.numel() for _, weight in _to_round(model, form, ()))
+        numbers: int = sum(weight.numel() for _, weight in _to_round(model, form, ()))
         return plain - numbers * number + numbers // form.values * form.size
     file = Path(source)
     return min(plain, file.stat().st_size) if quantization == "gguf" and file.is_file() else plain
