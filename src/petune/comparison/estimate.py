@@ -79,7 +79,7 @@ def estimate(job: Job, survey: Survey, options: TrainingOptions) -> Estimate:
     device = pick_device(str(job.keys["device"]))
     dtype = pick_dtype(str(job.keys["dtype"]), device)
     size = torch.empty(0, dtype=dtype).element_size()
-    weights = weights_size(survey.model, size, job.keys["quantization"], survey.name)
+    weights = weights_size(survey.model, size, job.keys.get("quantization"), survey.name)
     # A base that is learned itself has a copy of its masters to compute with, unless these are of its own precision.
     copied = trainable * size if not method.shares_batch and size < _MASTER else 0
     least = weights + trainable * _ADAMW + copied
