@@ -128,6 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "keep_adapters": False,
         "dtype": options.dtype,
         "device": "cpu",
+        "engine": "inline",  # memory is read from this process
     }
     print(f"{machine_facts()['cpu']}, {options.threads} threads, torch {torch.__version__}, {options.dtype}")
     print(f"\n| search of {', '.join(METHODS)} | shared | one by one | ratio |\n|---|---|---|---|")

@@ -6,8 +6,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from petune.backbone.base import load_base
-from petune.backbone.packed_weight import is_packed
-from petune.backbone.quantization import unpacked
+from petune.backbone.packed_weight import is_packed, stored_bytes
+from petune.backbone.quantization import unpacked, weights_size
 from petune.backbone.rounded_blocks import ROUNDINGS
 from petune.errors import BaseModelError, ConfigError
 
@@ -36,6 +36,8 @@ def test_linears_of_the_blocks_are_rounded(quantization: str, wide: Path) -> Non
     packed = {name for name, parameter in base.model.named_parameters() if is_packed(parameter)}
     whole_blocks = 96 % rounding.form.values == 0  # of the rows of down_proj
     assert len(packed) == 2 * (6 + whole_blocks)
+    kept = sum(stored_bytes(parameter) for parameter in base.model.parameters())
+    assert weights_size(plain, 4, quantization, str(wide)) == kept
     for name, parameter in plain.named_parameters():
         ours = base.model.get_parameter(name).detach()
         if name in packed:

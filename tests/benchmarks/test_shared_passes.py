@@ -29,6 +29,7 @@ def test_both_ways_are_run(
 
     def watched(keys: dict[str, Any], **options: Any) -> Any:
         ways.append(keys["share_passes"])
+        assert keys["engine"] == "inline", "the memory told is this process's"
         return compare({**keys, "models": [str(tmp_path / "tiny")]}, **options)
 
     monkeypatch.setattr(shared_passes.petune, "compare", watched)

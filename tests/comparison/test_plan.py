@@ -2,8 +2,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
-from petune.comparison.estimate import _SIDE_STEPS, _SIDE_TOKENS
+from petune.comparison.estimate import _SIDE_STEPS, _SIDE_TOKENS, Estimate
 from petune.comparison.pace import Pace
 from petune.comparison.plan import Track, schedule_keys
 from petune.errors import ConfigError
@@ -147,6 +148,23 @@ def test_memory_counts_what_is_learned(track: Callable[..., Track]) -> None:
     assert costs["full"].least_memory == parameters * (4 + 16)
     assert parameters * 4 < costs["lora"].least_memory < costs["full"].least_memory
     assert all(cost.memory > cost.least_memory for cost in costs.values())
+
+
+def test_a_quantised_base_takes_the_bytes_of_its_blocks_on_a_gpu(
+    track: Callable[..., Track], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("petune.comparison.survey.Survey.pace", lambda *_, **__: None)
+    monkeypatch.setattr("petune.comparison.machine.memory", lambda device: 2**30)
+
+    def costs(**changes: Any) -> Estimate:
+        found = track(methods=["lora"], dtype="float32", **changes)
+        return found.cost(found.final_jobs(found.candidates[0])[0])
+
+    plain, on_cpu = costs(), costs(quantization="8bit")
+    assert on_cpu.weights < plain.weights
+    assert on_cpu.least_memory >= track().survey.parameters * 4, "it is loaded plain"
+    monkeypatch.setattr("petune.comparison.estimate.pick_device", lambda name: torch.device("cuda"))
+    assert costs(quantization="8bit").least_memory < plain.least_memory
 
 
 def test_seconds_are_their_own_estimate(track: Callable[..., Track]) -> None:

@@ -7,6 +7,7 @@ blocks. Norms, biases, heads that an adapter learns and everything else stay as 
 import logging
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,24 @@ def quantize(
     logger.info("%d weights are kept as blocks: %s bytes in place of %s", count, f"{_size(model):,}", f"{before:,}")
 
 
+def weights_size(model: PreTrainedModel, number: int, quantization: Quantization | None, source: str) -> int:
+    """Return the bytes of the weights of a model that may be on the meta device.
+
+    Args:
+        model: its shapes.
+        number: bytes of a number of those that stay plain.
+        quantization: whose blocks; None for plain weights.
+        source: name of the base. The blocks of a local GGUF file take what the file takes.
+    """
+    plain: int = sum(parameter.numel() for parameter in model.parameters()) * number
+    if quantization is not None and quantization in ROUNDINGS:
+        form = ROUNDINGS[quantization].form
+        numbers: int = sum(weight.numel() for _, weight in _to_round(model, form, ()))
+        return plain - numbers * number + numbers // form.values * form.size
+    file = Path(source)
+    return min(plain, file.stat().st_size) if quantization == "gguf" and file.is_file() else plain
+
+
 def unpack(model: nn.Module, modules: Iterable[nn.Module]) -> dict[nn.Parameter, nn.Parameter]:
     """Put plain parameters in the places of the packed ones of ``modules`` themselves, wherever ``model`` has these.
 
@@ -107,10 +126,15 @@ def _rounded(
     model: PreTrainedModel, quantization: Quantization, random: Collection[str]
 ) -> Iterator[tuple[str, BlockFormat, Tensor]]:
     rounding = ROUNDINGS[quantization]
+    for path, weight in _to_round(model, rounding.form, random):
+        yield path, rounding.form, rounding.blocks(weight)
+
+
+def _to_round(model: PreTrainedModel, form: BlockFormat, random: Collection[str]) -> Iterator[tuple[str, Tensor]]:
     for linear in Structure(model, random).linears:
         weight = model.get_submodule(linear.path).get_parameter("weight")
-        if linear.role != "head" and not linear.tied and weight.shape[1] % rounding.form.values == 0:
-            yield f"{linear.path}.weight", rounding.form, rounding.blocks(weight)
+        if linear.role != "head" and not linear.tied and weight.shape[1] % form.values == 0:
+            yield f"{linear.path}.weight", weight
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ import torch
 
 from petune import methods
 from petune.backbone.precision import pick_device, pick_dtype
+from petune.backbone.quantization import weights_size
 from petune.comparison import machine
 from petune.comparison.budget import tokens_per_step
 from petune.comparison.job import Job
@@ -78,10 +79,12 @@ def estimate(job: Job, survey: Survey, options: TrainingOptions) -> Estimate:
     device = pick_device(str(job.keys["device"]))
     dtype = pick_dtype(str(job.keys["dtype"]), device)
     size = torch.empty(0, dtype=dtype).element_size()
-    weights = parameters * size
+    weights = weights_size(survey.model, size, job.keys.get("quantization"), survey.name)
     # A base that is learned itself has a copy of its masters to compute with, unless these are of its own precision.
     copied = trainable * size if not method.shares_batch and size < _MASTER else 0
     least = weights + trainable * _ADAMW + copied
+    # Blocks are made on the CPU of weights that lie there plain.
+    loading = parameters * size if device.type == "cpu" else 0
     room = machine.memory(device) // _PART_TO_MEASURE
     pace = survey.pace(job.method, job.settings, options, device=device, dtype=dtype, room=room)
     work = _work(job, survey, options)
@@ -101,8 +104,8 @@ def estimate(job: Job, survey: Survey, options: TrainingOptions) -> Estimate:
     return Estimate(
         multiplications=multiplications,
         seconds=seconds,
-        memory=int(least + held + process),
-        least_memory=least,
+        memory=int(max(least + held, loading) + process),
+        least_memory=max(least, loading),
         weights=weights + process,
     )
 
