@@ -115,9 +115,9 @@ def mean(runs: dict[str, dict[str, Any]], key: str) -> float:
 
 def render(runs: dict[str, dict[str, dict[str, Any]]], methods: Sequence[str], metric: str) -> str:
     """Return the table, in Markdown."""
-    headings = ("method", "learning rate", "trainable", "bytes", metric.replace("_", " "), "least", "loss")
+    headings = ("method", "learning rate", "trainable", "bytes", metric.replace("_", " "), "least", "seeds", "loss")
     lines = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
-    lines.append(f"| {FLOOR} | | 0 | 0 | {runs[FLOOR]['0'][metric]:.3f} | | |")
+    lines.append(f"| {FLOOR} | | 0 | 0 | {runs[FLOOR]['0'][metric]:.3f} | | | |")
     for method in methods:
         first, several = next(iter(runs[method].values())), runs[method]
         cells = (
@@ -127,6 +127,7 @@ def render(runs: dict[str, dict[str, dict[str, Any]]], methods: Sequence[str], m
             f"{first['bytes']:,}",
             f"{mean(several, metric):.3f}",
             f"{min(run[metric] for run in several.values()):.3f}",
+            f"{len(several)}",
             f"{mean(several, 'loss'):.3f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
