@@ -129,7 +129,7 @@ def _measured(model: AdaptedModel, task: Task, rows: list[Encoded]) -> Pace:
                 learning = _seconds(learn)
             adapter.zero_grad(set_to_none=True)
         model.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), model.fast_inference():
             with counted(known) as found:
                 read()
             reading = _seconds(read)

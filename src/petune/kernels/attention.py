@@ -7,9 +7,9 @@ values are never repeated. The forward pass is computed in fp32: rounded scores 
 Shapes: B rows, T queries, S keys, H query heads, K key-value heads, D head width.
 """
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -25,25 +25,17 @@ _PRODUCT_OPTIONS = {"dropout", "scaling", "is_causal", "sliding_window", "positi
 """What a model may say to its attention that is in the mask already, or that products heed."""
 _SINKS = ("s_aux", "sinks")
 """What models call the scores of their sinks."""
-
-
-class _Blocks(threading.local):
-    """How many blocks of :func:`products_without_gradients` this thread is in."""
-
-    count = 0
-
-
-_BLOCKS = _Blocks()
+_WITHOUT_GRADIENTS = ContextVar("without_gradients", default=False)
 
 
 @contextmanager
 def products_without_gradients() -> Iterator[None]:
     """Use products without gradients as well; outside, PyTorch's kernel gives what the bare model gives, to the bit."""
-    _BLOCKS.count += 1
+    before = _WITHOUT_GRADIENTS.set(True)
     try:
         yield
     finally:
-        _BLOCKS.count -= 1
+        _WITHOUT_GRADIENTS.reset(before)
 
 
 def attend(
@@ -83,7 +75,7 @@ def _is_short(query: Tensor, key: Tensor) -> bool:
         return False
     if query.requires_grad:
         return key.shape[2] <= PRODUCT_KEYS
-    if not _BLOCKS.count:
+    if not _WITHOUT_GRADIENTS.get():
         return False
     if query.shape[2] > 1:
         return key.shape[2] <= INFERENCE_KEYS
