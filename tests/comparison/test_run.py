@@ -15,7 +15,7 @@ from petune.comparison import measure, shared_pass, unit_runner
 from petune.comparison.folder import Folder
 from petune.comparison.job import Job
 from petune.comparison.record import Comparison, Trial
-from petune.comparison.run import compare, plan
+from petune.comparison.run import compare
 from petune.comparison.search import best
 from petune.comparison.watching import Unwatched
 from petune.errors import ConfigError, DataError, Interrupted, OutputFolderError
@@ -264,15 +264,3 @@ def test_other_rows_need_another_folder(compare_keys: Keys) -> None:
         compare(compare_keys(test_split=0.4), resume=True)
     with pytest.raises(OutputFolderError, match="holds a comparison already"):
         compare(compare_keys())
-
-
-def test_a_plan_runs_and_writes_nothing(compare_keys: Keys, tmp_path: Path) -> None:
-    keys = compare_keys(methods=["lora", "bitfit"], rate_factors=[1, 3], seeds=[1, 2])
-    before = plan(keys)
-    assert not (tmp_path / "out").exists()
-    assert (before.progress.trials, before.progress.ended) == (4, 0)
-    assert before.progress.seconds_left > 0
-    with pytest.raises(Interrupted):
-        compare(keys, watcher=Follower(stop_after=3))
-    later = plan(keys)
-    assert (later.progress.trials, later.progress.ended) == (4, 3)

@@ -61,7 +61,7 @@ class RayEngine:
     def __init__(self, options: CompareOptions, assignments: Assignments, folder: Folder, watcher: Watcher) -> None:
         self._assignments = assignments
         self._watcher = watcher
-        self._attempts = Attempts(options.retries)
+        self._attempts = Attempts(options.attempts_again)
         self._needs = needs_of(options)
         self._idle: list[_Worker] = []
         self._running: dict[Any, tuple[_Worker, Unit]] = {}
