@@ -188,6 +188,15 @@ def test_the_exit_code(tmp_path: Path) -> None:
     assert command.missed(results(False), [good])
 
 
+def test_what_the_file_holds_is_not_raced_again(tmp_path: Path) -> None:
+    file, race = tmp_path / "race.json", {"settings": {"rows": 16, "peers": ("default",)}, "to_loss": None}
+    assert command.raced_before(file, race) == {}
+    file.write_text(json.dumps({**race, "contests": {"lora": {"date": "today"}}}))
+    assert command.raced_before(file, race) == {"lora": {"date": "today"}}
+    with pytest.raises(SystemExit, match="holds a race with other to_loss; choose another --output, or remove it"):
+        command.raced_before(file, {**race, "to_loss": 0.4})
+
+
 def test_the_picture(tmp_path: Path) -> None:
     measured = found(timing("petune", 500), timing("peft default", 400))
     results = {"contests": {"lora": measured}, "machine": {"cpu": "a processor"}}
