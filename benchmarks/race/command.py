@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = settings_of(options)
     pythons: dict[str, Path | None] = {OURS: None, **{peer: environment(peer, options) for peer in options.peers}}
     results: dict[str, Any] = {"quick": options.quick, "to_loss": options.to_loss, "manners": list(options.manners)}
-    results |= {"settings": settings.to_dict(), "machine": machine_facts()}
+    results |= {"same_rows": options.same_rows, "settings": settings.to_dict(), "machine": machine_facts()}
     with tempfile.TemporaryDirectory(prefix="petune-race-") as folder:
         work = Work(Path(folder))
         work.write_settings(settings)
@@ -79,9 +79,9 @@ def raced(name: str, work: Work, pythons: dict[str, Path | None], options: argpa
     before = load_average()
     found = checked(name, work, pythons, options)
     for repeat in range(work.settings.repeats):
-        time_all(name, found, work, pythons, repeat)
+        time_all(name, found, work, pythons, repeat, same_rows=options.same_rows)
     if options.to_loss is not None:
-        train_to_loss(name, found, work, pythons, options.to_loss)
+        train_to_loss(name, found, work, pythons, options.to_loss, same_rows=options.same_rows)
     date = datetime.now(UTC).strftime("%Y-%m-%d")
     return {**found, "date": date, "load_average_before": before, "load_average_after": load_average()}
 
@@ -151,7 +151,9 @@ def runnable(found: dict[str, Any]) -> list[Entry]:
     return [Entry(*key.split(" ")) for key in found["entries"] if key not in failed and key not in found["absent"]]
 
 
-def time_all(name: str, found: dict[str, Any], whole: Work, pythons: dict[str, Path | None], repeat: int) -> None:
+def time_all(
+    name: str, found: dict[str, Any], whole: Work, pythons: dict[str, Path | None], repeat: int, *, same_rows: bool
+) -> None:
     """Time every entry of a contest once, in turn."""
     work = contest_work(name, whole)
     warm_up = work.settings.warm_up_steps
@@ -159,7 +161,7 @@ def time_all(name: str, found: dict[str, Any], whole: Work, pythons: dict[str, P
     for entry in runnable(found):
         load = load_average()
         try:
-            report = entry.run(work, name, pythons[entry.side], **request)
+            report = entry.run(work, name, pythons[entry.side], planned=same_rows or entry.grouped, **request)
         except WorkerError as error:
             found["absent"][entry.name] = f"failed: {last_line(error)}"
             continue
@@ -170,14 +172,20 @@ def time_all(name: str, found: dict[str, Any], whole: Work, pythons: dict[str, P
 
 
 def train_to_loss(
-    name: str, found: dict[str, Any], whole: Work, pythons: dict[str, Path | None], target: float
+    name: str,
+    found: dict[str, Any],
+    whole: Work,
+    pythons: dict[str, Path | None],
+    target: float,
+    *,
+    same_rows: bool,
 ) -> None:
     """Train every entry until the held-out loss is ``target``, for one pass at most."""
     work = contest_work(name, whole)
     request = {"steps": work.settings.epoch_steps, "dtype": "bfloat16", "log_every_step": False, "to_loss": target}
     for entry in runnable(found):
         try:
-            report = entry.run(work, name, pythons[entry.side], **request)
+            report = entry.run(work, name, pythons[entry.side], planned=same_rows or entry.grouped, **request)
         except WorkerError as error:
             found["absent"][entry.name] = f"failed: {last_line(error)}"
             continue

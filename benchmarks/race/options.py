@@ -35,6 +35,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--manners", nargs="+", choices=MANNERS, default=("default", "tuned"), help="how peers run (default: two)"
     )
+    parser.add_argument(
+        "--same-rows", action="store_true", help="peers that run as they come take petune's rows in each step too"
+    )
     parser.add_argument("--prepare", action="store_true", help="build the peers' environments with pip, and stop")
     parser.add_argument(
         "--environment", action="append", default=[], metavar="PEER=PYTHON", help="a peer's interpreter, yours"

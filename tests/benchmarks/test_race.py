@@ -57,6 +57,14 @@ def test_options_that_make_no_race(arguments: list[str], message: str) -> None:
         settings(*arguments)
 
 
+def test_only_a_peer_that_runs_as_it_comes_shuffles_by_itself() -> None:
+    assert [Entry(*names).grouped for names in (("petune",), ("peft", "default"), ("peft", "tuned"))] == [
+        True,
+        False,
+        True,
+    ]
+
+
 def test_a_peer_that_nobody_knows_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         options.parse(["--environment", "unsloth=python"])
