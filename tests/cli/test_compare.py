@@ -25,6 +25,9 @@ def test_lists_may_be_written_with_blanks() -> None:
     assert joined(given) == [
         "--models", "a,b", "recipe.yaml", "--methods", "lora,ia3", "r=4", "--seeds", "1", "--plan",
     ]  # fmt: skip
+    assert joined(["--rate-factors", "1", "3", "--metrics", "f1", "recall"]) == [
+        "--rate-factors", "1,3", "--metrics", "f1,recall",
+    ]  # fmt: skip
     assert joined(["--models"]) == ["--models"]
 
 

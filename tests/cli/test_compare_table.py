@@ -82,7 +82,7 @@ def test_what_is_measured_stands_on_a_terminal_until_the_table_comes(jobs: list[
     shown.measuring(measured("lora"), 1, 2)
     shown.measuring(measured("ia3"), 2, 2)
     shown.closed()
-    assert "for the estimates: lora on base, 1 of 2" in written.getvalue()
+    assert "for the estimates: ia3 on base, 2 of 2" in written.getvalue()
     assert written.getvalue().endswith("\x1b[2K")  # the line is taken back
 
 

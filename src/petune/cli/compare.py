@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 app = new_app()
 DEFAULT_OUTPUT = CompareOptions.model_fields["output_dir"].default
 DECIDED = tuple(name for name in TrainingOptions.model_fields if name not in SHARED_KEYS)
-_LISTS = ("--models", "--methods", "--seeds", "--metrics")
+_LISTS = tuple(
+    f"--{k.replace('_', '-')}" for k, field in CompareOptions.model_fields.items() if tuple in kinds_of(field)
+)
 EPILOG = (
     "Settings of a method, and what to search besides its learning rate, stand in a recipe: see docs/compare.md. Flags"
     " and KEY=VALUE override the recipe; --resume without a recipe takes the folder's own."
