@@ -7,7 +7,6 @@ from typing import final
 from petune.comparison.reporting.contenders import Contender
 from petune.comparison.reporting.standing import Standing
 
-
 _ROWS = "data/test.jsonl"
 """Rows to answer, in the folder of the comparison."""
 
