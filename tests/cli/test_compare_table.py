@@ -72,30 +72,17 @@ def test_the_table_follows(table: tuple[LiveTable, io.StringIO, Progress], jobs:
     shown.closed()  # twice is once
 
 
-def measured(label: str) -> Any:
-    return SimpleNamespace(survey=SimpleNamespace(name="some/base"), entry=SimpleNamespace(label=label))
-
-
-def test_what_is_measured_stands_on_a_terminal_until_the_table_comes(jobs: list[Job]) -> None:
+def test_what_is_measured_stands_there_until_the_table_comes(capsys: pytest.CaptureFixture[str]) -> None:
+    track: Any = SimpleNamespace(survey=SimpleNamespace(name="some/base"), entry=SimpleNamespace(label="lora r=4"))
     written = io.StringIO()
     shown = LiveTable(Console(file=written, force_terminal=True, width=120))
-    shown.measuring(measured("lora"), 1, 2)
-    shown.measuring(measured("ia3"), 2, 2)
-    shown.closed()
-    assert "for the estimates: ia3 on base, 2 of 2" in written.getvalue()
-    assert written.getvalue().endswith("\x1b[2K")  # the line is taken back
-
-
-def test_a_log_tells_what_is_measured_now_and_then(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    times = iter([0.0, 1.0, 9.0, 11.0, 11.0])
-    monkeypatch.setattr("petune.cli.compare_table.time.monotonic", lambda: next(times))
-    lines = PlainLines()
-    for number in (1, 2, 3, 4):
-        lines.measuring(measured(f"m{number}"), number, 4)
-    told = [line.rpartition(": ")[2] for line in capsys.readouterr().err.splitlines()]
-    assert told == ["m1 on base, 1 of 4", "m4 on base, 4 of 4"]
+    for watcher in (shown, PlainLines()):
+        watcher.measuring(track, 1, 2)
+        watcher.closed()
+    said = "for the estimates: lora r=4 on base, 1 of 2"
+    assert said in written.getvalue()
+    assert written.getvalue().endswith("\x1b[2K"), "the line is taken back"
+    assert said in capsys.readouterr().err
 
 
 def test_a_worse_rate_does_not_take_the_place_of_a_better(

@@ -258,6 +258,17 @@ def test_bad_input_costs_nothing(compare_keys: Keys, tmp_path: Path, monkeypatch
         compare(compare_keys(output_dir=str(tmp_path / "held")))
 
 
+def test_what_is_refused_leaves_the_folder_as_it_was(compare_keys: Keys, tmp_path: Path) -> None:
+    small = compare_keys(budget=1, budget_unit="tokens")
+    with pytest.raises(ConfigError, match="too small for one step"):
+        compare(small)
+    compare(compare_keys())  # put right, in the same folder
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file() and path.suffix}
+    with pytest.raises(ConfigError, match="too small for one step"):
+        compare(small, overwrite=True)
+    assert {path: path.read_bytes() for path in before} == before, "what was to be replaced is gone"
+
+
 def test_other_rows_need_another_folder(compare_keys: Keys) -> None:
     compare(compare_keys())
     with pytest.raises(OutputFolderError, match=r"on other rows \(data/train.jsonl"):

@@ -1,6 +1,5 @@
 """What `petune compare` shows: the plan, the table while it runs, a line for each trial, and the end."""
 
-import math
 import statistics
 import sys
 import time
@@ -11,10 +10,10 @@ from typing import Any, final
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from petune.cli.measuring import Measuring
 from petune.cli.reporting import say
 from petune.comparison.assignment import threads_of
 from petune.comparison.job import Job
@@ -26,8 +25,6 @@ from petune.comparison.unit import memory_of, units_of
 from petune.comparison.watching import Progress, Unwatched
 
 _GIB = 2**30
-_SECONDS_BETWEEN_LINES = 10.0
-"""Seconds between lines of what is measured in a log."""
 
 
 def duration(seconds: float) -> str:
@@ -107,11 +104,6 @@ def settings_text(settings: Mapping[str, Any]) -> str:
     return " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in settings.items())
 
 
-def _measuring(track: Track, number: int, total: int) -> str:
-    base = Path(track.survey.name).name
-    return f"measuring what a token costs here, for the estimates: {track.entry.label} on {base}, {number} of {total}"
-
-
 def _mean(values: Sequence[float]) -> str:
     spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.4f}{spread}"
@@ -130,13 +122,11 @@ class PlainLines(Unwatched):
     def __init__(self) -> None:
         self._console = Console(file=sys.stderr)
         self._progress: Progress | None = None
-        self._told = -math.inf
+        self._measuring = Measuring(self._console, plain=True)
 
     def measuring(self, track: Track, number: int, total: int) -> None:
-        """Tell of the first method, and of others as time passes."""
-        if number == 1 or time.monotonic() - self._told >= _SECONDS_BETWEEN_LINES:
-            self._told = time.monotonic()
-            self._print(_measuring(track, number, total))
+        """Tell what is measured, now and then."""
+        self._measuring.tell(track.entry.label, track.survey.name, number, total)
 
     def planned(self, tracks: Sequence[Track], progress: Progress) -> None:
         """Say how much comes."""
@@ -185,7 +175,7 @@ class LiveTable(Unwatched):
         self._now = ""
         self._began = time.monotonic()
         self._live: Live | None = None
-        self._status: Status | None = None
+        self._measuring = Measuring(self._console)
 
     @staticmethod
     def possible() -> bool:
@@ -193,16 +183,12 @@ class LiveTable(Unwatched):
         return Console(file=sys.stderr).is_terminal
 
     def measuring(self, track: Track, number: int, total: int) -> None:
-        """Show what is measured in one line, which is gone afterwards."""
-        said = Text(_measuring(track, number, total))
-        if self._status is None:
-            self._status = self._console.status(said)
-            self._status.start()
-        self._status.update(said)
+        """Show what is measured, until the table comes."""
+        self._measuring.tell(track.entry.label, track.survey.name, number, total)
 
     def planned(self, tracks: Sequence[Track], progress: Progress) -> None:
         """Show every method, still without figures."""
-        self.closed()
+        self._measuring.close()
         self._progress = progress
         self._lines = {
             (track.survey.name, track.entry.label): _Line(
@@ -243,9 +229,7 @@ class LiveTable(Unwatched):
 
     def closed(self) -> None:
         """Leave the table as it stands."""
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
+        self._measuring.close()
         if self._live is not None:
             self._now = ""
             self._live.stop()

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -79,7 +79,7 @@ class RayEngine:
             bases=tuple(model for model in options.models if Path(model).exists()),
         )
 
-    def run(self, units: Sequence[Unit]) -> Iterator[Trial]:
+    def run(self, units: Sequence[Unit]) -> Generator[Trial]:
         """Yield the record of each trial as it ends."""
         waiting = deque(units)
         while waiting or self._running:

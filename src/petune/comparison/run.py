@@ -6,7 +6,7 @@ import signal
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
@@ -62,18 +62,18 @@ def compare(
     folder = Folder(Path(recipe.options.output_dir))
     folder.check(resume=resume, overwrite=overwrite)
     parts = split_rows(recipe.options)
+    watcher = watcher or Unwatched()
     with folder.held():
-        if overwrite:
-            folder.clear()
-        former = folder.comparison()
-        with tempfile.TemporaryDirectory() as scratch:
-            data = _digests(parts, parts.write(Path(scratch)))
-        _refuse_other_rows(former, data, folder)
-        tracks = _tracks(recipe, parts.write(folder.data), data, trust_remote_code=trust_remote_code)
-        watcher = watcher or Unwatched()
-        _measure(tracks, watcher)
+        former = None if overwrite else folder.comparison()
+        found, data = _surveyed(recipe, parts, former, folder, trust_remote_code=trust_remote_code)
+        _measure(found, watcher)
+        tracks = [replace(track, files=PartFiles.within(folder.data)) for track in found]
         assignments = Assignments(tracks, trust_remote_code=trust_remote_code)
         engine = make_engine(recipe.options, assignments, folder, watcher)
+        # Nothing is removed or written before all is known that could be refused.
+        if overwrite:
+            folder.clear()
+        parts.write(folder.data)
         comparison = Comparison(
             recipe=recipe.keys(),
             command=_command(folder),
@@ -141,13 +141,8 @@ def plan(
     check_engine(recipe.options.engine)
     folder = Folder(Path(recipe.options.output_dir))
     folder.check(resume=resume, overwrite=overwrite)
-    parts = split_rows(recipe.options)
-    with tempfile.TemporaryDirectory() as scratch:
-        files = parts.write(Path(scratch))
-        data = _digests(parts, files)
-        if resume:
-            _refuse_other_rows(folder.comparison(), data, folder)
-        tracks = _tracks(recipe, files, data, trust_remote_code=trust_remote_code)
+    former = folder.comparison() if resume else None
+    tracks, _ = _surveyed(recipe, split_rows(recipe.options), former, folder, trust_remote_code=trust_remote_code)
     watcher = watcher or Unwatched()
     try:
         _measure(tracks, watcher)
@@ -163,6 +158,17 @@ def _as_recipe(recipe: CompareRecipe | Mapping[str, Any] | str | os.PathLike[str
     if isinstance(recipe, CompareRecipe):
         return recipe
     return CompareRecipe.parse(recipe) if isinstance(recipe, Mapping) else CompareRecipe.read(recipe)
+
+
+def _surveyed(
+    recipe: CompareRecipe, parts: Parts, former: Comparison | None, folder: Folder, *, trust_remote_code: bool
+) -> tuple[list[Track], dict[str, str]]:
+    """Return what would run, on rows in a folder that is gone by then, and the digests of the rows."""
+    with tempfile.TemporaryDirectory() as scratch:
+        files = parts.write(Path(scratch))
+        data = _digests(parts, files)
+        _refuse_other_rows(former, data, folder)
+        return _tracks(recipe, files, data, trust_remote_code=trust_remote_code), data
 
 
 def _tracks(
@@ -181,10 +187,14 @@ def _tracks(
 def _measure(tracks: Sequence[Track], watcher: Watcher) -> None:
     """Measure what each method costs, which all estimates rest on."""
     usable = [track for track in tracks if not track.refusal]
-    for number, track in enumerate(usable, start=1):
-        watcher.measuring(track, number, len(usable))
-        for job in track.expected():
-            track.cost(job)
+    try:
+        for number, track in enumerate(usable, start=1):
+            watcher.measuring(track, number, len(usable))
+            for job in track.expected():
+                track.cost(job)
+    except BaseException:
+        watcher.closed()
+        raise
 
 
 def _digests(parts: Parts, files: PartFiles) -> dict[str, str]:
