@@ -19,12 +19,14 @@ ROOM = 64
 
 
 @final
-class GrowingLayer(DynamicLayer):
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     """The keys and values of one attention, as a view of tensors with room behind them.
 
     Whatever puts other tensors in their place (a reordering of beams, a cut) gets room of its own with the next token.
     """
 
+    keys: Tensor
+    values: Tensor
     _space: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -46,8 +48,12 @@ def _with_room(space: Tensor | None, held: Tensor, new: Tensor) -> Tensor:
     """Return ``space`` if ``held`` lies at its beginning and ``new`` fits behind it; else a new one that begins so."""
     length = held.shape[2] if held.numel() else 0
     end = length + new.shape[2]
-    is_there = space is not None and held.data_ptr() == space.data_ptr() and held.shape[:2] == space.shape[:2]
-    if is_there and length and end <= space.shape[2]:
+    if (
+        space is not None
+        and length
+        and end <= space.shape[2]
+        and (held.data_ptr(), held.shape[:2]) == (space.data_ptr(), space.shape[:2])
+    ):
         return space
     space = new.new_empty(*new.shape[:2], end + ROOM, new.shape[3])
     if length:

@@ -4,6 +4,7 @@ Writing goes on with all rows at once, where padding costs next to nothing; read
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from transformers import DynamicCache
 
@@ -42,7 +43,7 @@ def _read(runner: Runner, prompts: Sequence[list[int]], rows: Sequence[int]) -> 
     encoded = [Encoded(ids[:-1], [IGNORED] * (len(ids) - 1), "") for ids in prompts]
     batch = collate(encoded, pad_token_id=runner.tokenizer.pad_token_id, side="left", device=runner.device)
     ids, mask = batch["input_ids"], batch["attention_mask"]
-    more = {"logits_to_keep": 1} if takes(model, "logits_to_keep") else {}
+    more: dict[str, Any] = {"logits_to_keep": 1} if takes(model, "logits_to_keep") else {}
     if takes(model, "position_ids"):
         more["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
     cache = growing_cache(model)
