@@ -21,6 +21,7 @@ def test_the_table_the_reasons_and_the_lines_are_printed(petune: Callable[..., s
     assert not Path("outputs").exists()
 
 
+@pytest.mark.usefixtures("folder")
 def test_what_is_measured_is_told_beside_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.run(["suggest", "--model", "tiny", "--data", "rows.jsonl", "--json"]) == 0
     printed, told = capsys.readouterr()
