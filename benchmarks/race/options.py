@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from race.bases import DEMO, SHAPES
 from race.contests import CONTESTS
 from race.machine import usable_cores
 from race.peers import PEERS
@@ -46,6 +47,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps-timed", type=int, help=f"steps of one timing (default {SIZES['timed_steps']})")
     parser.add_argument("--repeats", type=int, help=f"timings of each entry (default {SIZES['repeats']})")
     parser.add_argument("--to-loss", type=float, help="train to this held-out loss too, and tell the seconds")
+    parser.add_argument("--rows-per-step", type=int, help="rows of a step (default 16)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where everybody trains (default cpu)")
+    parser.add_argument(
+        "--base", choices=(DEMO, *SHAPES), default=DEMO, help="SmolLM2, or random weights of a shape (default smollm2)"
+    )
     parser.add_argument("--threads", type=int, default=usable_cores(), help="threads (default: all cores)")
     parser.add_argument("--quick", action="store_true", help="a small edition: minutes, nothing but correctness judged")
     parser.add_argument("--output", type=Path, default=RESULTS, help="file of the results (JSON; .txt and .png beside)")
@@ -67,9 +73,12 @@ def settings_of(options: argparse.Namespace) -> Settings:
         "test_rows": options.test_rows,
         "timed_steps": options.steps_timed,
         "repeats": options.repeats,
+        "rows_per_step": options.rows_per_step,
         "threads": options.threads,
         "data": options.data,
         "test_data": options.test_data,
+        "device": options.device,
+        "base": options.base,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     settings = Settings(**{**SIZES, **(QUICK if options.quick else {}), **given})

@@ -2,7 +2,7 @@ import threading
 
 import torch
 
-from petune.kernels.constant_weights import constant_weights, in_precision
+from petune.kernels.constant_weights import constant_weights, in_precision, known_while_constant
 
 
 def test_weights_are_cast_once_in_the_block_and_anew_outside() -> None:
@@ -35,3 +35,19 @@ def test_another_thread_is_not_in_the_block() -> None:
         thread.start()
         thread.join()
     assert seen[0] is not first
+
+
+def test_what_holds_of_weights_is_found_out_once_in_the_block() -> None:
+    asked: list[int] = []
+
+    def find_out() -> bool:
+        asked.append(1)
+        return len(asked) % 2 == 1
+
+    first, second = object(), object()
+    with constant_weights():
+        assert [known_while_constant(about, find_out) for about in (first, first, second, first)] == [
+            True, True, False, True,
+        ]  # fmt: skip
+    assert known_while_constant(first, find_out)
+    assert not known_while_constant(first, find_out)

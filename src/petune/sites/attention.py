@@ -122,7 +122,9 @@ class AttentionSite:
         shown = visible[:, None, None, :].expand(-1, mask.shape[1], queries, -1)
         if any(part.is_partly_hidden for part in parts):
             hidden = flags_of([part.answer_only for part in parts], parts, key)
-            shown = shown & (~hidden[:, None, None, :] | predicts_answer(mask, self._routing.answers)[:, None, :, None])
+            shown = shown & (
+                ~hidden[:, None, None, :] | predicts_answer(mask, self._routing.answers(mask.device))[:, None, :, None]
+            )
         if mask.dtype != torch.bool:
             shown = torch.zeros_like(shown, dtype=mask.dtype).masked_fill(~shown, torch.finfo(mask.dtype).min)
         return (
@@ -172,7 +174,7 @@ def _attention(
     key, value, attention_mask = site.extend(key, value, attention_mask, query.shape[2], is_causal=is_causal)
     bias, added = options.get("position_bias"), key.shape[2] - keys
     if bias is not None and added:  # it is added to the scores; in T5 virtual keys lie at no distance
-        front = torch.zeros(added).to(bias) if virtual_bias is None else virtual_bias(added)
+        front = bias.new_zeros(added) if virtual_bias is None else virtual_bias(added)
         options["position_bias"] = torch.cat([front.expand(*bias.shape[:-1], added), bias], -1)
     output = attend(module, query, key, value, attention_mask, **options)
     return site.gated.add(module, query, output, options.get("scaling")), None

@@ -122,6 +122,12 @@ class Sites:
         with self._attention.held(), products_without_gradients():
             yield
 
+    @contextmanager
+    def own_attention(self) -> Iterator[None]:
+        """Run with our attention inside the block, whatever the device; where the model does not allow it, its own."""
+        with self._attention.held():
+            yield
+
     def base_changed(self, bare: Mapping[str, Tensor]) -> None:
         """Drop what was computed from the base's weights; call it when they change.
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from petune.backbone.arguments import takes
 from petune.backbone.positions import default_positions, position_limit
 from petune.errors import DataError
+from petune.kernels.constant_weights import known_while_constant
 from petune.sites.attention import AttentionSites, AttentionSlot, KeysValues, Source, SourcedSlot
 from petune.sites.routing import Route, Routing, Stack
 
@@ -125,8 +126,9 @@ class VirtualTokens:
         """Return what the source of ``name`` gives; without autograd it is kept until a parameter changes."""
         source = self._sources[name]
         keep = not torch.is_grad_enabled() and not source.training and stack == (name,) and name not in self._changing
-        if keep and name in self._kept and self._kept[name].is_of(source):
-            return self._kept[name].values
+        kept = self._kept.get(name) if keep else None
+        if kept is not None and known_while_constant(kept, lambda: kept.is_of(source)):
+            return kept.values
         values: Mapping[str, KeysValues] = source(lambda embeddings: self._read(name, stack, embeddings))
         if keep:
             self._kept[name] = _Kept([p.detach().clone() for p in source.parameters()], values)
