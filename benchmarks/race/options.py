@@ -32,9 +32,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--methods", nargs="+", choices=CONTESTS, default=list(CONTESTS), help="contests (default: all)"
     )
-    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="who else runs (default: all)")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, help="who else runs (default: all who can there)")
     parser.add_argument(
         "--manners", nargs="+", choices=MANNERS, default=("default", "tuned"), help="how peers run (default: two)"
+    )
+    parser.add_argument(
+        "--same-rows", action="store_true", help="peers that run as they come take petune's rows in each step too"
     )
     parser.add_argument("--prepare", action="store_true", help="build the peers' environments with pip, and stop")
     parser.add_argument(
@@ -54,8 +57,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=usable_cores(), help="threads (default: all cores)")
     parser.add_argument("--quick", action="store_true", help="a small edition: minutes, nothing but correctness judged")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="file of the results (JSON; .txt and .png beside)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=RESULTS,
+        help="results (JSON; .txt and .png beside); what they hold runs not again",
+    )
     options = parser.parse_args(arguments)
+    if options.peers is None:
+        options.peers = [name for name, peer in PEERS.items() if options.device == "cuda" or not peer.needs_card]
     strange = [entry for entry in options.environment if entry.partition("=")[0] not in PEERS or "=" not in entry]
     if strange:
         parser.error(f"--environment {strange[0]}: give PEER=PYTHON with a peer of {', '.join(PEERS)}")

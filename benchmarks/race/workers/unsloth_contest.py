@@ -23,7 +23,7 @@ RECOMPUTES = {"default": "unsloth", "tuned": False}
 def main() -> None:
     """Train ``steps`` steps of ``contest`` in ``manner``, the base in ``dtype``."""
     task = Task.from_command_line()
-    train(task, load_model(task))
+    train(task, load_model(task), bf16=task.arguments["dtype"] == "bfloat16")
 
 
 def load_model(task: Task) -> nn.Module:
