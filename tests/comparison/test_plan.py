@@ -95,8 +95,8 @@ def test_evaluations_are_no_more_than_asked_for(steps: int, evaluations: int, ev
 
 @pytest.fixture
 def paced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a learned token take three seconds, one that is read a second, and a written one a hundred."""
-    monkeypatch.setattr("petune.comparison.survey.pace_of", lambda *given: Pace(3.0, 1.0, 100.0, 10**6))
+    """Let a learned token take three seconds, one that is read a second, a written one a hundred, an update seven."""
+    monkeypatch.setattr("petune.comparison.survey.pace_of", lambda *given: Pace(3.0, 1.0, 100.0, 7.0, 10**6))
 
 
 def seconds_of(found: Track, *, rung: int | None = None) -> float:
@@ -110,8 +110,10 @@ def test_time_is_that_of_the_tokens(track: Callable[..., Track]) -> None:
     rows = found.survey
     step = 4 * sum(rows.train) / len(rows.train)
     # A round of the search has half of the steps, is evaluated at its end, and measured once more.
-    assert seconds_of(found, rung=0) == pytest.approx(3 * 2 * step + 2 * sum(rows.development))
-    final = 3 * 4 * step + 3 * sum(rows.development) + 2 * sum(rows.test)  # by the loss each row has a score besides
+    assert seconds_of(found, rung=0) == pytest.approx(2 * (3 * step + 7) + 2 * sum(rows.development))
+    final = (
+        4 * (3 * step + 7) + 3 * sum(rows.development) + 2 * sum(rows.test)
+    )  # by the loss each row has a score besides
     assert seconds_of(found) == pytest.approx(final + _SIDE_TOKENS + 100 * _SIDE_STEPS)
 
 

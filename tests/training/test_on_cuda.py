@@ -1,6 +1,6 @@
 """What a CUDA device computes is what a CPU computes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,10 @@ EIGHT_BITS = ROUNDINGS["8bit"]
 
 
 @pytest.fixture(autouse=True)
-def _full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep float32 what it says, so that results may be compared."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+def _full_precision() -> Iterator[None]:
+    """Keep float32 what it says, so that results may be compared; products do so on their own."""
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        yield
 
 
 def on(base: Base, device: torch.device) -> Base:
@@ -53,7 +53,7 @@ def test_every_method_trains_as_on_a_cpu(
     own = {"prefix_dropout": 0.0} if method == "p_tuning_v2" else {}
     found = []
     for device in (CPU, DEVICE):
-        options = keys(method=method, max_steps=4, output_dir=str(tmp_path / device.type), **own)
+        options = keys(method=method, max_steps=4, output_dir=str(tmp_path / str(len(found))), **own)
         found.append(learned(train(options, base=on(tiny_base_for(method), device)).history))
     for here, there in zip(*found, strict=True):
         assert there == pytest.approx(here, rel=2e-3)
@@ -65,7 +65,7 @@ def test_adapters_train_together_as_on_a_cpu(
     own: list[dict[str, Any]] = [{"method": "lora"}, {"method": "lora", "r": 3}, {"method": "prefix_tuning"}]
     found = []
     for device in (CPU, DEVICE):
-        recipes = [keys(output_dir=str(tmp_path / f"{device.type}{i}"), **o) for i, o in enumerate(own)]
+        recipes = [keys(output_dir=str(tmp_path / str(len(found)) / str(i)), **o) for i, o in enumerate(own)]
         outcomes = train_many(recipes, base=on(tiny_base(), device))
         results = [outcome.result for outcome in outcomes]
         assert None not in results
@@ -108,7 +108,7 @@ def test_a_quantised_base_gives_the_same(
         linears = [path for path, module in base.model.named_modules() if isinstance(module, nn.Linear)]
         weights = {f"{path}.weight": base.model.get_submodule(path).get_parameter("weight") for path in linears}
         pack(base.model, [(path, EIGHT_BITS.form, EIGHT_BITS.blocks(w)) for path, w in weights.items()])
-        options = keys(max_steps=3, output_dir=str(tmp_path / device.type))
+        options = keys(max_steps=3, output_dir=str(tmp_path / str(len(found))))
         found.append(learned(train(options, base=on(base, device)).history))
     for here, there in zip(*found, strict=True):
         assert there == pytest.approx(here, rel=2e-3)

@@ -20,16 +20,13 @@ from petune.comparison.job import Job
 from petune.comparison.survey import Survey
 from petune.evaluation.metrics import resolve_metric
 from petune.evaluation.options import GenerationOptions
+from petune.training.learned_memory import VALUE, learned_bytes, most_above
 from petune.training.options import TrainingOptions
 
-_ADAMW = 16
-"""Bytes of a learned number: fp32 value, gradient and two moments."""
 _ACTIVATIONS = 16
 """Numbers kept for the backward pass, for each token, block and hidden unit."""
 _PROCESS = 600 * 2**20
 """Bytes of the interpreter and its libraries, on the CPU."""
-_MASTER = 4
-"""Bytes of a learned number's own value."""
 _PART_TO_MEASURE = 4
 """Measuring may take one in so many bytes of the machine's memory."""
 _WRITTEN_STEP = 64
@@ -81,8 +78,8 @@ def estimate(job: Job, survey: Survey, options: TrainingOptions) -> Estimate:
     size = torch.empty(0, dtype=dtype).element_size()
     weights = weights_size(survey.model, size, job.keys.get("quantization"), survey.name)
     # A base that is learned itself has a copy of its masters to compute with, unless these are of its own precision.
-    copied = trainable * size if not method.shares_batch and size < _MASTER else 0
-    least = weights + trainable * _ADAMW + copied
+    copied = trainable * size if not method.shares_batch and size < VALUE else 0
+    least = weights + learned_bytes(trainable) + copied
     # Blocks are made on the CPU of weights that lie there plain.
     loading = parameters * size if device.type == "cpu" else 0
     room = machine.memory(device) // _PART_TO_MEASURE
@@ -97,14 +94,16 @@ def estimate(job: Job, survey: Survey, options: TrainingOptions) -> Estimate:
         batch = min(work.per_step, options.max_tokens_per_batch) if work.learned else options.max_tokens_per_batch
         held = batch * config.hidden_size * (config.num_hidden_layers if work.learned else 1) * _ACTIVATIONS * size
     else:
-        multiplications, held = 0.0, float(pace.held)
+        multiplications, held = 0.0, pace.held
         seconds = work.learned * pace.learning + work.read * pace.reading + work.written * pace.writing
+        seconds += work.steps * pace.updating
     if job.budget.unit == "seconds" and method.trains:
         seconds += job.budget.amount
+    above = most_above(trainable * VALUE, int(held), accumulates=_accumulates(survey, options))
     return Estimate(
         multiplications=multiplications,
         seconds=seconds,
-        memory=int(max(least + held, loading) + process),
+        memory=max(weights + trainable * VALUE + copied + above, loading) + process,
         least_memory=max(least, loading),
         weights=weights + process,
     )
@@ -115,6 +114,7 @@ def estimate(job: Job, survey: Survey, options: TrainingOptions) -> Estimate:
 class _Work:
     """Tokens of a trial."""
 
+    steps: int
     per_step: float
     learned: float
     read: float
@@ -141,7 +141,13 @@ def _work(job: Job, survey: Survey, options: TrainingOptions) -> _Work:
         written += sum(_batches(lengths, job.measures.max_new_tokens) for lengths in measured) * (
             job.measures.max_new_tokens
         )
-    return _Work(per_step, steps * per_step, read, written)
+    return _Work(steps, per_step, steps * per_step, read, written)
+
+
+def _accumulates(survey: Survey, options: TrainingOptions) -> bool:
+    """Say whether a step may be more than one batch, so that gradients of one wait for those of another."""
+    longest = options.per_device_train_batch_size * max(survey.train)
+    return options.gradient_accumulation_steps > 1 or longest > options.max_tokens_per_batch
 
 
 def _batches(lengths: Sequence[int], new_tokens: int) -> int:

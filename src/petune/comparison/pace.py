@@ -6,8 +6,7 @@ large as those of training. What is measured is the method's own maths, on the m
 
 import copy
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -24,6 +23,8 @@ from petune.errors import PetuneError
 from petune.tasks.task import Task
 from petune.training.activations import counted
 from petune.training.options import TrainingOptions
+from petune.training.stopwatch import seconds_of
+from petune.training.update_time import update_seconds
 
 logger = logging.getLogger("petune")
 
@@ -34,7 +35,7 @@ _WRITING_ROWS = 4
 @final
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What a token costs."""
+    """What a token costs, and a step."""
 
     learning: float
     """Seconds of a token that is learned from: forward and backward."""
@@ -44,6 +45,9 @@ class Pace:
 
     writing: float
     """Seconds of a step of generation: one token for each row of a small batch."""
+
+    updating: float
+    """Seconds of an optimiser step, beside its tokens."""
 
     held: int
     """Most bytes that a training batch holds, beside the weights and what is learned."""
@@ -118,7 +122,7 @@ def _measured(model: AdaptedModel, task: Task, rows: list[Encoded]) -> Pace:
         return loss.detach()
 
     with model.answers_from(answer_starts(rows)):
-        learning, held = 0.0, 0
+        learning, updating, held = 0.0, 0.0, 0
         if learns:
             model.train()
             with model.fast_training():
@@ -126,19 +130,14 @@ def _measured(model: AdaptedModel, task: Task, rows: list[Encoded]) -> Pace:
                     read()
                 held = found.most
                 learn()  # the first backward pass brings buffers of libraries along
-                learning = _seconds(learn)
+                learning = seconds_of(learn, model.device)
             adapter.zero_grad(set_to_none=True)
+            updating = update_seconds(adapter.num_parameters(), model.device)
         model.eval()
         with torch.inference_mode(), model.fast_inference():
             with counted(known) as found:
                 read()
-            reading = _seconds(read)
+            reading = seconds_of(read, model.device)
             few = {name: tensor[:_WRITING_ROWS, :1] for name, tensor in batch.items()}
-            writing = _seconds(lambda: objective(few, labels[:_WRITING_ROWS, :1]).sum())
-    return Pace(learning / tokens, reading / tokens, writing, max(held, found.most))
-
-
-def _seconds(run: Callable[[], Tensor]) -> float:
-    began = time.perf_counter()
-    float(run())  # reading a number back waits for the device
-    return time.perf_counter() - began
+            writing = seconds_of(lambda: objective(few, labels[:_WRITING_ROWS, :1]), model.device)
+    return Pace(learning / tokens, reading / tokens, writing, updating, max(held, found.most))

@@ -28,14 +28,13 @@ from petune.evaluation.scoring import distinct_labels
 from petune.tasks.head_task import HeadTask
 from petune.tasks.rows import read_rows_for
 from petune.tasks.task import Task
+from petune.training.learned_memory import learned_bytes
 from petune.training.memory import give_back
 from petune.training.options import TrainingOptions
 from petune.training.recipe import Recipe
 
 SAMPLED = 64
 """Training rows that a batch is made of to be timed."""
-_ADAMW = 16
-"""Bytes of a learned number: fp32 value, gradient and two moments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +134,8 @@ class Survey:
         key = f"{method} {config.model_dump_json()} {sizes} {device} {dtype}"
         if key not in self._paces:
             bytes_each = torch.empty(0, dtype=dtype).element_size()
-            needed = self.parameters * bytes_each + self.outlook(method, settings).trainable * (_ADAMW + bytes_each)
+            trainable = self.outlook(method, settings).trainable
+            needed = (self.parameters + trainable) * bytes_each + learned_bytes(trainable)
             self._paces[key] = None
             if self.rows and needed <= room:
                 base = stand_in(self.model, device, dtype)

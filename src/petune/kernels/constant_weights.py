@@ -1,18 +1,30 @@
-"""Small learned weights in the precision of computing, cast once while nobody changes them."""
+"""What is made of small learned weights, once while nobody changes them: casts, and the forms that products want."""
 
+<<<<<<< HEAD
 from collections.abc import Callable, Iterator
+=======
+from collections.abc import Callable, Hashable, Iterator
+>>>>>>> main
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+<<<<<<< HEAD
 _FACTS: ContextVar[dict[int, tuple[object, bool]] | None] = ContextVar("facts", default=None)
 _CASTS: ContextVar[dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] | None] = ContextVar("casts", default=None)
+=======
+_MADE: ContextVar[dict[Hashable, tuple[tuple[Tensor, ...], Any]] | None] = ContextVar("made", default=None)
+
+T = TypeVar("T")
+>>>>>>> main
 
 
 @contextmanager
 def constant_weights() -> Iterator[None]:
+<<<<<<< HEAD
     """Cast each weight once inside the block, in which no weight may change; without gradients only."""
     before, known_before = _CASTS.set({}), _FACTS.set({})
     try:
@@ -20,6 +32,26 @@ def constant_weights() -> Iterator[None]:
     finally:
         _FACTS.reset(known_before)
         _CASTS.reset(before)
+=======
+    """Make each form of a weight once inside the block, in which no weight may change; without gradients only."""
+    before = _MADE.set({})
+    try:
+        yield
+    finally:
+        _MADE.reset(before)
+
+
+def once(weights: tuple[Tensor, ...], form: Hashable, make: Callable[[], T]) -> T | None:
+    """Return what ``make`` gives, or gave earlier in the block for these weights and this form; None outside one."""
+    made = _MADE.get()
+    if made is None or torch.is_grad_enabled():
+        return None
+    key = (*map(id, weights), form)
+    if key not in made:
+        made[key] = (weights, make())  # the weights are held, so that their ids stay their own
+    found: T = made[key][1]
+    return found
+>>>>>>> main
 
 
 def known_while_constant(about: object, find_out: Callable[[], bool]) -> bool:
@@ -34,10 +66,5 @@ def known_while_constant(about: object, find_out: Callable[[], bool]) -> bool:
 
 def in_precision(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Return ``weight`` in ``dtype``: a cast that autograd knows of, or the one made earlier in the block."""
-    casts = _CASTS.get()
-    if casts is None or torch.is_grad_enabled() or weight.dtype == dtype:
-        return weight.to(dtype)
-    key = (id(weight), dtype)
-    if key not in casts:
-        casts[key] = (weight, weight.to(dtype))  # the weight is held, so that its id stays its own
-    return casts[key][1]
+    cast = None if weight.dtype == dtype else once((weight,), dtype, lambda: weight.to(dtype))
+    return weight.to(dtype) if cast is None else cast

@@ -9,7 +9,7 @@ row stay together, so one index serves.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from weakref import WeakKeyDictionary
 
@@ -88,6 +88,11 @@ class Route:
             self._assigned[numbers] = (together, _runs([owners[row] for row in rows]))
         together, runs = self._assigned[numbers]
         return together.index(self.num_rows, num_entries, device), runs
+
+    def of_rows(self, rows: Sequence[int]) -> "Route":
+        """Return the route of a batch of some of the rows, in this order."""
+        stacks = {int(row): g.stack for g in self.groups if g.rows is not None for row in g.rows}
+        return replace(Route.of([stacks[row] for row in rows]), virtual_tokens=self.virtual_tokens) if stacks else self
 
     @staticmethod
     def everywhere(stack: Stack, *, virtual_tokens: bool = True) -> "Route":

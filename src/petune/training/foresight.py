@@ -5,8 +5,6 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch.optim import AdamW
 
 from petune.training import checkpoints
 from petune.training.adapter_run import AdapterRun
@@ -16,6 +14,7 @@ from petune.training.memory import peak_memory
 from petune.training.memory_needs import MemoryNeeds, Way
 from petune.training.recomputation import described
 from petune.training.rehearsal import Batch, Batches, Rehearsal, size
+from petune.training.update_time import update_seconds
 
 _TIMED = (1, 3, 5)
 _OF = 6
@@ -23,7 +22,7 @@ _OF = 6
 _OVERHEAD = 64
 """Tokens that take as long as a batch costs for being one."""
 _SAMPLE = 2**20
-"""Most numbers that an update and a checkpoint are timed with."""
+"""Most numbers that a checkpoint is timed with."""
 _FORWARD = 1 / 3
 """Part of a batch's time that its forward pass takes, which is gone through alone to count memory."""
 _BEFORE = 0.6
@@ -115,25 +114,13 @@ def _beside_batches(run: AdapterRun) -> float:
     saves = sum(
         (measured and run.due(run.options.eval_steps, step)) or run.due(run.options.save_steps, step) for step in steps
     )
-    seconds = len(steps) * _update_seconds(count, learned[0].device) + saves * _save_seconds(count, run.output)
+    seconds = len(steps) * update_seconds(count, learned[0].device) + saves * _save_seconds(count, run.output)
     if evaluations and run.sample is not None:
         measure, share = run.sample
         began = time.perf_counter()
         measure(run)
         seconds += evaluations * share * (time.perf_counter() - began)
     return seconds
-
-
-def _update_seconds(count: int, device: torch.device) -> float:
-    """Return the time of an optimiser step over ``count`` numbers."""
-    parameter = nn.Parameter(torch.zeros(min(count, _SAMPLE), device=device))
-    parameter.grad = torch.zeros_like(parameter)
-    optimizer = AdamW([parameter], fused=True)
-    optimizer.step()
-    began = time.perf_counter()
-    nn.utils.clip_grad_norm_([parameter], 1.0)
-    optimizer.step()
-    return (time.perf_counter() - began) * count / parameter.numel()
 
 
 def _save_seconds(count: int, output: Path) -> float:

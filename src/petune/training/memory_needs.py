@@ -9,13 +9,14 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from petune.training.activations import Activations
+from petune.training.learned_memory import MOMENTS, most_above
 from petune.training.memory import give_back, held_memory
 from petune.training.recomputation import Part, recomputed
 from petune.training.rehearsal import Batch, Rehearsal
 
-_MOMENTS = 2
-"""Tensors that AdamW keeps of the size of each that is learned."""
 _QUARTER = 4
+_FEWEST = 2
+"""Rows of a batch that stands for any: torch.compile makes a graph of its own for one."""
 _SURE = 2**24
 """Bytes below which what the system says the process gained is not of the batch alone."""
 _WORST_FIT = 1.5
@@ -58,13 +59,13 @@ class MemoryNeeds:
         self._rehearsal = rehearsal
         learned = [p for run in rehearsal.runs for p in run.adapter.parameters() if p.requires_grad]
         self._gradients = sum(parameter.nbytes for parameter in learned)
-        self.moments = _MOMENTS * self._gradients
+        self.moments = MOMENTS * self._gradients
         """Bytes that the optimiser keeps from the first step on."""
         self._found: dict[Way, Need] = {}
         self._blocks: dict[int, int] = {}
         typical = sorted(rehearsal.batches().batches, key=len)
         small = typical[len(typical) // 2]
-        small = small[: max(1, len(small) // _QUARTER)]
+        small = small[: max(_FEWEST, len(small) // _QUARTER)]
         counted = rehearsal.activations(small).most
         rehearsal.timed(small)  # the first backward pass brings buffers of libraries along
         give_back(rehearsal.model.device)
@@ -84,9 +85,7 @@ class MemoryNeeds:
             blocks = {part.block for part in way.parts if part.kind == "block"}
             if blocks and len(blocks) == model.base.structure.num_blocks:
                 most += max(self._blocks.get(block, 0) for block in blocks)  # one of them at a time stands there again
-            batch = int(most * self._fit) + self.waiting(way)
-            # What is learned has its gradients when the backward pass ends, and little is kept any more.
-            above = self.moments + max(batch, self._gradients)
+            above = most_above(self._gradients, int(most * self._fit), accumulates=planned.accumulates)
             self._found[way] = Need(max(found.kept for found in passes), above)
         return self._found[way]
 

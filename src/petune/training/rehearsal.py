@@ -3,13 +3,10 @@
 Gradients are dropped, random generators go back to where they were, and no step is taken.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import final
-
-import torch
 
 from petune.adapted_model import AdaptedModel
 from petune.training.activations import Activations, counted
@@ -17,6 +14,7 @@ from petune.training.adapter_run import AdapterRun
 from petune.training.checkpoints import random_state, set_random_state
 from petune.training.memory import held_memory
 from petune.training.packing import NextStep, Place
+from petune.training.stopwatch import seconds_of
 
 _ROUNDS = 400
 _FEWEST_ROUNDS = 20
@@ -125,11 +123,8 @@ class Rehearsal:
             return True
 
         with self._without_consequences():
-            began = time.perf_counter()
-            self._accumulate(batch, between)
-            if self.model.device.type == "cuda":
-                torch.cuda.synchronize(self.model.device)
-            return time.perf_counter() - began, held
+            seconds = seconds_of(lambda: self._accumulate(batch, between), self.model.device)
+        return seconds, held
 
     def _round(self, number: int) -> list[NextStep]:
         left = [run for run in self.runs if run.progress.step + number < run.total_steps]
