@@ -2,11 +2,7 @@ import threading
 
 import torch
 
-<<<<<<< HEAD
-from petune.kernels.constant_weights import constant_weights, in_precision, known_while_constant
-=======
 from petune.kernels.constant_weights import constant_weights, in_precision, once
->>>>>>> main
 
 
 def test_weights_are_cast_once_in_the_block_and_anew_outside() -> None:
@@ -41,22 +37,6 @@ def test_another_thread_is_not_in_the_block() -> None:
     assert seen[0] is not first
 
 
-<<<<<<< HEAD
-def test_what_holds_of_weights_is_found_out_once_in_the_block() -> None:
-    asked: list[int] = []
-
-    def find_out() -> bool:
-        asked.append(1)
-        return len(asked) % 2 == 1
-
-    first, second = object(), object()
-    with constant_weights():
-        assert [known_while_constant(about, find_out) for about in (first, first, second, first)] == [
-            True, True, False, True,
-        ]  # fmt: skip
-    assert known_while_constant(first, find_out)
-    assert not known_while_constant(first, find_out)
-=======
 def test_what_is_made_of_weights_is_made_once_for_each_form() -> None:
     a, b, calls = torch.randn(2), torch.randn(2), []
 
@@ -74,4 +54,3 @@ def test_what_is_made_of_weights_is_made_once_for_each_form() -> None:
             assert once((b, a), "total", total) is not first
             assert once((a, b), "another", total) is not first
     assert len(calls) == 3
->>>>>>> main

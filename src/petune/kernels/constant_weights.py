@@ -1,10 +1,6 @@
 """What is made of small learned weights, once while nobody changes them: casts, and the forms that products want."""
 
-<<<<<<< HEAD
-from collections.abc import Callable, Iterator
-=======
 from collections.abc import Callable, Hashable, Iterator
->>>>>>> main
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -12,27 +8,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-<<<<<<< HEAD
-_FACTS: ContextVar[dict[int, tuple[object, bool]] | None] = ContextVar("facts", default=None)
-_CASTS: ContextVar[dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] | None] = ContextVar("casts", default=None)
-=======
 _MADE: ContextVar[dict[Hashable, tuple[tuple[Tensor, ...], Any]] | None] = ContextVar("made", default=None)
 
 T = TypeVar("T")
->>>>>>> main
 
 
 @contextmanager
 def constant_weights() -> Iterator[None]:
-<<<<<<< HEAD
-    """Cast each weight once inside the block, in which no weight may change; without gradients only."""
-    before, known_before = _CASTS.set({}), _FACTS.set({})
-    try:
-        yield
-    finally:
-        _FACTS.reset(known_before)
-        _CASTS.reset(before)
-=======
     """Make each form of a weight once inside the block, in which no weight may change; without gradients only."""
     before = _MADE.set({})
     try:
@@ -51,17 +33,6 @@ def once(weights: tuple[Tensor, ...], form: Hashable, make: Callable[[], T]) -> 
         made[key] = (weights, make())  # the weights are held, so that their ids stay their own
     found: T = made[key][1]
     return found
->>>>>>> main
-
-
-def known_while_constant(about: object, find_out: Callable[[], bool]) -> bool:
-    """Return what ``find_out`` says ``about`` an object and weights: found out once inside a block."""
-    facts = _FACTS.get()
-    if facts is None:
-        return find_out()
-    if id(about) not in facts:
-        facts[id(about)] = (about, find_out())  # it is held, so that its id stays its own
-    return facts[id(about)][1]
 
 
 def in_precision(weight: Tensor, dtype: torch.dtype) -> Tensor:

@@ -13,13 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from petune.backbone.packed_weight import whole
-<<<<<<< HEAD
-from petune.kernels.constant_weights import in_precision
-from petune.kernels.upload import uploaded
-=======
 from petune.kernels.constant_weights import in_precision, once
 from petune.kernels.reordered_linears import reordered, reordered_sum
->>>>>>> main
+from petune.kernels.upload import uploaded
 
 Run = tuple[int, int, int]
 """Rows that follow one another and have the same pair: which pair, the first row, and the one behind the last."""
