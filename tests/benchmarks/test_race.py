@@ -323,6 +323,7 @@ def test_a_base_of_random_weights(
     assert torch.equal(demo.lm_head.weight, tiny_base(dtype=torch.bfloat16).model.lm_head.weight)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # asked by PEFT
 def test_unsloth_is_given_what_everybody_starts_from(
     tmp_path: Path, tiny_base: Callable[..., Base], monkeypatch: pytest.MonkeyPatch
 ) -> None:
