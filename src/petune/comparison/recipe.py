@@ -53,6 +53,7 @@ _DECIDED = frozenset(
         "save_total_limit",
         "report_to",
         "run_name",
+        "torch_compile",
         "trunk_cache_dir",
     }
 )

@@ -22,7 +22,7 @@ def constant_weights() -> Iterator[None]:
 
 def in_precision(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Return ``weight`` in ``dtype``: a cast that autograd knows of, or the one made earlier in the block."""
-    casts = _CASTS.get()
+    casts = None if torch.compiler.is_compiling() else _CASTS.get()
     if casts is None or torch.is_grad_enabled() or weight.dtype == dtype:
         return weight.to(dtype)
     key = (id(weight), dtype)
