@@ -83,8 +83,11 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one(
 def test_without_gradients_nothing_is_compiled(tiny_model: Callable[..., PreTrainedModel]) -> None:
     model = tiny_model()
     ids = torch.tensor([[5, 6, 7]])
-    with torch.no_grad(), compiled_blocks(model, Structure(model), backend="no such backend, so it cannot be used"):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    with torch.no_grad(), compiled_blocks(model, Structure(model), backend="eager"):
         model(input_ids=ids)
+    assert not torch._dynamo.utils.counters["stats"]
 
 
 def test_what_compiling_needs(monkeypatch: pytest.MonkeyPatch) -> None:
