@@ -64,8 +64,7 @@ def _possible(work: Work, model: str, wanted: Sequence[str]) -> list[str]:
     """Return those of the methods that can learn the work, and say why others cannot."""
     head = {"task": work.task, "labels": work.labels} if work.labels else {}
     refused = {info.name: info.refused for info in petune.list_methods(model, **head) if info.refused}
-    if work.labels:
-        refused |= {name: "it trains nothing, and a head has to be trained" for name in wanted if not get(name).trains}
+    refused |= {name: "it trains nothing" for name in wanted if not get(name).trains}
     for method in [name for name in wanted if name in refused]:
         print(f"{method} is left out: {refused[method]}")
     return [name for name in wanted if name not in refused]

@@ -34,29 +34,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return prepare_all(options.peers)
     settings = settings_of(options)
     pythons: dict[str, Path | None] = {OURS: None, **{peer: environment(peer, options) for peer in options.peers}}
-    results: dict[str, Any] = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "quick": options.quick}
-    results |= {"settings": settings.to_dict(), "machine": machine_facts(), "contests": {}}
+    results: dict[str, Any] = {"quick": options.quick, "to_loss": options.to_loss, "manners": list(options.manners)}
+    results |= {"same_rows": options.same_rows, "settings": settings.to_dict(), "machine": machine_facts()}
     with tempfile.TemporaryDirectory(prefix="petune-race-") as folder:
         work = Work(Path(folder))
         work.write_settings(settings)
         tell("Making the work: model, token ids, order of the rows.")
         results["work"] = run_worker(work, "prepare", settings.threads)
         results["environments"] = {peer: versions_of(peer, pythons[peer], work) for peer in options.peers}
-        results["load_average_before"] = load_average()
+        results["contests"] = raced_before(options.output, results)
         for name in options.methods:
-            results["contests"][name] = checked(name, work, pythons, options)
-        for repeat in range(settings.repeats):
-            for name, found in results["contests"].items():
-                time_all(name, found, work, pythons, repeat)
-        if options.to_loss is not None:
-            for name, found in results["contests"].items():
-                train_to_loss(name, found, work, pythons, options.to_loss)
-        results["load_average_after"] = load_average()
-    rows = [
-        r for name, found in results["contests"].items() for r in standings_of(name, found, judged=not options.quick)
-    ]
-    write(options.output, results, rows)
+            if name in results["contests"]:
+                tell(f"{CONTESTS[name].title}: raced before, see {options.output}.")
+                continue
+            results["contests"][name] = raced(name, work, pythons, options)
+            write(options.output, results)
+    rows = write(options.output, results)
+    print(f"\n{options.output.with_suffix('.txt').read_text(encoding='utf-8')}")
+    print(f"{options.output}, {options.output.with_suffix('.txt')} and {options.output.with_suffix('.png')} hold it.")
     return 1 if missed(results, rows) else 0
+
+
+def raced_before(path: Path, race: dict[str, Any]) -> dict[str, Any]:
+    """Return the contests that the file of results holds; none where there is no file.
+
+    Args:
+        path: the file.
+        race: what is the same in all contests of a file: sizes, machine, work, releases.
+
+    Raises:
+        SystemExit: the file holds another race.
+    """
+    if not path.is_file():
+        return {}
+    earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    other = [key for key, value in race.items() if earlier.get(key) != json.loads(json.dumps(value))]
+    if other:
+        raise SystemExit(f"{path} holds a race with other {', '.join(other)}; choose another --output, or remove it")
+    return dict(earlier["contests"])
+
+
+def raced(name: str, work: Work, pythons: dict[str, Path | None], options: argparse.Namespace) -> dict[str, Any]:
+    """Check every entry of a contest, then time them in turn; return all that was measured."""
+    before = load_average()
+    found = checked(name, work, pythons, options)
+    for repeat in range(work.settings.repeats):
+        time_all(name, found, work, pythons, repeat, same_rows=options.same_rows)
+    if options.to_loss is not None:
+        train_to_loss(name, found, work, pythons, options.to_loss, same_rows=options.same_rows)
+    date = datetime.now(UTC).strftime("%Y-%m-%d")
+    return {**found, "date": date, "load_average_before": before, "load_average_after": load_average()}
 
 
 def environment(peer: str, options: argparse.Namespace) -> Path | None:
@@ -124,7 +151,9 @@ def runnable(found: dict[str, Any]) -> list[Entry]:
     return [Entry(*key.split(" ")) for key in found["entries"] if key not in failed and key not in found["absent"]]
 
 
-def time_all(name: str, found: dict[str, Any], whole: Work, pythons: dict[str, Path | None], repeat: int) -> None:
+def time_all(
+    name: str, found: dict[str, Any], whole: Work, pythons: dict[str, Path | None], repeat: int, *, same_rows: bool
+) -> None:
     """Time every entry of a contest once, in turn."""
     work = contest_work(name, whole)
     warm_up = work.settings.warm_up_steps
@@ -132,7 +161,7 @@ def time_all(name: str, found: dict[str, Any], whole: Work, pythons: dict[str, P
     for entry in runnable(found):
         load = load_average()
         try:
-            report = entry.run(work, name, pythons[entry.side], **request)
+            report = entry.run(work, name, pythons[entry.side], planned=same_rows or entry.grouped, **request)
         except WorkerError as error:
             found["absent"][entry.name] = f"failed: {last_line(error)}"
             continue
@@ -143,14 +172,20 @@ def time_all(name: str, found: dict[str, Any], whole: Work, pythons: dict[str, P
 
 
 def train_to_loss(
-    name: str, found: dict[str, Any], whole: Work, pythons: dict[str, Path | None], target: float
+    name: str,
+    found: dict[str, Any],
+    whole: Work,
+    pythons: dict[str, Path | None],
+    target: float,
+    *,
+    same_rows: bool,
 ) -> None:
     """Train every entry until the held-out loss is ``target``, for one pass at most."""
     work = contest_work(name, whole)
     request = {"steps": work.settings.epoch_steps, "dtype": "bfloat16", "log_every_step": False, "to_loss": target}
     for entry in runnable(found):
         try:
-            report = entry.run(work, name, pythons[entry.side], **request)
+            report = entry.run(work, name, pythons[entry.side], planned=same_rows or entry.grouped, **request)
         except WorkerError as error:
             found["absent"][entry.name] = f"failed: {last_line(error)}"
             continue
@@ -179,23 +214,27 @@ def missed(results: dict[str, Any], rows: Sequence[Standing]) -> bool:
     return wrong or any(row.met is False for row in rows)
 
 
-def write(path: Path, results: dict[str, Any], rows: Sequence[Standing]) -> None:
-    """Print the table; write it beside the picture and the JSON."""
+def write(path: Path, results: dict[str, Any]) -> list[Standing]:
+    """Write the JSON, the table and the picture; return the table's rows."""
+    judged = not results["quick"]
+    rows = [row for name, found in results["contests"].items() for row in standings_of(name, found, judged=judged)]
     results["rows"] = [row.to_dict() for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     text = f"{describe(results)}\n\n{render(results, rows)}\n"
     path.with_suffix(".txt").write_text(text, encoding="utf-8")
     draw(path.with_suffix(".png"), results, rows)
-    print(f"\n{text}\n{path}, {path.with_suffix('.txt')} and {path.with_suffix('.png')} hold it.")
+    return rows
 
 
 def describe(results: dict[str, Any]) -> str:
     """Return what was raced, and on what."""
     machine, work = results["machine"], results["work"]
+    loads = [
+        found[key] for found in results["contests"].values() for key in ("load_average_before", "load_average_after")
+    ]
     lines = [
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, load"
-        f" {results['load_average_before']} before and {results['load_average_after']} after",
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, load {min(loads)} to {max(loads)}",
         f"{work['rows']:,} rows, {work['tokens']:,} tokens ({work['label_tokens']:,} learned),"
         f" file of token ids {work['tokens_sha256'][:16]}",
         f"petune's environment: {_listed(machine['versions'])}",

@@ -27,6 +27,11 @@ class Entry:
         return self.side if self.side == OURS else f"{self.side} {self.manner}"
 
     @property
+    def grouped(self) -> bool:
+        """Whether its steps hold petune's rows, of like lengths together; the default manner shuffles as it comes."""
+        return self.side == OURS or self.manner != "default"
+
+    @property
     def title(self) -> str:
         """How the table names it."""
         return OURS if self.side == OURS else f"{PEERS[self.side].title}, {self.manner}"
@@ -82,7 +87,9 @@ def verdicts(
     ours: list[float] = []
     for entry in entries:
         try:
-            report = entry.run(work, contest, pythons[entry.side], steps=steps, dtype="float32", log_every_step=True)
+            report = entry.run(
+                work, contest, pythons[entry.side], steps=steps, dtype="float32", log_every_step=True, planned=True
+            )
         except WorkerError as error:
             found[entry.name] = Verdict(entry.name, reason=f"failed: {last_line(error)}")
             continue

@@ -35,6 +35,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--manners", nargs="+", choices=MANNERS, default=("default", "tuned"), help="how peers run (default: two)"
     )
+    parser.add_argument(
+        "--same-rows", action="store_true", help="peers that run as they come take petune's rows in each step too"
+    )
     parser.add_argument("--prepare", action="store_true", help="build the peers' environments with pip, and stop")
     parser.add_argument(
         "--environment", action="append", default=[], metavar="PEER=PYTHON", help="a peer's interpreter, yours"
@@ -48,7 +51,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--to-loss", type=float, help="train to this held-out loss too, and tell the seconds")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="threads (default: all cores)")
     parser.add_argument("--quick", action="store_true", help="a small edition: minutes, nothing but correctness judged")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="file of the results (JSON; .txt and .png beside)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=RESULTS,
+        help="results (JSON; .txt and .png beside); what they hold runs not again",
+    )
     options = parser.parse_args(arguments)
     strange = [entry for entry in options.environment if entry.partition("=")[0] not in PEERS or "=" not in entry]
     if strange:

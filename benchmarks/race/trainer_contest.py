@@ -61,7 +61,7 @@ def train(
     arguments: type[TrainingArguments] = TrainingArguments,
     **own: Any,
 ) -> None:
-    """Train ``steps`` steps on the planned rows and answer.
+    """Train ``steps`` steps, with the planned rows in each step or in the trainer's own order, and answer.
 
     Args:
         task: what was asked.
@@ -80,10 +80,11 @@ def train(
     logging = {"logging_steps": 1} if task.arguments["log_every_step"] else {}
     compiling = {"torch_compile": True} if task.arguments["manner"] == "compiled" else {}
     output = str(Path(task.arguments["output"]))
-    in_order(trainer)(
+    planned = bool(task.arguments["planned"])
+    (in_order(trainer) if planned else trainer)(
         model=model,
         args=arguments(**{**arguments_of(settings, steps, output), **logging, **compiling, **own}),
-        train_dataset=dataset(task, planned=True, steps=steps),
+        train_dataset=dataset(task, planned=planned, steps=steps),
         data_collator=collator,
         processing_class=tokenizer,
         callbacks=[watch],

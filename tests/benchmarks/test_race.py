@@ -57,6 +57,14 @@ def test_options_that_make_no_race(arguments: list[str], message: str) -> None:
         settings(*arguments)
 
 
+def test_only_a_peer_that_runs_as_it_comes_shuffles_by_itself() -> None:
+    assert [Entry(*names).grouped for names in (("petune",), ("peft", "default"), ("peft", "tuned"))] == [
+        True,
+        False,
+        True,
+    ]
+
+
 def test_a_peer_that_nobody_knows_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         options.parse(["--environment", "unsloth=python"])
@@ -186,6 +194,15 @@ def test_the_exit_code(tmp_path: Path) -> None:
     assert not command.missed(results(True), [good])
     assert command.missed(results(True), [good, bad])
     assert command.missed(results(False), [good])
+
+
+def test_what_the_file_holds_is_not_raced_again(tmp_path: Path) -> None:
+    file, race = tmp_path / "race.json", {"settings": {"rows": 16, "peers": ("default",)}, "to_loss": None}
+    assert command.raced_before(file, race) == {}
+    file.write_text(json.dumps({**race, "contests": {"lora": {"date": "today"}}}))
+    assert command.raced_before(file, race) == {"lora": {"date": "today"}}
+    with pytest.raises(SystemExit, match="holds a race with other to_loss; choose another --output, or remove it"):
+        command.raced_before(file, {**race, "to_loss": 0.4})
 
 
 def test_the_picture(tmp_path: Path) -> None:

@@ -49,6 +49,15 @@ def test_output_and_gradients_are_those_of_the_formula(
         torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("additive", [False, True])
+def test_output_without_gradients_is_that_of_the_formula(dtype: torch.dtype, additive: bool) -> None:
+    tensors, seen = [t.detach().to(dtype) for t in inputs(6, 2, 5, 9)], causal(5, 9)
+    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min) if additive else seen
+    with torch.no_grad():
+        torch.testing.assert_close(product_attention(*tensors, mask, 0.3), plain(*tensors, seen, 0.3))
+
+
 def test_a_bias_of_each_head_is_added_to_its_own_scores() -> None:
     tensors = inputs(6, 2, 5, 5)
     bias = torch.randn(1, 6, 5, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -79,15 +88,19 @@ def test_only_what_asks_for_a_gradient_gets_one() -> None:
     torch.testing.assert_close(gradient, expected)
 
 
-def test_low_precision_is_no_farther_from_the_truth_than_pytorch_s_kernel() -> None:
-    tensors, seen = [t.detach().to(torch.bfloat16) for t in inputs(4, 2, 33, 33)], causal(33, 33)
+@pytest.mark.parametrize(("gradients", "queries", "ratio"), [(True, 33, 1.05), (False, 33, 1.3), (False, 1, 1.3)])
+def test_low_precision_is_no_farther_from_the_truth_than_pytorch_s_kernel(
+    gradients: bool, queries: int, ratio: float
+) -> None:
+    tensors, seen = [t.detach().to(torch.bfloat16) for t in inputs(4, 2, queries, 33)], causal(queries, 33)
     exact = plain(*(t.double() for t in tensors), seen, 0.3)
     query, key, value = tensors
     peer = torch.nn.functional.scaled_dot_product_attention(
         query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), seen, scale=0.3
     ).transpose(1, 2)
-    ours = product_attention(query, key, value, seen, 0.3)
-    assert (ours.double() - exact).norm() < 1.05 * (peer.double() - exact).norm()
+    with torch.set_grad_enabled(gradients):
+        ours = product_attention(query, key, value, seen, 0.3)
+    assert (ours.double() - exact).norm() < ratio * (peer.double() - exact).norm()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import threading
 
 import torch
 
-from petune.kernels.constant_weights import constant_weights, in_precision
+from petune.kernels.constant_weights import constant_weights, in_precision, once
 
 
 def test_weights_are_cast_once_in_the_block_and_anew_outside() -> None:
@@ -35,3 +35,22 @@ def test_another_thread_is_not_in_the_block() -> None:
         thread.start()
         thread.join()
     assert seen[0] is not first
+
+
+def test_what_is_made_of_weights_is_made_once_for_each_form() -> None:
+    a, b, calls = torch.randn(2), torch.randn(2), []
+
+    def total() -> torch.Tensor:
+        calls.append(None)
+        return a + b
+
+    with torch.no_grad():
+        assert once((a, b), "total", total) is None, "outside a block, weights may change"
+        with constant_weights():
+            first = once((a, b), "total", total)
+            assert first is not None
+            assert torch.equal(first, a + b)
+            assert once((a, b), "total", total) is first
+            assert once((b, a), "total", total) is not first
+            assert once((a, b), "another", total) is not first
+    assert len(calls) == 3

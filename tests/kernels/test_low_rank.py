@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from petune.kernels.constant_weights import constant_weights
 from petune.kernels.low_rank import (
     add_low_rank,
     add_low_rank_by_run,
@@ -111,3 +112,17 @@ def test_what_is_not_finite_in_one_run_reaches_no_other() -> None:
     assert not found[:2].isfinite().all()
     assert found[2:].isfinite().all()
     assert all(gradient.isfinite().all() for gradient in (gradients[0][2:], *gradients[4:]))
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3), (16, 1)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_weights_that_stay_give_the_same_sum(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x, y, a, b = problem(shape, dtype)
+    with torch.inference_mode():
+        expected = add_low_rank(x, y, a, b, 2.0)
+        with constant_weights():
+            for _ in range(2):
+                torch.testing.assert_close(add_low_rank(x, y, a, b, 2.0), expected)
+            # Another scale and another pair are not taken for the first.
+            torch.testing.assert_close(add_low_rank(x, y, a, b, 0.0), y)
+            torch.testing.assert_close(add_low_rank(x, y, a, b * 2, 1.0), expected)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from petune.kernels.reordered_linears import reordered_linears
+from petune.kernels.reordered_linears import reordered, reordered_linears, reordered_sum
 
 TYPES = [torch.float32, torch.bfloat16]
 
@@ -73,3 +73,22 @@ def test_a_release_without_the_operations_runs_linears_as_they_are(monkeypatch: 
     monkeypatch.setattr("petune.kernels.reordered_linears._OPERATIONS", ("_linear_pointwise", "_no_such_operation"))
     with reordered_linears(model_of(torch.float32)) as number:
         assert number == 0
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("shape", [(24,), (5, 1, 24), (3, 7, 24)])
+def test_a_product_is_added_and_rounded_once(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    x, weight = torch.randn(shape).to(dtype), torch.randn(6, 24).to(dtype)
+    y = torch.randn(*shape[:-1], 6).to(dtype)
+    copy = reordered(weight)
+    assert copy is not None
+    with torch.inference_mode():
+        product, total = reordered_sum(x, copy), reordered_sum(x, copy, y)
+    exact = x.double() @ weight.double().t()
+    torch.testing.assert_close(product, exact.to(dtype))
+    torch.testing.assert_close(total, (exact + y.double()).to(dtype))
+
+
+@pytest.mark.parametrize("weight", [torch.ones(2, 3, dtype=torch.float64), torch.ones(2, 3, device="meta")])
+def test_what_the_library_does_not_reorder_stays(weight: torch.Tensor) -> None:
+    assert reordered(weight) is None

@@ -20,6 +20,16 @@ def test_one_stack_for_all_rows_needs_no_index() -> None:
     assert Route.everywhere(("a",)).groups[0].index(0, 12, CPU) is None
 
 
+def test_some_rows_keep_their_stacks_in_the_order_asked_for() -> None:
+    route = Route.of([("a",), (), ("b",), ("a",)])
+    part = route.of_rows([2, 3, 0])
+    assert {g.stack: g.rows.tolist() for g in part.groups if g.rows is not None} == {("b",): [0], ("a",): [1, 2]}
+    assert part.num_rows == 3
+    assert route.of_rows([3, 0]) == Route.everywhere(("a",))
+    alike = Route.everywhere(("a",), virtual_tokens=False)
+    assert alike.of_rows([1, 0]) == alike
+
+
 @pytest.mark.parametrize(("entries", "expected"), [(3, [0, 2]), (6, [0, 1, 4, 5]), (9, [0, 1, 2, 6, 7, 8])])
 def test_entries_of_a_row_stay_together(entries: int, expected: list[int]) -> None:
     index = Group(("a",), torch.tensor([0, 2])).index(3, entries, CPU)

@@ -65,6 +65,7 @@ def test_losses_and_gradients_are_the_same_and_blocks_share_graphs(
     assert not any("forward" in module.__dict__ for module in model.model.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
 def test_a_compiled_run_has_the_losses_of_a_plain_one(
     tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any]

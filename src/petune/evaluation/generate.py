@@ -14,6 +14,7 @@ from petune.data.encoding import IGNORED, Encoded
 from petune.errors import ConfigError
 from petune.evaluation.options import GenerationOptions
 from petune.evaluation.penalty import repetition_penalty
+from petune.evaluation.prompt_cache import prompt_cache
 from petune.evaluation.prompts import encode_prompts
 from petune.evaluation.runner import Runner, end_token_ids, evaluating, longest_input, versions
 from petune.evaluation.sampling import row_sampling, samples_by_row
@@ -190,6 +191,7 @@ def _generate_batch(
     # The decoder of an encoder-decoder starts from a token of its own.
     width = 1 if runner.model.config.is_encoder_decoder else batch["input_ids"].shape[1]
     criteria = [StopText(runner.tokenizer, options.stop, width)] if options.stop else []
+    cache = prompt_cache(runner, prompts) if options.num_beams == 1 else None
     with Routing.of(runner.model).answers_from([width] * len(rows)):
         sequences = runner.model.generate(
             input_ids=batch["input_ids"],
@@ -197,6 +199,7 @@ def _generate_batch(
             generation_config=generation_config(runner, options, max_new_tokens),
             logits_processor=token_choice(options, numbers),
             stopping_criteria=StoppingCriteriaList(criteria),
+            **({} if cache is None else {"past_key_values": cache}),
         )
     return [_finished(runner, row, options.stop) for row in sequences[:, width:].tolist()]
 

@@ -100,9 +100,12 @@ def product_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
         key.reshape(rows * groups, keys, width),
         value.reshape(rows * groups, keys, value.shape[3]),
     )
-    mask = None if mask is None else _added(mask)
     shape = (rows, groups, heads // groups, queries)
-    mixed: Tensor = _ProductAttention.apply(*flat, mask, scale, shape)  # type: ignore[no-untyped-call]
+    if torch.is_grad_enabled():
+        mixed: Tensor = _ProductAttention.apply(*flat, mask, scale, shape)  # type: ignore[no-untyped-call]
+    else:
+        # Weights are rounded to the values' precision, as PyTorch's kernel does; in bfloat16 it spares a copy in fp32.
+        mixed = torch.bmm(_weights(flat[0], flat[1], mask, scale, shape).to(value.dtype), flat[2])
     return mixed.view(rows, heads, queries, value.shape[3]).transpose(1, 2)
 
 
@@ -162,20 +165,29 @@ def _added(mask: Tensor) -> Tensor:
     return torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, torch.finfo(torch.float32).min)
 
 
+def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, shape: tuple[int, ...]) -> Tensor:
+    """Return the weights [B * K, H / K * T, S] in fp32 at least, of queries and keys laid out as rows of groups."""
+    wide = torch.promote_types(query.dtype, torch.float32)
+    scores = torch.bmm(query.to(wide) * scale, key.to(wide).transpose(1, 2))
+    if mask is not None:
+        split = scores.view(*shape, key.shape[1])
+        mask = mask[:, :, None] if mask.shape[1] == 1 else mask.reshape(-1, *shape[1:], key.shape[1])
+        if mask.dtype == torch.bool:
+            split.masked_fill_(~mask, torch.finfo(torch.float32).min)
+        else:
+            split += mask
+    return scores.softmax(-1)
+
+
 class _ProductAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, shape: tuple[int, ...]
     ) -> Tensor:
-        wide = torch.promote_types(query.dtype, torch.float32)
-        scores = torch.bmm(query.to(wide) * scale, key.to(wide).transpose(1, 2))
-        if mask is not None:
-            split = scores.view(*shape, key.shape[1])
-            split += mask[:, :, None] if mask.shape[1] == 1 else mask.reshape(-1, *shape[1:], key.shape[1])
-        weights = scores.softmax(-1)
+        weights = _weights(query, key, mask, scale, shape)
         ctx.save_for_backward(query, key, value, weights.to(query.dtype))
         ctx.scale = scale
-        return torch.bmm(weights, value.to(wide)).to(query.dtype)
+        return torch.bmm(weights, value.to(weights.dtype)).to(query.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

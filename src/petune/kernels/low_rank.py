@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from petune.backbone.packed_weight import whole
-from petune.kernels.constant_weights import in_precision
+from petune.kernels.constant_weights import in_precision, once
+from petune.kernels.reordered_linears import reordered, reordered_sum
 
 Run = tuple[int, int, int]
 """Rows that follow one another and have the same pair: which pair, the first row, and the one behind the last."""
@@ -29,11 +30,21 @@ def add_low_rank(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float) -> Te
 
     The fp32 masters A and B are cast to x's precision, never x to theirs: the cast of a few thousand numbers is cheap,
     and what autograd keeps for the backward pass stays in the small precision. Scale and sum ride on the second
-    product (``addmm``), so no array of y's size is made beside the result.
+    product (``addmm``), so no array of y's size is made beside the result. While weights are constant, the scale is
+    a part of B, and both are kept as this CPU's products want them.
     """
+    pair = once((a, b), (scale, x.dtype), lambda: _reordered_pair(a, b, scale, x.dtype)) if x.dtype == y.dtype else None
+    if pair is not None:
+        return reordered_sum(reordered_sum(x, pair[0]), pair[1], y)
     hidden, up = F.linear(x, in_precision(a, x.dtype)), in_precision(b, x.dtype).t()
     flat = torch.addmm(y.reshape(-1, y.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), up, alpha=scale)
     return flat.view(y.shape)
+
+
+def _reordered_pair(a: Tensor, b: Tensor, scale: float, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+    """Return A and scale * B for products in ``dtype``; None where they run best as they are."""
+    down, up = reordered(a.to(dtype)), reordered((scale * b).to(dtype))
+    return None if down is None or up is None else (down, up)
 
 
 def low_rank(x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:

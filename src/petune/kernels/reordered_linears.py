@@ -39,7 +39,7 @@ def reordered_linears(model: nn.Module, *, most_bytes: int = REORDERED_BYTES) ->
     try:
         for module in model.modules() if _is_supported() else ():
             if type(module) is nn.Linear and _is_plain(module) and module.weight.nbytes <= room:
-                weight = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach(), _EXPECTED_ROWS)
+                weight = _reordered(module.weight.detach())
                 reordered.append(module)
                 module.forward = partial(_product, weight, module.bias)  # type: ignore[method-assign]
                 room -= module.weight.nbytes
@@ -47,6 +47,24 @@ def reordered_linears(model: nn.Module, *, most_bytes: int = REORDERED_BYTES) ->
     finally:
         for module in reordered:
             vars(module).pop("forward", None)
+
+
+def reordered(weight: Tensor) -> Tensor | None:
+    """Return a copy of ``weight`` [d_out, d_in] for :func:`reordered_sum`; None where it runs best as it is."""
+    return _reordered(weight.contiguous()) if _is_supported() and _is_fit(weight) else None
+
+
+def reordered_sum(x: Tensor, weight: Tensor, y: Tensor | None = None) -> Tensor:
+    """Return ``x W^T``, or ``y + x W^T`` rounded once [..., d_out], for x [..., d_in] and a reordered weight."""
+    if y is None:
+        return _product(weight, None, x)
+    total: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, y, weight, None, "add")
+    return total
+
+
+def _reordered(weight: Tensor) -> Tensor:
+    copy: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _EXPECTED_ROWS)
+    return copy
 
 
 def _product(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
@@ -66,10 +84,14 @@ def _is_plain(linear: nn.Linear) -> bool:
         "forward" not in vars(linear)
         and type(weight) is nn.Parameter
         and type(weight.data) is Tensor
-        and weight.device.type == "cpu"
         and weight.is_contiguous()
-        and (weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and _multiplies_bfloat16()))
+        and _is_fit(weight)
     )
+
+
+def _is_fit(weight: Tensor) -> bool:
+    computes = weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and _multiplies_bfloat16())
+    return weight.device.type == "cpu" and computes
 
 
 def _multiplies_bfloat16() -> bool:

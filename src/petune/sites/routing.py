@@ -9,7 +9,7 @@ row stay together, so one index serves.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from weakref import WeakKeyDictionary
 
@@ -83,6 +83,11 @@ class Route:
             self._assigned[numbers] = (index, _runs(places))
         rows_of, runs = self._assigned[numbers]
         return None if rows_of is None else _entries(rows_of, num_entries // self.num_rows), runs
+
+    def of_rows(self, rows: Sequence[int]) -> "Route":
+        """Return the route of a batch of some of the rows, in this order."""
+        stacks = {int(row): g.stack for g in self.groups if g.rows is not None for row in g.rows}
+        return replace(Route.of([stacks[row] for row in rows]), virtual_tokens=self.virtual_tokens) if stacks else self
 
     @staticmethod
     def everywhere(stack: Stack, *, virtual_tokens: bool = True) -> "Route":
