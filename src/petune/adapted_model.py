@@ -240,9 +240,9 @@ class AdaptedModel(nn.Module):
         self.attach(baked, active=False)
         self.activate(*active)
 
-    def fast_training(self) -> AbstractContextManager[None]:
+    def fast_training(self, *, compiled: bool = False) -> AbstractContextManager[None]:
         """Compute the base in the way that trains fastest inside the block; results are the same up to rounding."""
-        return self._sites.fast_training()
+        return self._sites.fast_training(compiled=compiled)
 
     def fast_inference(self) -> AbstractContextManager[None]:
         """Compute attention in the way that is fastest without gradients inside the block; results are the same."""

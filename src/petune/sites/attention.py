@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, final
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -150,7 +149,8 @@ class AttentionSite:
         return parts
 
 
-_SITES: WeakKeyDictionary[nn.Module, AttentionSite] = WeakKeyDictionary()
+_SITE = "_adapter_site"
+"""Attribute of an attention module that holds its site: graphs that blocks share look there, not in a table."""
 
 
 def _attention(
@@ -163,7 +163,8 @@ def _attention(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Do what PyTorch's attention does, with the module's own site in between."""
-    site, layout = _SITES.get(module), options.pop(ROW_LAYOUT, None)
+    site: AttentionSite | None = getattr(module, _SITE, None)
+    layout = options.pop(ROW_LAYOUT, None)
     if layout is not None:
         return attend_by_row(module, query, key, value, layout, **options), None
     if site is None:
@@ -274,14 +275,15 @@ class AttentionSites:
         if not self._switch.is_on:
             self._switch.on()
         if path not in self._sites:
-            self._sites[path] = _SITES.setdefault(self._model.get_submodule(path), AttentionSite(self._routing))
+            own = self._model.get_submodule(path).__dict__
+            self._sites[path] = own.setdefault(_SITE, AttentionSite(self._routing))
         return self._sites[path]
 
     def _tidy(self, lent: Collection[str] = ()) -> None:
         """Let go of sites that nobody uses, and of ``lent`` ones, which somebody else may go on using."""
         for path in [p for p, site in self._sites.items() if p in lent or not site.in_use]:
             if not self._sites.pop(path).in_use:
-                _SITES.pop(self._model.get_submodule(path), None)  # gone already where the model itself is going
+                self._model.get_submodule(path).__dict__.pop(_SITE, None)
         if not self._sites and not self._holders and self._switch.is_on:
             self._switch.off()
 

@@ -22,6 +22,7 @@ from petune.sites.head import LabelLoss
 from petune.tasks.task import Objective, Task
 from petune.training.adapter_run import AdapterRun
 from petune.training.byte_sizes import read_bytes
+from petune.training.compiled_blocks import compiled_blocks
 from petune.training.estimate import Estimate
 from petune.training.events import Plan, Step
 from petune.training.foresight import cost, estimated
@@ -92,10 +93,11 @@ class Loop:
         self._most_tokens: int | None = None
         self.estimate: Estimate | None = None
         self.rehearsed = 0.0
+        shares = self._options.share_prefix and not self._options.torch_compile  # a cache makes each block a graph
         self._prefixes = {
             name: SharedPrefix(model, self._objectives[name])
             for name, task in tasks.items()
-            if self._options.share_prefix and task.task.shares_prefix and task.headed is None
+            if shares and task.task.shares_prefix and task.headed is None
         }
         self._pads_nothing = has_kernel(model.device, model.model.dtype)
         may_lie_end_to_end = self._pads_nothing or (len(runs) > 1 and model.device.type == "cpu")
@@ -116,7 +118,7 @@ class Loop:
             Interrupted: a signal asked to stop; checkpoints were written first.
             ConfigError: there is a memory budget, and it cannot be met.
         """
-        recomputes = self._options.gradient_checkpointing
+        recomputes, compiles = self._options.gradient_checkpointing, self._options.torch_compile
         for run in self._runs:
             parameters = self._model.parameter_summary(run.adapter.name)
             run.listeners.started(Plan(run.total_steps, run.progress.step, parameters))
@@ -126,7 +128,8 @@ class Loop:
             with (
                 StopSignals() as signals,
                 gradient_checkpointing(self._model.model) if recomputes else nullcontext(),
-                self._model.fast_training(),
+                self._model.fast_training(compiled=compiles),
+                compiled_blocks(self._model.model, self._model.base.structure) if compiles else nullcontext(),
                 trunk_cache(self._model, self._runs, self._options) as self._around,
                 ExitStack() as recomputing,
             ):
