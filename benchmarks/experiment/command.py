@@ -68,7 +68,9 @@ def _plan(parts: Sequence[str], scale: Scale) -> int:
     here = nominal = 0.0
     for part in parts:
         print(f"\n{PARTS[part]}:", flush=True)
-        planned = run.plan(recipe_of(part, scale))
+        keys = recipe_of(part, scale)
+        begun = (Path(keys["output_dir"]) / COMPARISON).is_file()
+        planned = run.plan(keys, resume=begun, watcher=PlainLines())
         print_plan(planned)
         own = sum(_nominal(track) for track in planned.tracks if not track.refusal)
         print(f"{duration(own)}  on two cores of 2024")

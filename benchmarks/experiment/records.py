@@ -107,11 +107,13 @@ def goodness(trials: Sequence[Trial]) -> Scores | None:
 def paired(*several: Sequence[Trial]) -> list[Scores] | None:
     """Return the scores of several methods over the seeds that all have; what did not train stands for each seed.
 
+    A seed whose trial of one method has no scores is left out of all, for its rows have nothing to be held against.
     None where one of them has not been run, or they have no seed in common.
     """
-    trained = [{trial.seed for trial in trials} for trials in several if trials and trials[0].stage != "floor"]
+    scored = [[trial for trial in trials if trial.scores] for trials in several]
+    trained = [{trial.seed for trial in trials} for trials in scored if trials and trials[0].stage != "floor"]
     common = set.intersection(*trained) if trained else set()
-    tables = [goodness([t for t in trials if t.stage == "floor" or t.seed in common]) for trials in several]
+    tables = [goodness([t for t in trials if t.stage == "floor" or t.seed in common]) for trials in scored]
     found = [table for table in tables if table is not None]
     return found if len(found) == len(tables) and len({table.shape[1] for table in found}) == 1 else None
 

@@ -45,7 +45,6 @@ TESTED_ELSEWHERE = {
     "comparison/job.py": "comparison/test_plan.py",
     "comparison/measure.py": "comparison/test_run.py",
     "comparison/neutral.py": "comparison/test_forgetting.py",
-    "comparison/study.py": "comparison/test_run.py",
     "compat/enumerations.py": "compat/test_method_configs.py",
     "compat/wrapped_model.py": "compat/test_model.py",
     "comparison/reporting/columns.py": "comparison/reporting/test_tables.py",

@@ -133,6 +133,17 @@ def test_seeds_that_only_one_has_are_left_out_and_the_floor_stands_for_each() ->
     assert records.paired(lost, lost) is None
 
 
+def test_a_seed_without_scores_is_left_out_of_all() -> None:
+    whole, broken = trials("full", 0.9), trials("lora", 0.8)
+    broken[1] = broken[1].model_copy(update={"scores": []})
+    tables = records.paired(broken, whole, trials("hard_prompts", 0.5))
+    assert tables is not None
+    assert [len(table) for table in tables] == [2, 2, 1]
+    assert np.array_equal(tables[1], [whole[0].scores, whole[2].scores])
+    assert interval(lambda one, other, floor: one - other, tables).seeds == 2
+    assert records.paired(broken[1:2], whole) is None
+
+
 def test_trials_are_found_by_their_settings() -> None:
     found = Records(
         {

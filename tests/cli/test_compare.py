@@ -25,17 +25,23 @@ def test_lists_may_be_written_with_blanks() -> None:
     assert joined(given) == [
         "--models", "a,b", "recipe.yaml", "--methods", "lora,ia3", "r=4", "--seeds", "1", "--plan",
     ]  # fmt: skip
+    assert joined(["--rate-factors", "1", "3", "--metrics", "f1", "recall"]) == [
+        "--rate-factors", "1,3", "--metrics", "f1,recall",
+    ]  # fmt: skip
     assert joined(["--models"]) == ["--models"]
 
 
-def test_plan_run_and_resume(petune: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
-    planned = petune(*SMALL, "--models", "tiny", "--methods", "lora", "bitfit", "--plan")
+def test_plan_run_and_resume(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.run([*SMALL, "--models", "tiny", "--methods", "lora", "bitfit", "--plan"]) == 0
+    planned, told = capsys.readouterr()
     assert "bitfit  not here" in planned
     assert "bitfit on tiny: this base has no biases" in planned
     assert "1 trials; about" in planned
     assert "engine: inline, " in planned
     assert "Nothing was run." in planned
     assert not Path("out").exists()
+    said = "measuring what a token costs here, for the estimates: lora on tiny, 1 of 1"
+    assert said in told.splitlines()
 
     assert command_line.run([*SMALL, "--models", "tiny", "--methods", "lora", "bitfit"]) == 0
     printed = capsys.readouterr()
@@ -58,6 +64,17 @@ def test_a_recipe_and_flags(petune: Callable[..., str]) -> None:
     planned = petune("compare", "recipe.yaml", "--validation-split", "2", "seeds=3", "--rate-factors", "1", "--plan")
     assert "lora r=2  1 " in planned
     assert "1 trials; about" in planned
+
+
+def test_a_plan_heeds_the_flags_of_the_run(petune: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    line = [*SMALL, "--models", "tiny", "--methods", "lora"]
+    petune(*line)
+    assert "1 trials, 1 of them done already" in petune("compare", "--resume", "--output-dir", "out", "--plan")
+    assert "1 trials; about" in petune(*line, "--overwrite", "--plan", "--plain")
+    assert Path("out/report.html").exists()
+    capsys.readouterr()
+    assert command_line.run([*line, "--plan"]) == 2
+    assert "out holds a comparison already: go on with --resume" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

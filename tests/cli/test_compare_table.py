@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from petune.cli.compare_table import LiveTable, duration, print_comparison, settings_text
+from petune.cli.compare_table import LiveTable, PlainLines, duration, print_comparison, settings_text
 from petune.comparison.job import Job, Measures
 from petune.comparison.record import Budget, Comparison, Stage, Trial
 from petune.comparison.watching import Progress
@@ -70,6 +70,19 @@ def test_the_table_follows(table: tuple[LiveTable, io.StringIO, Progress], jobs:
     shown.closed()
     assert "0.6500 ± 0.0707" in written.getvalue()
     shown.closed()  # twice is once
+
+
+def test_what_is_measured_stands_there_until_the_table_comes(capsys: pytest.CaptureFixture[str]) -> None:
+    track: Any = SimpleNamespace(survey=SimpleNamespace(name="some/base"), entry=SimpleNamespace(label="lora r=4"))
+    written = io.StringIO()
+    shown = LiveTable(Console(file=written, force_terminal=True, width=120))
+    for watcher in (shown, PlainLines()):
+        watcher.measuring(track, 1, 2)
+        watcher.closed()
+    said = "for the estimates: lora r=4 on base, 1 of 2"
+    assert said in written.getvalue()
+    assert written.getvalue().endswith("\x1b[2K"), "the line is taken back"
+    assert said in capsys.readouterr().err
 
 
 def test_a_worse_rate_does_not_take_the_place_of_a_better(

@@ -21,6 +21,15 @@ def test_the_table_the_reasons_and_the_lines_are_printed(petune: Callable[..., s
     assert not Path("outputs").exists()
 
 
+@pytest.mark.usefixtures("folder")
+def test_what_is_measured_is_told_beside_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.run(["suggest", "--model", "tiny", "--data", "rows.jsonl", "--json"]) == 0
+    printed, told = capsys.readouterr()
+    assert json.loads(printed)["model"] == "tiny"
+    first = methods.names()[0]
+    assert f"for the estimates: {first} on tiny, 1 of {len(methods.names())}" in told
+
+
 def test_json(petune: Callable[..., str]) -> None:
     arguments = ("--model", "tiny", "--data", "rows.jsonl", "--num-train-epochs", "1")
     found = json.loads(petune("suggest", *arguments, "--json"))

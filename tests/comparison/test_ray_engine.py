@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import threading
@@ -92,7 +93,7 @@ def test_results_are_those_of_this_process_even_where_a_worker_is_lost(compare_k
     assert not list((tmp_path / "ray").glob(".ray-*"))
 
 
-def test_a_worker_lost_too_often_and_a_stop(
+def test_a_worker_lost_too_often_a_stop_and_going_on(
     compare_keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A training that does not come to its end when asked to would let the test run out of time.
@@ -110,14 +111,25 @@ def test_a_worker_lost_too_often_and_a_stop(
         def ended(self, job: Job, trial: Trial, *, reused: bool) -> None:
             threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
 
+    keys = compare_keys(engine="ray", budget=5000, retries=0, cpus_per_trial=1, seeds=[1, 2])
     when_running(kill)
     with pytest.raises(Interrupted, match="stopped after 1 of 2 trials"):
-        compare(compare_keys(engine="ray", budget=5000, retries=0, cpus_per_trial=1, seeds=[1, 2]), watcher=Stopping())
+        compare(keys, watcher=Stopping())
     (record,) = (tmp_path / "out" / "trials").glob("*/trial.json")
     lost = Trial.model_validate_json(record.read_bytes())
     assert lost.status == "failed"
     assert str(lost.reason).startswith("its worker was lost: ActorDiedError: The actor died unexpectedly")
     assert len(checkpoints()) == 2
+
+    (course,) = [path / "adapter" / "curve.json" for path in checkpoints() if path != record.parent]
+    before = json.loads(course.read_text(encoding="utf-8"))["points"]
+    found = {trial.id: trial for trial in compare(keys, resume=True).trials}
+    assert found.pop(lost.id) == lost
+    (stopped,) = found.values()
+    assert stopped.status == "done"
+    curve = [point.model_dump() for point in stopped.curve]
+    assert curve[: len(before)] == before, "steps were done again: times are none of the first call"
+    assert 0 < before[-1]["step"] < curve[-1]["step"] == 5000
 
 
 def test_what_a_trial_needs() -> None:

@@ -15,7 +15,7 @@ from petune.comparison import measure, shared_pass, unit_runner
 from petune.comparison.folder import Folder
 from petune.comparison.job import Job
 from petune.comparison.record import Comparison, Trial
-from petune.comparison.run import compare, plan
+from petune.comparison.run import compare
 from petune.comparison.search import best
 from petune.comparison.watching import Unwatched
 from petune.errors import ConfigError, DataError, Interrupted, OutputFolderError
@@ -258,21 +258,20 @@ def test_bad_input_costs_nothing(compare_keys: Keys, tmp_path: Path, monkeypatch
         compare(compare_keys(output_dir=str(tmp_path / "held")))
 
 
+def test_what_is_refused_leaves_the_folder_as_it_was(compare_keys: Keys, tmp_path: Path) -> None:
+    small = compare_keys(budget=1, budget_unit="tokens")
+    with pytest.raises(ConfigError, match="too small for one step"):
+        compare(small)
+    compare(compare_keys())  # put right, in the same folder
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file() and path.suffix}
+    with pytest.raises(ConfigError, match="too small for one step"):
+        compare(small, overwrite=True)
+    assert {path: path.read_bytes() for path in before} == before, "what was to be replaced is gone"
+
+
 def test_other_rows_need_another_folder(compare_keys: Keys) -> None:
     compare(compare_keys())
     with pytest.raises(OutputFolderError, match=r"on other rows \(data/train.jsonl"):
         compare(compare_keys(test_split=0.4), resume=True)
     with pytest.raises(OutputFolderError, match="holds a comparison already"):
         compare(compare_keys())
-
-
-def test_a_plan_runs_and_writes_nothing(compare_keys: Keys, tmp_path: Path) -> None:
-    keys = compare_keys(methods=["lora", "bitfit"], rate_factors=[1, 3], seeds=[1, 2])
-    before = plan(keys)
-    assert not (tmp_path / "out").exists()
-    assert (before.progress.trials, before.progress.ended) == (4, 0)
-    assert before.progress.seconds_left > 0
-    with pytest.raises(Interrupted):
-        compare(keys, watcher=Follower(stop_after=3))
-    later = plan(keys)
-    assert (later.progress.trials, later.progress.ended) == (4, 3)

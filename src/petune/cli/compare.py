@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 app = new_app()
 DEFAULT_OUTPUT = CompareOptions.model_fields["output_dir"].default
 DECIDED = tuple(name for name in TrainingOptions.model_fields if name not in SHARED_KEYS)
-_LISTS = ("--models", "--methods", "--seeds", "--metrics")
+_LISTS = tuple(
+    f"--{k.replace('_', '-')}" for k, field in CompareOptions.model_fields.items() if tuple in kinds_of(field)
+)
 EPILOG = (
     "Settings of a method, and what to search besides its learning rate, stand in a recipe: see docs/compare.md. Flags"
     " and KEY=VALUE override the recipe; --resume without a recipe takes the folder's own."
@@ -67,7 +69,7 @@ def compare(
         typer.Argument(help="A recipe file and settings.", metavar="RECIPE.yaml|KEY=VALUE", hidden=True),
     ] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Print what would run, with estimates of time and memory, and stop.")
+        bool, typer.Option("--plan", help="Print what the same line would run, with estimates, and stop.")
     ] = False,
     resume: Annotated[
         bool,
@@ -80,7 +82,7 @@ def compare(
         bool, typer.Option("--overwrite", help="Replace the comparison that the output folder holds.")
     ] = False,
     plain: Annotated[
-        bool, typer.Option("--plain", help="Print a line for each trial instead of the live table, as for a log.")
+        bool, typer.Option("--plain", help="Print lines instead of the live table, as for a log.")
     ] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let the bases' repositories run their own code.")
@@ -96,18 +98,14 @@ def compare(
     from petune.comparison.recipe import CompareRecipe
 
     recipe = CompareRecipe.parse(keys)
-    if plan:
-        print_plan(run.plan(recipe, trust_remote_code=trust_remote_code))
-        return
     watcher: Watcher = PlainLines() if plain or not LiveTable.possible() else LiveTable()
-    comparison = run.compare(
-        recipe,
-        resume=resume,
-        overwrite=overwrite,
-        retry=retry,
-        trust_remote_code=trust_remote_code,
-        watcher=watcher,
-    )
+    how: dict[str, bool] = {
+        "resume": resume, "overwrite": overwrite, "retry": retry, "trust_remote_code": trust_remote_code
+    }  # fmt: skip
+    if plan:
+        print_plan(run.plan(recipe, watcher=watcher, **how))
+        return
+    comparison = run.compare(recipe, watcher=watcher, **how)
     print_comparison(comparison, Path(recipe.options.output_dir))
 
 

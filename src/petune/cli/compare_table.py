@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from petune.cli.measuring import Measuring
 from petune.cli.reporting import say
 from petune.comparison.assignment import threads_of
 from petune.comparison.job import Job
@@ -116,11 +117,16 @@ def _print_columns(rows: Sequence[Sequence[str]]) -> None:
 
 @final
 class PlainLines(Unwatched):
-    """One line on stderr for each trial that ends."""
+    """One line on stderr for each trial that ends; before the first, some that tell what is measured."""
 
     def __init__(self) -> None:
         self._console = Console(file=sys.stderr)
         self._progress: Progress | None = None
+        self._measuring = Measuring(self._console, plain=True)
+
+    def measuring(self, track: Track, number: int, total: int) -> None:
+        """Tell what is measured, now and then."""
+        self._measuring.tell(track.entry.label, track.survey.name, number, total)
 
     def planned(self, tracks: Sequence[Track], progress: Progress) -> None:
         """Say how much comes."""
@@ -169,14 +175,20 @@ class LiveTable(Unwatched):
         self._now = ""
         self._began = time.monotonic()
         self._live: Live | None = None
+        self._measuring = Measuring(self._console)
 
     @staticmethod
     def possible() -> bool:
         """Say whether stderr is a terminal."""
         return Console(file=sys.stderr).is_terminal
 
+    def measuring(self, track: Track, number: int, total: int) -> None:
+        """Show what is measured, until the table comes."""
+        self._measuring.tell(track.entry.label, track.survey.name, number, total)
+
     def planned(self, tracks: Sequence[Track], progress: Progress) -> None:
         """Show every method, still without figures."""
+        self._measuring.close()
         self._progress = progress
         self._lines = {
             (track.survey.name, track.entry.label): _Line(
@@ -217,6 +229,7 @@ class LiveTable(Unwatched):
 
     def closed(self) -> None:
         """Leave the table as it stands."""
+        self._measuring.close()
         if self._live is not None:
             self._now = ""
             self._live.stop()

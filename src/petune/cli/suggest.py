@@ -45,9 +45,16 @@ def suggest(
     settings = values(given, RunOptions)
     if "data" not in settings:
         raise ConfigError("no data: petune suggest --data FILE, or a hub data set id")
+    from petune.cli.measuring import Measuring
     from petune.comparison.suggest import suggest as suggestions_for
 
-    found = suggestions_for(settings.pop("data"), trust_remote_code=trust_remote_code, **settings)
+    measuring = Measuring()
+    try:
+        found = suggestions_for(
+            settings.pop("data"), trust_remote_code=trust_remote_code, measuring=measuring.tell, **settings
+        )
+    finally:
+        measuring.close()
     if as_json:
         say(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
     else:

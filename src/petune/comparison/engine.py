@@ -1,6 +1,6 @@
 """Where trials run: what every engine does, and the one that runs them in this process."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Protocol, final
 
 from petune.comparison.assignment import Assignments
@@ -20,7 +20,7 @@ class Engine(Protocol):
     trials_at_once: int
     """How many units run at the same time."""
 
-    def run(self, units: Sequence[Unit]) -> Iterator[Trial]:
+    def run(self, units: Sequence[Unit]) -> Generator[Trial]:
         """Yield the record of each trial as it ends, in any order; what goes wrong in one is in its record.
 
         Raises:
@@ -50,7 +50,7 @@ class InlineEngine:
         self._assignments = assignments
         self._runner = UnitRunner(folder, watcher)
 
-    def run(self, units: Sequence[Unit]) -> Iterator[Trial]:
+    def run(self, units: Sequence[Unit]) -> Generator[Trial]:
         """Yield the record of each trial, unit by unit."""
         for unit in units:
             yield from self._runner.run(self._assignments.of(unit))

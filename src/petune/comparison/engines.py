@@ -38,7 +38,7 @@ def make_engine(options: CompareOptions, assignments: Assignments, folder: Folde
     if options.engine == "inline":
         return InlineEngine(assignments, folder, watcher)
     if options.engine == "local":
-        return LocalEngine(assignments, folder, watcher, retries=options.retries)
+        return LocalEngine(assignments, folder, watcher, retries=options.attempts_again)
     from petune.comparison.ray_engine import RayEngine  # loads ray
 
     return RayEngine(options, assignments, folder, watcher)

@@ -1,7 +1,7 @@
 """Trials one after another on this machine, in a process of their own: it may die, and the comparison goes on."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import final
 
 from petune.comparison.assignment import Assignments
@@ -35,7 +35,7 @@ class LocalEngine:
         self._attempts = Attempts(retries)
         self._child: Child | None = None
 
-    def run(self, units: Sequence[Unit]) -> Iterator[Trial]:
+    def run(self, units: Sequence[Unit]) -> Generator[Trial]:
         """Yield the record of each trial, in their order, apart from those that are begun again."""
         waiting = deque(units)
         while waiting:

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -61,7 +61,7 @@ class RayEngine:
     def __init__(self, options: CompareOptions, assignments: Assignments, folder: Folder, watcher: Watcher) -> None:
         self._assignments = assignments
         self._watcher = watcher
-        self._attempts = Attempts(options.retries)
+        self._attempts = Attempts(options.attempts_again)
         self._needs = needs_of(options)
         self._idle: list[_Worker] = []
         self._running: dict[Any, tuple[_Worker, Unit]] = {}
@@ -79,7 +79,7 @@ class RayEngine:
             bases=tuple(model for model in options.models if Path(model).exists()),
         )
 
-    def run(self, units: Sequence[Unit]) -> Iterator[Trial]:
+    def run(self, units: Sequence[Unit]) -> Generator[Trial]:
         """Yield the record of each trial as it ends."""
         waiting = deque(units)
         while waiting or self._running:

@@ -32,8 +32,12 @@ TEST_SHARE = 0.2
 
 BudgetUnit = Literal["epochs", "steps", "tokens", "seconds"]
 EngineName = Literal["local", "inline", "ray"]
-_OF_RAY = ("gpus_per_trial", "memory_per_trial", "ray_address")
-"""Keys that only the engine `ray` has a use for."""
+_OF_ENGINES: Mapping[str, tuple[EngineName, ...]] = {
+    **dict.fromkeys(("gpus_per_trial", "memory_per_trial", "ray_address"), ("ray",)),
+    "retries": ("local", "ray"),
+}
+"""Keys that only some engines have a use for."""
+DEFAULT_RETRIES = 1
 
 # What the comparison decides itself for each trial, so that trials can be compared.
 _DECIDED = frozenset(
@@ -53,6 +57,7 @@ _DECIDED = frozenset(
         "save_total_limit",
         "report_to",
         "run_name",
+        "torch_compile",
         "trunk_cache_dir",
     }
 )
@@ -192,8 +197,8 @@ class CompareOptions(DataOptions):
     ray_address: str | None = None
     """Ray's address (default: RAY_ADDRESS, else the cluster that runs here, else one is started on this machine)."""
 
-    retries: int = Field(default=1, ge=0)
-    """How often a trial is begun again whose process died or whose node was lost, before it is recorded as failed."""
+    retries: int | None = Field(default=None, ge=0)
+    """How often a trial is begun again whose own process died or whose node was lost, before it fails (default: 1)."""
 
     task: TaskName | None = None
     """What the bases are trained for (default: what their weights were saved for, else what the rows are for)."""
@@ -252,10 +257,16 @@ class CompareOptions(DataOptions):
 
     @model_validator(mode="after")
     def _engine_can(self) -> Self:
-        idle = [name for name in _OF_RAY if getattr(self, name) is not None]
-        if idle and self.engine != "ray":
-            raise ValueError(f"{', '.join(idle)} is for the engine ray, and the engine is {self.engine}")
+        for name, engines in _OF_ENGINES.items():
+            if getattr(self, name) is not None and self.engine not in engines:
+                whose = f"engine {engines[0]}" if len(engines) == 1 else f"engines {' and '.join(engines)}"
+                raise ValueError(f"{name} is for the {whose}, and the engine is {self.engine}; leave it out")
         return self
+
+    @property
+    def attempts_again(self) -> int:
+        """How often a trial is begun again whose process died or whose node was lost."""
+        return DEFAULT_RETRIES if self.retries is None else self.retries
 
     @model_validator(mode="after")
     def _has_data(self) -> Self:

@@ -4,9 +4,9 @@ import os
 import shlex
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
@@ -62,17 +62,18 @@ def compare(
     folder = Folder(Path(recipe.options.output_dir))
     folder.check(resume=resume, overwrite=overwrite)
     parts = split_rows(recipe.options)
+    watcher = watcher or Unwatched()
     with folder.held():
-        if overwrite:
-            folder.clear()
-        former = folder.comparison()
-        with tempfile.TemporaryDirectory() as scratch:
-            data = _digests(parts, parts.write(Path(scratch)))
-        _refuse_other_rows(former, data, folder)
-        tracks = _tracks(recipe, parts.write(folder.data), data, trust_remote_code=trust_remote_code)
-        watcher = watcher or Unwatched()
+        former = None if overwrite else folder.comparison()
+        found, data = _surveyed(recipe, parts, former, folder, trust_remote_code=trust_remote_code)
+        _measure(found, watcher)
+        tracks = [replace(track, files=PartFiles.within(folder.data)) for track in found]
         assignments = Assignments(tracks, trust_remote_code=trust_remote_code)
         engine = make_engine(recipe.options, assignments, folder, watcher)
+        # Nothing is removed or written before all is known that could be refused.
+        if overwrite:
+            folder.clear()
+        parts.write(folder.data)
         comparison = Comparison(
             recipe=recipe.keys(),
             command=_command(folder),
@@ -115,27 +116,41 @@ class Planned:
 
 
 def plan(
-    recipe: CompareRecipe | Mapping[str, Any] | str | os.PathLike[str], *, trust_remote_code: bool = False
+    recipe: CompareRecipe | Mapping[str, Any] | str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    retry: bool = False,
+    trust_remote_code: bool = False,
+    watcher: Watcher | None = None,
 ) -> Planned:
-    """Return what a comparison would run, with estimates of time and memory; run nothing and write nothing.
+    """Return what :func:`compare` would run with the same arguments, with estimates; run nothing and write nothing.
 
     Args:
         recipe: a recipe, its keys, or the path of its YAML file.
+        resume: as if the comparison in ``output_dir`` went on.
+        overwrite: as if the comparison in ``output_dir`` were replaced.
+        retry: as if, with ``resume``, what failed or ran out of memory ran again.
         trust_remote_code: let the bases' repositories run their own code.
+        watcher: told of what is measured for the estimates.
 
     Raises:
         PetuneError: as :func:`compare` does before its first trial.
     """
     recipe = _as_recipe(recipe)
     check_engine(recipe.options.engine)
-    parts = split_rows(recipe.options)
     folder = Folder(Path(recipe.options.output_dir))
-    with tempfile.TemporaryDirectory() as scratch:
-        files = parts.write(Path(scratch))
-        tracks = _tracks(recipe, files, _digests(parts, files), trust_remote_code=trust_remote_code)
+    folder.check(resume=resume, overwrite=overwrite)
+    former = folder.comparison() if resume else None
+    tracks, _ = _surveyed(recipe, split_rows(recipe.options), former, folder, trust_remote_code=trust_remote_code)
+    watcher = watcher or Unwatched()
+    try:
+        _measure(tracks, watcher)
+    finally:
+        watcher.closed()
     progress = Progress(tracks, _speed(recipe))
-    study = Study(folder, None, Unwatched(), progress, retry=False, share=False)
-    study.recall(tracks)
+    if resume:
+        Study(folder, None, Unwatched(), progress, retry=retry, share=False).recall(tracks)
     return Planned(tuple(tracks), progress, recipe.options)
 
 
@@ -143,6 +158,17 @@ def _as_recipe(recipe: CompareRecipe | Mapping[str, Any] | str | os.PathLike[str
     if isinstance(recipe, CompareRecipe):
         return recipe
     return CompareRecipe.parse(recipe) if isinstance(recipe, Mapping) else CompareRecipe.read(recipe)
+
+
+def _surveyed(
+    recipe: CompareRecipe, parts: Parts, former: Comparison | None, folder: Folder, *, trust_remote_code: bool
+) -> tuple[list[Track], dict[str, str]]:
+    """Return what would run, on rows in a folder that is gone by then, and the digests of the rows."""
+    with tempfile.TemporaryDirectory() as scratch:
+        files = parts.write(Path(scratch))
+        data = _digests(parts, files)
+        _refuse_other_rows(former, data, folder)
+        return _tracks(recipe, files, data, trust_remote_code=trust_remote_code), data
 
 
 def _tracks(
@@ -156,6 +182,19 @@ def _tracks(
     for track in tracks:
         track.final_jobs(track.candidates[0])  # a budget that pays for no step is told now
     return tracks
+
+
+def _measure(tracks: Sequence[Track], watcher: Watcher) -> None:
+    """Measure what each method costs, which all estimates rest on."""
+    usable = [track for track in tracks if not track.refusal]
+    try:
+        for number, track in enumerate(usable, start=1):
+            watcher.measuring(track, number, len(usable))
+            for job in track.expected():
+                track.cost(job)
+    except BaseException:
+        watcher.closed()
+        raise
 
 
 def _digests(parts: Parts, files: PartFiles) -> dict[str, str]:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Self, final
 
 from petune.checkpoint.durable import write_text
 from petune.checkpoint.manifest import file_digest
@@ -54,7 +54,7 @@ class Parts:
             DataError: a row holds what JSON has no word for.
             OutputFolderError, ResourceError: they cannot be written.
         """
-        files = PartFiles(folder / "train.jsonl", folder / "development.jsonl", folder / "test.jsonl")
+        files = PartFiles.within(folder)
         for field in fields(files):
             rows: Sequence[Row] = getattr(self, field.name)
             write_text(getattr(files, field.name), "".join(_line(row) for row in rows))
@@ -69,6 +69,11 @@ class PartFiles:
     train: Path
     development: Path
     test: Path
+
+    @classmethod
+    def within(cls, folder: Path) -> Self:
+        """Return where the parts lie in ``folder``."""
+        return cls(folder / "train.jsonl", folder / "development.jsonl", folder / "test.jsonl")
 
 
 def split_rows(options: CompareOptions) -> Parts:

@@ -1,6 +1,7 @@
 """The trials of a comparison, from the first round of each search to the final ones."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import final
 
 from petune.comparison.engine import Engine
@@ -98,9 +99,12 @@ class Study:
         if self._engine is None:
             return
         by_id = {job.id: job for job in missing}
-        for trial in self._engine.run(units_of(missing, tracks, share=self._share)):
-            self._folder.save(trial)
-            self._take(by_id[trial.id], trial, reused=False)
+        # Closed at once where it is left early: a generator that garbage collection closes comes upon adapters that are
+        # unplugged already.
+        with closing(self._engine.run(units_of(missing, tracks, share=self._share))) as ended:
+            for trial in ended:
+                self._folder.save(trial)
+                self._take(by_id[trial.id], trial, reused=False)
 
     def _give_up(self, track: Track, reason: str) -> None:
         """Record a track that never comes to its final trials."""

@@ -10,7 +10,7 @@ Methods are put in order by a plain rule over facts; nothing is trained, and no 
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal, final
@@ -120,6 +120,7 @@ def suggest(
     *,
     model: str | os.PathLike[str] = "demo",
     trust_remote_code: bool = False,
+    measuring: Callable[[str, str, int, int], None] | None = None,
     **options: Any,
 ) -> Suggestions:
     """Say which methods to try on ``data`` with the base ``model``; nothing is trained, and its weights do not load.
@@ -128,6 +129,7 @@ def suggest(
         data: a file or a hub data set id.
         model: the base.
         trust_remote_code: let the base's repository run its own code.
+        measuring: told of each method before it is measured: its name, the base, its number, how many there are.
         options: keys of a training that its time and memory depend on: those of reading, task, dtype, device,
             num_train_epochs, per_device_train_batch_size, gradient_accumulation_steps, max_tokens_per_batch.
 
@@ -153,7 +155,7 @@ def suggest(
         rows=tuple(encoded.rows[:SAMPLED]),
     )
     given = {name: getattr(run, name) for name in SUGGEST_KEYS}
-    found = _in_order(survey, run, given)
+    found = _in_order(survey, run, given, measuring or (lambda *_: None))
     trusted = " --trust-remote-code" if trust_remote_code else ""
     usable = [suggestion.method for suggestion in found if suggestion.fits in ("yes", "tight")]
     own = [suggestion.method for suggestion in found if suggestion.method in usable and not suggestion.baseline]
@@ -182,13 +184,18 @@ def _run_options(keys: Mapping[str, Any]) -> RunOptions:
         raise ConfigError(explain(error, RunOptions)) from error
 
 
-def _in_order(survey: Survey, run: RunOptions, given: Mapping[str, Any]) -> tuple[Suggestion, ...]:
+def _in_order(
+    survey: Survey, run: RunOptions, given: Mapping[str, Any], measuring: Callable[[str, str, int, int], None]
+) -> tuple[Suggestion, ...]:
     device = pick_device(run.device)
     there = machine.memory(device)
     per_second = speed(machine.multiplications_per_second(device, pick_dtype(run.dtype, device)))
     steps = steps_for("epochs", run.num_train_epochs, survey.train, run)
     keys = {**given, "max_steps": steps}
-    found = [_suggestion(name, survey, run, keys, there, per_second) for name in methods.names()]
+    found, names = [], methods.names()
+    for number, name in enumerate(names, start=1):
+        measuring(name, survey.name, number, len(names))
+        found.append(_suggestion(name, survey, run, keys, there, per_second))
     return tuple(
         sorted(
             found,

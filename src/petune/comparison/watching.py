@@ -12,6 +12,9 @@ from petune.training.events import Plan, Silent, Step
 class Watcher(Protocol):
     """Somebody who follows a comparison. Watchers see; they change nothing."""
 
+    def measuring(self, track: Track, number: int, total: int) -> None:
+        """What a method costs is measured next on a stand-in of its base: the ``number``-th of ``total``."""
+
     def planned(self, tracks: Sequence[Track], progress: "Progress") -> None:
         """The first trial comes next; ``progress`` stays current."""
 
@@ -30,6 +33,9 @@ class Watcher(Protocol):
 
 class Unwatched:
     """A watcher that ignores everything; others override what they care for."""
+
+    def measuring(self, track: Track, number: int, total: int) -> None:
+        """Ignore it."""
 
     def planned(self, tracks: Sequence[Track], progress: "Progress") -> None:
         """Ignore it."""

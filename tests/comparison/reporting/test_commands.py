@@ -20,7 +20,7 @@ def test_the_best_and_the_smallest_as_good_are_recommended(comparison: Compariso
     adapter = best.contender.kept.adapter
     assert best.lines == (
         f'petune generate --adapter {adapter} --prompt "..."',
-        f"petune predict --adapter {adapter} --data rows.jsonl",
+        f"petune predict --adapter {adapter} --data data/test.jsonl",
     )
     assert f"petune.load('{adapter}')" in best.python
     assert smallest.why == f"the smallest within the noise of the best on {first.base}"
@@ -36,7 +36,7 @@ def test_a_base_that_writes_nothing_predicts(make_trial: MakeTrial, make_compari
         "--adapter",
         "trials/it's here/adapter",
         "--data",
-        "rows.jsonl",
+        "data/test.jsonl",
     ]
     assert len(use.lines) == 1
     compile(use.python, "use", "exec")

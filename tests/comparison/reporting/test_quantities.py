@@ -60,7 +60,13 @@ from petune.comparison.reporting.quantities import (
         (moment, "2026-03-01T09:30:12+00:00", "2026-03-01 09:30 UTC"),
         (moment, "yesterday", "yesterday"),
         (amount, Budget(unit="tokens", amount=512000), "512,000 tokens"),
+        (amount, Budget(unit="tokens", amount=5000 / 9), "556 tokens"),
+        (amount, Budget(unit="steps", amount=6 / 9), "1 step"),
+        (amount, Budget(unit="steps", amount=20 / 9), "2 steps"),
         (amount, Budget(unit="epochs", amount=1.5), "1.5 epochs"),
+        (amount, Budget(unit="epochs", amount=1.0), "1 epoch"),
+        (amount, Budget(unit="epochs", amount=3 / 9), "0.333 epochs"),
+        (amount, Budget(unit="seconds", amount=1000 / 3), "333 seconds"),
     ],
 )
 def test_what_is_written(write: Callable[[Any], str], value: Any, text: str) -> None:

@@ -7,6 +7,9 @@ from typing import final
 from petune.comparison.reporting.contenders import Contender
 from petune.comparison.reporting.standing import Standing
 
+_ROWS = "data/test.jsonl"
+"""Rows to answer, in the folder of the comparison."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,8 @@ def _use(contender: Contender, why: str) -> Use | None:
     if trial is None or trial.adapter is None:
         return None
     path = shlex.quote(trial.adapter)
-    lines = [f"petune predict --adapter {path} --data rows.jsonl"]
-    call = 'petune.predict(model, "rows.jsonl")'
+    lines = [f"petune predict --adapter {path} --data {_ROWS}"]
+    call = f'petune.predict(model, "{_ROWS}")'
     if trial.generation_tokens_per_second is not None:
         lines.insert(0, f'petune generate --adapter {path} --prompt "..."')
         call = 'petune.generate(model, ["..."])[0].text'

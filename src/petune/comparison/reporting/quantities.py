@@ -43,9 +43,11 @@ def tick(value: float) -> str:
 
 
 def amount(budget: Budget) -> str:
-    """Return a budget: ``512,000 tokens``."""
-    written = f"{budget.amount:,.0f}" if budget.amount == round(budget.amount) else f"{budget.amount:,}"
-    return _with(written, budget.unit)
+    """Return a budget: ``512,000 tokens``; a part of one as what a trial makes of it, one step at least."""
+    least = 1 if budget.unit == "steps" and budget.amount > 0 else 0
+    whole = budget.unit in ("steps", "tokens") or budget.amount == round(budget.amount) or budget.amount >= 100
+    written = f"{max(least, round(budget.amount)):,}" if whole else f"{budget.amount:.3g}"
+    return _with(written, budget.unit.removesuffix("s") if written == "1" else budget.unit)
 
 
 def size(value: float) -> str:

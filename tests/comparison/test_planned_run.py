@@ -1,0 +1,94 @@
+"""A plan is of the same call of compare; what is measured for it is told."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from petune.comparison import measure, unit_runner
+from petune.comparison.folder import Folder
+from petune.comparison.job import Job
+from petune.comparison.plan import Track
+from petune.comparison.record import Trial
+from petune.comparison.run import compare, plan
+from petune.comparison.watching import Progress, Unwatched
+from petune.errors import ConfigError, Interrupted, OutputFolderError
+from petune.training import records
+
+Keys = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes most of the time of so small a trial, and has tests of its own."""
+    monkeypatch.setattr(measure, "reset_peak", lambda device: None)
+    monkeypatch.setattr(records, "plot_loss", lambda run, output: None)
+
+
+class StopAfter(Unwatched):
+    """Stops everything after some trials."""
+
+    def __init__(self, trials: int) -> None:
+        self._left = trials
+
+    def ended(self, job: Job, trial: Trial, *, reused: bool) -> None:
+        self._left -= 1
+        if not self._left:
+            raise KeyboardInterrupt
+
+
+def test_a_plan_runs_and_writes_nothing(compare_keys: Keys, tmp_path: Path) -> None:
+    keys = compare_keys(methods=["lora", "bitfit"], rate_factors=[1, 3], seeds=[1, 2])
+    before = plan(keys)
+    assert not (tmp_path / "out").exists()
+    assert (before.progress.trials, before.progress.ended) == (4, 0)
+    assert before.progress.seconds_left > 0
+    with pytest.raises(Interrupted):
+        compare(keys, watcher=StopAfter(3))
+    later = plan(keys, resume=True)
+    assert (later.progress.trials, later.progress.ended) == (4, 3)
+
+
+def test_a_plan_is_of_the_same_call_of_compare(compare_keys: Keys, tmp_path: Path) -> None:
+    keys = compare_keys(seeds=[1, 2])
+    compare(keys)
+    (record, *_) = (tmp_path / "out" / "trials").glob("*/trial.json")
+    failed = Trial.model_validate_json(record.read_bytes()).model_copy(update={"status": "failed", "reason": "broken"})
+    Folder(tmp_path / "out").save(failed)
+
+    def ended(**how: bool) -> int:
+        return plan(keys, **how).progress.ended
+
+    assert (ended(resume=True), ended(resume=True, retry=True), ended(overwrite=True)) == (2, 1, 0)
+    with pytest.raises(OutputFolderError, match="holds a comparison already"):
+        plan(keys)
+    with pytest.raises(ConfigError, match="give one of them"):
+        plan(keys, resume=True, overwrite=True)
+    with pytest.raises(OutputFolderError, match=r"on other rows \(data/train.jsonl"):
+        plan(compare_keys(test_split=0.4), resume=True)
+
+
+class Measuring(Unwatched):
+    """Notes what is measured, and when it is over."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def measuring(self, track: Track, number: int, total: int) -> None:
+        self.told.append((track.entry.label, number, total))
+
+    def planned(self, tracks: Sequence[Track], progress: Progress) -> None:
+        self.told.append("planned")
+
+    def closed(self) -> None:
+        self.told.append("closed")
+
+
+def test_what_is_measured_is_told(compare_keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unit_runner, "perform", lambda job, *_, **__: job.record("done"))
+    keys = compare_keys(methods=["lora", "bitfit", "ia3"])
+    for run_it, end in ((plan, []), (compare, ["planned"])):
+        watcher = Measuring()
+        run_it(keys, watcher=watcher)  # type: ignore[operator]
+        assert watcher.told == [("lora", 1, 2), ("ia3", 2, 2), *end, "closed"]

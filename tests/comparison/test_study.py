@@ -1,0 +1,66 @@
+"""The trials of a comparison, and what becomes of an engine that is left early."""
+
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+
+import pytest
+
+from petune.comparison.folder import Folder
+from petune.comparison.job import Job
+from petune.comparison.plan import Track
+from petune.comparison.record import Trial
+from petune.comparison.study import Study
+from petune.comparison.unit import Unit
+from petune.comparison.watching import Progress, Unwatched
+
+
+class Recording:
+    """An engine whose trials all end well; it notes when it is left."""
+
+    tracks_at_once = 1
+    trials_at_once = 1
+
+    def __init__(self) -> None:
+        self.left = 0
+
+    def run(self, units: Sequence[Unit]) -> Generator[Trial]:
+        try:
+            for unit in units:
+                for job in unit.jobs:
+                    yield job.record("done", development={"accuracy": 0.5})
+        finally:
+            self.left += 1
+
+    def close(self) -> None:
+        raise AssertionError("closing it is the comparison's business")
+
+
+class StopAtOnce(Unwatched):
+    """Stops when the first trial has ended."""
+
+    def ended(self, job: Job, trial: Trial, *, reused: bool) -> None:
+        raise KeyboardInterrupt
+
+
+def study_of(track: Track, engine: Recording, watcher: Unwatched, folder: Path) -> Study:
+    progress = Progress([track], speed=1e9)
+    return Study(Folder(folder), engine, watcher, progress, retry=False, share=True)
+
+
+def test_the_best_of_a_search_goes_on(track: Callable[..., Track], tmp_path: Path) -> None:
+    found, engine = track(rate_factors=[1, 3], seeds=[1, 2], metric="accuracy"), Recording()
+    study = study_of(found, engine, Unwatched(), tmp_path / "out")
+    study.run([found])
+    assert [(trial.stage, trial.seed) for trial in study.trials.values()] == [
+        ("search", 1), ("search", 1), ("final", 1), ("final", 2),
+    ]  # fmt: skip
+    assert study.complete
+    assert engine.left == 2  # once for the search, once for the final trials
+
+
+def test_an_engine_that_is_left_early_lets_go_at_once(track: Callable[..., Track], tmp_path: Path) -> None:
+    found, engine = track(rate_factors=[1, 3]), Recording()
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        study_of(found, engine, StopAtOnce(), tmp_path / "out").run([found])
+    assert engine.left == 1, "what the error holds on to was not let go of"
+    assert stopped.value is not None
