@@ -234,6 +234,14 @@ def build_model(
     return model.to(dtype).eval()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a CUDA device where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu") is not None:
+                item.add_marker(pytest.mark.skip(reason="there is no CUDA device here"))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _heeds_ctrl_c() -> Iterator[None]:
     """Take Ctrl-C as a terminal's programs do; a shell's background jobs ignore it, and so would what tests start."""

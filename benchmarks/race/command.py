@@ -24,6 +24,7 @@ from race.standings import Standing, render, standings_of
 from race.work import Work
 
 NOT_INSTALLED = "not installed: prepare it with --prepare"
+NO_CARD = "not run: it needs a CUDA device (--device cuda)"
 NO_COMPILER = "not run: there is no C++ compiler"
 
 
@@ -107,7 +108,7 @@ def checked(name: str, whole: Work, pythons: dict[str, Path | None], options: ar
     threads = whole.settings.threads
     asked = [Entry(OURS), *(Entry(peer, manner) for peer in options.peers for manner in options.manners)]
     entries = [entry for entry in asked if entry.side == OURS or entry.manner in PEERS[entry.side].manners]
-    absent = {entry.name: reason for entry in entries if (reason := why_absent(name, entry, pythons)) is not None}
+    absent = {entry.name: reason for entry in entries if (reason := why_absent(name, entry, pythons, options.device))}
     found: dict[str, Any] = {
         "title": contest.title,
         "work": run_worker(work, "contest_start", threads, contest=name),
@@ -134,12 +135,14 @@ def contest_work(name: str, whole: Work) -> Work:
     return work
 
 
-def why_absent(contest: str, entry: Entry, pythons: dict[str, Path | None]) -> str | None:
+def why_absent(contest: str, entry: Entry, pythons: dict[str, Path | None], device: str = "cpu") -> str | None:
     """Return why an entry cannot be run; None if it can."""
     if entry.side == OURS:
         return None
     if contest not in PEERS[entry.side].contests:
         return "does not have this method"
+    if PEERS[entry.side].needs_card and device == "cpu":
+        return NO_CARD
     if pythons[entry.side] is None:
         return NOT_INSTALLED
     return NO_COMPILER if entry.manner == "compiled" and shutil.which("g++") is None else None
@@ -239,6 +242,9 @@ def describe(results: dict[str, Any]) -> str:
         f" file of token ids {work['tokens_sha256'][:16]}",
         f"petune's environment: {_listed(machine['versions'])}",
     ]
+    settings, floors = results["settings"], (found["floor"] for found in results["contests"].values())
+    card = next((floor["card"] for floor in floors if floor.get("card")), None)
+    lines.append(f"base: {settings['base']}, {settings['rows_per_step']} rows a step, on {card or 'the CPU'}")
     for peer, held in results["environments"].items():
         lines.append(f"{PEERS[peer].title}: {held if isinstance(held, str) else _listed(held)}")
     return "\n".join(lines)

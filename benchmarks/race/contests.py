@@ -42,6 +42,12 @@ class Contest:
     cached_from_epoch_two: bool = False
     """Whether petune keeps what the untouched lower blocks give, and is timed where it uses it."""
 
+    def bars_on(self, card: str | None) -> Bars:
+        """Return what petune must reach on a card, where the best that a peer does is the measure, or on a CPU."""
+        if card is None:
+            return self.bars
+        return Bars(tuned=1.1 if self.method == "lora" else 2)
+
     def settings(self, settings: Settings) -> Settings:
         """Return the sizes of this contest: the race's own, or short epochs of which the second is timed."""
         if not self.cached_from_epoch_two:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from race.bases import DEMO, SHAPES
 from race.contests import CONTESTS
 from race.machine import usable_cores
 from race.peers import PEERS
@@ -31,7 +32,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--methods", nargs="+", choices=CONTESTS, default=list(CONTESTS), help="contests (default: all)"
     )
-    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="who else runs (default: all)")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, help="who else runs (default: all who can there)")
     parser.add_argument(
         "--manners", nargs="+", choices=MANNERS, default=("default", "tuned"), help="how peers run (default: two)"
     )
@@ -49,6 +50,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps-timed", type=int, help=f"steps of one timing (default {SIZES['timed_steps']})")
     parser.add_argument("--repeats", type=int, help=f"timings of each entry (default {SIZES['repeats']})")
     parser.add_argument("--to-loss", type=float, help="train to this held-out loss too, and tell the seconds")
+    parser.add_argument("--rows-per-step", type=int, help="rows of a step (default 16)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where everybody trains (default cpu)")
+    parser.add_argument(
+        "--base", choices=(DEMO, *SHAPES), default=DEMO, help="SmolLM2, or random weights of a shape (default smollm2)"
+    )
     parser.add_argument("--threads", type=int, default=usable_cores(), help="threads (default: all cores)")
     parser.add_argument("--quick", action="store_true", help="a small edition: minutes, nothing but correctness judged")
     parser.add_argument(
@@ -58,6 +64,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="results (JSON; .txt and .png beside); what they hold runs not again",
     )
     options = parser.parse_args(arguments)
+    if options.peers is None:
+        options.peers = [name for name, peer in PEERS.items() if options.device == "cuda" or not peer.needs_card]
     strange = [entry for entry in options.environment if entry.partition("=")[0] not in PEERS or "=" not in entry]
     if strange:
         parser.error(f"--environment {strange[0]}: give PEER=PYTHON with a peer of {', '.join(PEERS)}")
@@ -75,9 +83,12 @@ def settings_of(options: argparse.Namespace) -> Settings:
         "test_rows": options.test_rows,
         "timed_steps": options.steps_timed,
         "repeats": options.repeats,
+        "rows_per_step": options.rows_per_step,
         "threads": options.threads,
         "data": options.data,
         "test_data": options.test_data,
+        "device": options.device,
+        "base": options.base,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     settings = Settings(**{**SIZES, **(QUICK if options.quick else {}), **given})

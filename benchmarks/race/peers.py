@@ -29,6 +29,7 @@ class Peer:
         requirements: what pip installs into its environment.
         contests: names of the contests that it can enter.
         manners: how it is run: ``default`` as it comes, ``tuned`` within the budget that the README states.
+        needs_card: whether it runs on a CUDA device alone.
     """
 
     title: str
@@ -36,12 +37,15 @@ class Peer:
     requirements: tuple[str, ...]
     contests: frozenset[str]
     manners: tuple[str, ...] = ("default", "tuned", "compiled")
+    needs_card: bool = False
 
     @property
     def packages(self) -> tuple[str, ...]:
         """Names of the packages whose versions are told."""
         return tuple(dict.fromkeys(_name(requirement) for requirement in self.requirements))
 
+
+UNSLOTH = "unsloth"
 
 PEERS: Mapping[str, Peer] = {
     "peft": Peer(
@@ -62,6 +66,14 @@ PEERS: Mapping[str, Peer] = {
         ("transformers==4.57.6", "adapters==1.3.0", *_TRAINER),
         frozenset({"bottleneck"}),
         ("default", "tuned"),
+    ),
+    UNSLOTH: Peer(
+        "Unsloth",
+        "unsloth_contest",
+        ("unsloth", *_TRAINER),
+        frozenset({"lora", "lora_all_linear"}),
+        ("default", "tuned"),
+        needs_card=True,
     ),
 }
 

@@ -4,6 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from race.clock import peak_memory
@@ -13,12 +14,16 @@ _STRIDE = 1024
 """Every so many numbers one is read, so that each page of a mapped file is."""
 
 
-def settle(model: nn.Module) -> int:
+def settle(model: nn.Module, device: str) -> int:
     """Read every page of the model's weights, begin the count of peak memory anew, and return the peak so far.
 
     Weights in a mapped file that nobody has read yet are no part of what a process holds, and would count as memory of
     the first step.
     """
+    if device == "cuda":
+        so_far = peak_memory(device)
+        torch.cuda.reset_peak_memory_stats()
+        return so_far
     for parameter in model.parameters():
         parameter.detach().flatten()[::_STRIDE].sum()
     so_far = peak_memory()

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from race.bases import DEMO
+
 QUICK: dict[str, Any] = {
     "rows": 208,
     "test_rows": 60,
@@ -57,6 +59,10 @@ class Settings:
     """File of training rows (JSON Lines) in place of the movie reviews."""
     test_data: str | None = None
     """File of held-out rows that goes with it."""
+    device: str = "cpu"
+    """Where every side trains: cpu or cuda."""
+    base: str = DEMO
+    """What is trained on: a name of :mod:`race.bases`."""
     measured_every: int = 10
     """Steps between measurements of the held-out loss, where a run ends once that is low enough."""
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from race.contests import CONTESTS, Contest
+from race.cards import most_operations
+from race.contests import CONTESTS, Bars
 from race.entries import OURS, Entry
+from race.peers import UNSLOTH
 from race.spread import Spread
 from race.table import MIB, aligned
 
@@ -14,6 +16,7 @@ HEADINGS = (
     "tokens/s",
     "petune is",
     "of the products",
+    "FLOP use",
     "peak, MiB",
     "above the model, MiB",
     "petune takes",
@@ -34,6 +37,8 @@ class Standing:
     """petune's tokens/s as a multiple of this entry's."""
     of_floor: float | None = None
     """Its tokens/s as a share of what the matrix products alone would allow."""
+    flop_use: float | None = None
+    """The operations of those products as a share of what the card's maker names; None on a CPU."""
     peak: Spread | None = None
     above: Spread | None = None
     """Memory above the loaded model."""
@@ -53,6 +58,7 @@ class Standing:
             "-" if self.tokens_per_second is None else self.tokens_per_second.text(".0f"),
             "" if self.ratio is None else f"x {self.ratio.text()}",
             "" if self.of_floor is None else f"{self.of_floor:.0%}",
+            "" if self.flop_use is None else f"{self.flop_use:.0%}",
             "" if self.peak is None else f"{self.peak.median / MIB:.0f}",
             "" if self.above is None else f"{self.above.median / MIB:.0f}",
             "" if self.above_ratio is None else f"x {self.above_ratio.text()}",
@@ -88,8 +94,11 @@ def standings_of(name: str, found: Mapping[str, Any], *, judged: bool) -> list[S
         ratios = {
             k: Spread.of([a[k] / b[k] for a, b in both]) if both else None for k in ("tokens_per_second", "above")
         }
-        share = rates.median / found["floor"]["tokens_per_second"]
-        bar, met = _bar(contest, entry, ratios, share) if judged and not note else ("", None)
+        share, card = rates.median / found["floor"]["tokens_per_second"], found["floor"].get("card")
+        most = most_operations(card)
+        bar, met = "", None
+        if judged and not note:
+            bar, met = _bar(contest.bars_on(card), contest.rival, entry, ratios, share)
         rows.append(
             Standing(
                 name,
@@ -97,6 +106,7 @@ def standings_of(name: str, found: Mapping[str, Any], *, judged: bool) -> list[S
                 rates,
                 None if entry.side == OURS else ratios["tokens_per_second"],
                 share,
+                None if most is None else rates.median * found["floor"]["operations_per_token"] / most,
                 Spread.of([timing["peak"] for timing in timings]),
                 Spread.of([timing["above"] for timing in timings]),
                 None if entry.side == OURS else ratios["above"],
@@ -109,12 +119,14 @@ def standings_of(name: str, found: Mapping[str, Any], *, judged: bool) -> list[S
     return rows
 
 
-def _bar(contest: Contest, entry: Entry, ratios: Mapping[str, Spread | None], share: float) -> tuple[str, bool | None]:
+def _bar(
+    bars: Bars, rival: str, entry: Entry, ratios: Mapping[str, Spread | None], share: float
+) -> tuple[str, bool | None]:
     """Return what petune is held to in an entry's line, and whether it keeps it."""
-    bars, asked = contest.bars, []
+    asked = []
     if entry.side == OURS and bars.floor is not None:
         asked.append((f"{bars.floor:.0%} of the products", share >= bars.floor))
-    if entry.side == contest.rival:
+    if entry.side in (rival, UNSLOTH):
         least = {"default": bars.default, "tuned": bars.tuned}.get(entry.manner)
         speed, above = ratios["tokens_per_second"], ratios["above"]
         if least is not None and speed is not None:

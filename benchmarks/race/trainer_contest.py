@@ -18,11 +18,20 @@ ATTENTION = {"tuned": "eager", "compiled": "eager"}
 
 
 class ContestWatch(Watch):
-    """A watch that tells the memory of loading from that of the steps."""
+    """A watch that tells the memory of loading from that of the steps.
+
+    Args:
+        validation: measured as the run goes on, which ends once it is reached.
+        device: where the run is.
+    """
+
+    def __init__(self, validation: Validation | None, device: str) -> None:
+        super().__init__(validation, device)
+        self._device = device
 
     def on_train_begin(self, *_: Any, **others: Any) -> None:
         """Begin the clock on a model that is in memory as a whole."""
-        self.peak_of_loading = settle(others["model"])
+        self.peak_of_loading = settle(others["model"], self._device)
         super().on_train_begin()
 
 
@@ -38,7 +47,7 @@ def model_options(task: Task) -> dict[str, Any]:
     would be lost in bfloat16.
     """
     dtype = "float32" if contest_of(task).trains_base else task.arguments["dtype"]
-    attention = ATTENTION.get(task.arguments["manner"])
+    attention = ATTENTION.get(task.arguments["manner"]) if task.work.settings.device == "cpu" else None
     return {"dtype": dtype, **({} if attention is None else {"attn_implementation": attention})}
 
 
@@ -76,7 +85,7 @@ def train(
     if task.arguments.get("to_loss") is not None:
         rows = task.work.read_test_rows()
         validation = Validation(rows, task.arguments["to_loss"], settings.measured_every, tokenizer.pad_token_id)
-    watch, collator = ContestWatch(validation), CountingCollator(tokenizer)
+    watch, collator = ContestWatch(validation, settings.device), CountingCollator(tokenizer)
     logging = {"logging_steps": 1} if task.arguments["log_every_step"] else {}
     compiling = {"torch_compile": True} if task.arguments["manner"] == "compiled" else {}
     output = str(Path(task.arguments["output"]))

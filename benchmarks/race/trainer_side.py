@@ -18,10 +18,11 @@ class Watch(TrainerCallback):
 
     Args:
         validation: measured as the run goes on, which ends once it is reached.
+        device: where the run is.
     """
 
-    def __init__(self, validation: Validation | None = None) -> None:
-        self.clock = StepClock()
+    def __init__(self, validation: Validation | None = None, device: str = "cpu") -> None:
+        self.clock = StepClock(device)
         self.losses: list[float] = []
         self.grad_norms: list[float] = []
         self._validation = validation
@@ -79,7 +80,7 @@ def arguments_of(settings: Settings, steps: int, output: str) -> dict[str, Any]:
     """Return the training arguments that are the same on every side."""
     return {
         "output_dir": output,
-        "use_cpu": True,
+        "use_cpu": settings.device == "cpu",
         "per_device_train_batch_size": settings.rows_per_step,
         "max_steps": steps,
         "learning_rate": settings.learning_rate,

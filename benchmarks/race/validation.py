@@ -57,6 +57,7 @@ class Validation:
 def mean_loss(model: nn.Module, rows: Sequence[Row], pad_token_id: int) -> float:
     """Return the mean loss per label token of ``rows`` by the model's own forward pass, without dropout."""
     training, total, count = model.training, 0.0, 0
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     model.eval()
     for start in range(0, len(rows), ROWS_AT_ONCE):
         batch = rows[start : start + ROWS_AT_ONCE]
@@ -64,6 +65,7 @@ def mean_loss(model: nn.Module, rows: Sequence[Row], pad_token_id: int) -> float
         ids = torch.tensor([row.input_ids + [pad_token_id] * (width - len(row.input_ids)) for row in batch])
         mask = torch.tensor([[1] * len(row.input_ids) + [0] * (width - len(row.input_ids)) for row in batch])
         labels = torch.tensor([row.labels + [IGNORED] * (width - len(row.labels)) for row in batch])[:, 1:]
+        ids, mask, labels = (tensor.to(device) for tensor in (ids, mask, labels))
         # Some programs give logits of their virtual tokens too, which come first.
         logits = model(input_ids=ids, attention_mask=mask).logits[:, -width:-1][labels != IGNORED].float()
         total += float(F.cross_entropy(logits, labels[labels != IGNORED], reduction="sum"))

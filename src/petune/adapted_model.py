@@ -240,13 +240,17 @@ class AdaptedModel(nn.Module):
         self.attach(baked, active=False)
         self.activate(*active)
 
-    def fast_training(self) -> AbstractContextManager[None]:
+    def fast_training(self, *, compiled: bool = False) -> AbstractContextManager[None]:
         """Compute the base in the way that trains fastest inside the block; results are the same up to rounding."""
-        return self._sites.fast_training()
+        return self._sites.fast_training(compiled=compiled)
 
     def fast_inference(self) -> AbstractContextManager[None]:
         """Compute attention in the way that is fastest without gradients inside the block; results are the same."""
         return self._sites.fast_inference()
+
+    def own_attention(self) -> AbstractContextManager[None]:
+        """Send attention through ours inside the block, which knows of rows end to end; results are the same."""
+        return self._sites.own_attention()
 
     def plugged_into(self, module: nn.Module) -> bool:
         """Say whether an adapter changes the output of ``module``."""

@@ -89,6 +89,12 @@ def test_models_that_keep_something_else_want_their_own() -> None:
     assert growing_cache(MistralForCausalLM(MistralConfig(**TINY, num_key_value_heads=1, sliding_window=4))) is None
 
 
+def test_a_model_that_is_told_to_keep_nothing_keeps_nothing() -> None:
+    model = llama()
+    model.generation_config.use_cache = False
+    assert growing_cache(model) is None
+
+
 def test_shorter_rows_are_joined_behind_zeros_in_the_places_they_name() -> None:
     cache, parts = growing_cache(llama()), []
     assert cache is not None

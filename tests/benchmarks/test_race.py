@@ -1,23 +1,34 @@
 """The race of every method: options, entries, verdicts, standings, the picture, and its quick edition."""
 
+import importlib
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from race import command, environments, options, plot
+from race.cards import most_operations
 from race.contests import CONTESTS
 from race.entries import Entry, judge, last_line
 from race.peers import PEERS, Peer
 from race.processes import WorkerError
 from race.settings import Settings
 from race.standings import Standing, render, standings_of
+from race.task import Task
 from race.validation import Validation, mean_loss
 from race.work import Row, Work
 from race.workers import floor
+from safetensors.torch import load_file
 
 from petune import methods
+from petune.adapted_model import AdaptedModel
+from petune.adapter import create_adapter
+from petune.backbone.base import Base, load_base
+from petune.checkpoint.folder import save_adapter
 
 OUTSIDER = Peer("nobody", "nobody_contest", ("nothing==1.0",), frozenset({"lora"}))
 
@@ -38,6 +49,10 @@ def test_every_contest_is_of_a_method_and_every_peer_enters_one() -> None:
 def test_sizes() -> None:
     assert settings("--threads", "2") == Settings(**options.SIZES, threads=2)
     assert settings("--quick", "--rows", "64").rows == 64
+    big = settings("--device", "cuda", "--base", "llama-7b-shape", "--rows-per-step", "32")
+    assert "unsloth" in options.parse(["--device", "cuda"]).peers
+    assert options.parse([]).peers == ["peft", "trl", "adapterhub"]
+    assert (big.device, big.base, big.rows_per_step) == ("cuda", "llama-7b-shape", 32)
     sizes = settings("--repeats", "7")
     assert CONTESTS["lora"].settings(sizes) == sizes
     cached = CONTESTS["llama_adapter_top"].settings(sizes)
@@ -67,8 +82,8 @@ def test_only_a_peer_that_runs_as_it_comes_shuffles_by_itself() -> None:
 
 def test_a_peer_that_nobody_knows_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        options.parse(["--environment", "unsloth=python"])
-    assert "give PEER=PYTHON with a peer of peft, trl, adapterhub" in capsys.readouterr().err
+        options.parse(["--environment", "nobody=python"])
+    assert "give PEER=PYTHON with a peer of peft, trl, adapterhub, unsloth" in capsys.readouterr().err
 
 
 def test_environments_are_found_once_they_are_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,13 +115,15 @@ def test_preparing_tells_what_pip_says(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_why_an_entry_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    python = {"petune": None, "peft": Path("python"), "trl": None, "adapterhub": Path("python")}
+    python = {"petune": None, "peft": Path("python"), "trl": None, "adapterhub": Path("python"), "unsloth": None}
     monkeypatch.setattr(command.shutil, "which", lambda _: None)
     assert command.why_absent("lora", Entry("petune"), python) is None
     assert command.why_absent("lora", Entry("peft"), python) is None
     assert command.why_absent("lora", Entry("peft", "compiled"), python) == command.NO_COMPILER
     assert command.why_absent("lora", Entry("trl"), python) == command.NOT_INSTALLED
     assert command.why_absent("lora", Entry("adapterhub"), python) == "does not have this method"
+    assert command.why_absent("lora", Entry("unsloth"), python, "cpu") == command.NO_CARD
+    assert command.why_absent("lora", Entry("unsloth"), python, "cuda") == command.NOT_INSTALLED
 
 
 REPORT = {"losses": [2.0, 1.5], "grad_norms": [0.3, 0.2], "tokens": [50, 60]}
@@ -185,6 +202,22 @@ def test_nobody_is_held_against_an_entry_that_computes_something_else() -> None:
     assert row.note == "trains on other tokens"
 
 
+def test_a_card_has_bars_and_a_column_of_its_own() -> None:
+    measured = found(timing("petune", 500, 90), timing("peft default", 450), timing("peft tuned", 400))
+    floor = {"tokens_per_second": 1000.0, "operations_per_token": 4e11, "card": "NVIDIA H100 80GB HBM3"}
+    rows = by_entry(standings_of("lora", {**measured, "floor": floor}, judged=True))
+    assert (rows["petune"].bar, rows["petune"].met) == ("", None)
+    assert rows["petune"].flop_use == pytest.approx(500 * 4e11 / 989e12)
+    assert rows["HF PEFT + Trainer, default"].bar == ""
+    assert (rows["HF PEFT + Trainer, tuned"].bar, rows["HF PEFT + Trainer, tuned"].met) == ("x 1.1", True)
+    assert "20%" in rows["petune"].cells()
+    assert CONTESTS["full"].bars_on("NVIDIA H200").tuned == 2
+    unknown = standings_of("lora", {**measured, "floor": {**floor, "card": "some card"}}, judged=True)
+    assert by_entry(unknown)["petune"].flop_use is None
+    assert most_operations(None) is None
+    assert most_operations("NVIDIA H100 PCIe") == 756e12
+
+
 def test_the_exit_code(tmp_path: Path) -> None:
     good, bad = Standing("lora", "a", met=True), Standing("lora", "b", met=False)
 
@@ -224,6 +257,7 @@ def test_products_of_the_floor() -> None:
         "gradients": [(6, 4), (4, 6)],
     }
     assert floor.seconds_of(list(floor.forward(weights, 3))) > 0
+    assert sum(map(floor.operations_of, floor.forward(weights, 3))) == 2 * (2 * 3 * 4 * 6)
 
 
 def test_sizes_of_a_step(tmp_path: Path) -> None:
@@ -269,6 +303,60 @@ def test_older_releases_find_the_base_of_the_rotation(tmp_path: Path) -> None:
         name_rotation_twice(config)
         theta = {"rope_theta": 1e5} if "rope_parameters" in settings else {}
         assert json.loads(config.read_text()) == {**settings, **theta}
+
+
+def test_a_base_of_random_weights(
+    tmp_path: Path, tiny_base: Callable[..., Base], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from race.workers import prepare
+
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    monkeypatch.setattr(prepare, "SHAPES", {"small": small})
+    monkeypatch.setattr(prepare, "load_base", lambda *_, **__: tiny_base(dtype=torch.bfloat16))
+    prepare.write_model(tmp_path / "random", Settings(base="small"))
+    made = load_base(tmp_path / "random", dtype="bfloat16", device="cpu")
+    assert made.model.config.hidden_size == 32
+    assert made.model.dtype == torch.bfloat16
+    assert made.model.get_input_embeddings().weight.shape[0] == tiny_base().model.config.vocab_size
+    prepare.write_model(tmp_path / "demo", Settings())
+    demo = load_base(tmp_path / "demo", dtype="bfloat16", device="cpu").model
+    assert torch.equal(demo.lm_head.weight, tiny_base(dtype=torch.bfloat16).model.lm_head.weight)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # asked by PEFT
+def test_unsloth_is_given_what_everybody_starts_from(
+    tmp_path: Path, tiny_base: Callable[..., Base], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peft = pytest.importorskip("peft")
+    base = tiny_base()
+    adapter = create_adapter(base, "lora", r=3, lora_alpha=6, target_modules=("q_proj", "v_proj"))
+    work = Work(tmp_path)
+    work.write_settings(Settings())
+    work.write_rows([Row([5, 6, 7], [-100, 6, 7])])
+    save_adapter(AdaptedModel(base, [adapter]), work.start)
+    asked: list[dict[str, Any]] = []
+
+    class FastLanguageModel:
+        @staticmethod
+        def from_pretrained(**options: Any) -> tuple[Any, None]:
+            asked.append(options)
+            return tiny_base().model, None
+
+        @staticmethod
+        def get_peft_model(model: Any, **options: Any) -> Any:
+            asked.append(options)
+            own = ("r", "lora_alpha", "lora_dropout", "bias", "target_modules")
+            return peft.get_peft_model(model, peft.LoraConfig(**{name: options[name] for name in own}))
+
+    monkeypatch.setitem(sys.modules, "unsloth", SimpleNamespace(FastLanguageModel=FastLanguageModel))
+    worker = importlib.import_module("race.workers.unsloth_contest")
+    task = Task(work, tmp_path / "report", {"contest": "lora", "manner": "tuned", "dtype": "bfloat16"})
+    found = peft.get_peft_model_state_dict(worker.load_model(task))
+    start = load_file(work.start / "adapter_model.safetensors")
+    assert found.keys() == start.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in start.items())
+    assert (asked[0]["dtype"], asked[0]["load_in_4bit"]) == (torch.bfloat16, False)
+    assert asked[1]["use_gradient_checkpointing"] is False
 
 
 def test_lines_are_those_of_the_file(tmp_path: Path) -> None:

@@ -111,9 +111,7 @@ def test_time_is_that_of_the_tokens(track: Callable[..., Track]) -> None:
     step = 4 * sum(rows.train) / len(rows.train)
     # A round of the search has half of the steps, is evaluated at its end, and measured once more.
     assert seconds_of(found, rung=0) == pytest.approx(2 * (3 * step + 7) + 2 * sum(rows.development))
-    final = (
-        4 * (3 * step + 7) + 3 * sum(rows.development) + 2 * sum(rows.test)
-    )  # by the loss each row has a score besides
+    final = 4 * (3 * step + 7) + 3 * sum(rows.development) + 2 * sum(rows.test)  # a score of each row besides
     assert seconds_of(found) == pytest.approx(final + _SIDE_TOKENS + 100 * _SIDE_STEPS)
 
 

@@ -37,7 +37,7 @@ def alone(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 @pytest.mark.parametrize("learned", [True, False], ids=["products", "the library's"])
 def test_each_token_sees_its_own_row(buckets: list[list[int]], learned: bool) -> None:
     inputs = tensors()
-    layout = RowLayout.of(LENGTHS, buckets, CPU)
+    layout = RowLayout(LENGTHS, buckets, CPU)
     module = nn.Module()
     module.num_key_value_groups = 2  # type: ignore[assignment]
     with torch.set_grad_enabled(learned):
@@ -53,10 +53,12 @@ def test_each_token_sees_its_own_row(buckets: list[list[int]], learned: bool) ->
 
 
 def test_where_rows_and_tokens_are() -> None:
-    layout = RowLayout.of(LENGTHS, [[2, 3], [0, 1]], CPU)
+    layout = RowLayout(LENGTHS, [[2, 3], [0, 1]], CPU)
     assert layout.positions.tolist() == [0, 1, 2, 0, 0, 1, 2, 3, 4, 0, 1, 2, 3]
+    assert layout.bounds.tolist() == [0, 3, 4, 9, 13]
+    assert layout.longest == 5
     assert layout.rows.tolist() == [0, 0, 0, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3]
-    assert [bucket.index.tolist() for bucket in layout.buckets] == [
+    assert [bucket.index.tolist() for bucket in layout.padded[0]] == [
         [4, 5, 6, 7, 8, 9, 10, 11, 12, 12],  # behind a row's end its own last token
         [0, 1, 2, 3, 3, 3],
     ]
@@ -68,7 +70,7 @@ def test_what_is_not_finite_stays_in_its_row() -> None:
         tensor[3] = float("nan")
     inputs = [tensor.requires_grad_() for tensor in (query, key, value)]
     module = nn.Module()
-    found = attend_by_row(module, *inputs, RowLayout.of(LENGTHS, [[0, 1, 2, 3]], CPU), scaling=0.3)
+    found = attend_by_row(module, *inputs, RowLayout(LENGTHS, [[0, 1, 2, 3]], CPU), scaling=0.3)
     others = torch.arange(len(found)) != 3
     assert found[others].isfinite().all()
     for gradient in torch.autograd.grad(found.sum(), inputs):
@@ -78,4 +80,4 @@ def test_what_is_not_finite_stays_in_its_row() -> None:
 @pytest.mark.parametrize("said", [{"sliding_window": 4}, {"position_bias": torch.zeros(1)}], ids=str)
 def test_an_attention_that_wants_more(said: dict[str, Any]) -> None:
     with pytest.raises(NotByRowError, match=f"Module is told scaling, {next(iter(said))}"):
-        attend_by_row(nn.Module(), *tensors(), RowLayout.of(LENGTHS, [[0, 1, 2, 3]], CPU), scaling=0.3, **said)
+        attend_by_row(nn.Module(), *tensors(), RowLayout(LENGTHS, [[0, 1, 2, 3]], CPU), scaling=0.3, **said)

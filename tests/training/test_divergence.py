@@ -26,10 +26,10 @@ class Spy:
         self.values: dict[str, torch.Tensor] = {}
         original = AdapterRun.update
 
-        def update(run: AdapterRun, rows: Any) -> tuple[float, float]:
+        def update(run: AdapterRun, rows: Any, norm: float) -> float:
             self.run = run
             self.values = {name: tensor.clone() for name, tensor in run.adapter.tensors().items()}
-            return original(run, rows)
+            return original(run, rows, norm)
 
         monkeypatch.setattr(AdapterRun, "update", update)
 
@@ -39,9 +39,9 @@ def spoil_loss(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
     steps: list[int] = []
     accumulate, label_loss = loop.Loop._accumulate, LabelLoss.__call__
 
-    def noted(this: loop.Loop, batch: Any, *more: Any) -> None:
+    def noted(this: loop.Loop, batch: Any, *more: Any) -> torch.Tensor:
         steps.append(batch[0][0].run.progress.step)
-        accumulate(this, batch, *more)
+        return accumulate(this, batch, *more)
 
     def spoilt(this: Any, *arguments: Any) -> torch.Tensor:
         loss = label_loss(this, *arguments)

@@ -71,12 +71,12 @@ def test_more_than_enough_is_shared_by_no_batch_on_a_cpu(next_step: Any) -> None
 
 def test_rows_end_to_end_are_batches_of_one_size_adapter_by_adapter(next_step: Any) -> None:
     first, second = next_step([100, 10, 30]), next_step([11, 99])
-    (batch,) = end_to_end([first, second])
+    (batch,) = end_to_end([first, second], CPU)
     assert [(owner is first, len(row.input_ids)) for owner, row in batch] == [
         (True, 100), (True, 10), (True, 30), (False, 11), (False, 99),
     ]  # fmt: skip
     many = [next_step([64] * 10) for _ in range(4)]
-    assert [len(batch) for batch in end_to_end(many)] == [14, 14, 12]
-    assert lengths(end_to_end([first, second], most_tokens=110)) == [[100], [10, 30, 11], [99]]
+    assert [len(batch) for batch in end_to_end(many, CPU)] == [14, 14, 12]
+    assert lengths(end_to_end([first, second], CPU, most_tokens=110)) == [[100], [10, 30, 11], [99]]
     careful = next_step([64, 64], max_tokens_per_batch=60)
-    assert lengths(end_to_end([first, careful])) == [[100], [10, 30], [64], [64]], "a longer row stands alone"
+    assert lengths(end_to_end([first, careful], CPU)) == [[100], [10, 30], [64], [64]], "a longer row stands alone"

@@ -99,9 +99,9 @@ def spoil(monkeypatch: pytest.MonkeyPatch, name: str, step: int) -> None:
     accumulate, label_loss = Loop._accumulate, LabelLoss.__call__
     now: list[Any] = []
 
-    def noted(this: Loop, batch: Any, *more: Any) -> None:
+    def noted(this: Loop, batch: Any, *more: Any) -> torch.Tensor:
         now[:] = batch
-        accumulate(this, batch, *more)
+        return accumulate(this, batch, *more)
 
     def spoilt(this: Any, *arguments: Any) -> torch.Tensor:
         losses = label_loss(this, *arguments)

@@ -35,7 +35,7 @@ def losses_and_gradients(model: AdaptedModel, unpadded: bool) -> tuple[Tensor, d
     with model.fast_training():
         if unpadded:
             assert way.suits(list(zip(NAMES, ROWS, strict=True)))
-            with model.route(way.token_names(NAMES, ROWS)):
+            with way.routed(NAMES, ROWS):
                 losses = way.losses(NAMES, ROWS)
                 losses.sum().backward()
         else:

@@ -18,16 +18,17 @@ def main() -> None:
     """Answer with the mean loss per label token of the rows of the first step, in float32, with what all start from."""
     task = Task.from_command_line()
     torch.set_num_threads(task.work.settings.threads)
-    model = AutoModelForCausalLM.from_pretrained(task.work.model, dtype="float32").eval()
+    device = task.work.settings.device
+    model = AutoModelForCausalLM.from_pretrained(task.work.model, dtype="float32").eval().to(device)
     start = _virtual_tokens(task)
     rows = task.work.read_rows()
     total, count = 0.0, 0
     for index in task.work.read_plan()[0]:
         # One row at a time: no padding, so nothing about padding can be wrong.
         with torch.no_grad():
-            inputs = _inputs(model, torch.tensor([rows[index].input_ids]), start)
+            inputs = _inputs(model, torch.tensor([rows[index].input_ids], device=device), start)
             logits = model(**inputs).logits[0, -len(rows[index].input_ids) : -1]
-        labels = torch.tensor(rows[index].labels[1:])
+        labels = torch.tensor(rows[index].labels[1:], device=device)
         total += float(F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum"))
         count += int((labels != IGNORED).sum())
     task.answer({"loss": total / count, "label_tokens": count})
@@ -44,7 +45,7 @@ def _inputs(model: PreTrainedModel, ids: Tensor, start: Tensor | None) -> dict[s
     """Return what the model is called with: the row, behind embeddings [P, d] or keys and values of all layers."""
     if start is None:
         return {"input_ids": ids}
-    start = start.float()
+    start = start.float().to(ids.device)
     if start.shape[1] == model.config.hidden_size:
         return {"inputs_embeds": torch.cat([start[None], model.get_input_embeddings()(ids)], 1)}
     config = model.config

@@ -28,7 +28,7 @@ def main() -> None:
     write_first(whole.train_text, work.train_text, settings.rows)
 
     # Where a start is computed by the base, that of the float32 runs is wanted: these are what is compared.
-    base = load_base(work.model, dtype="float32", device="cpu")
+    base = load_base(work.model, dtype="float32", device=settings.device)
     write_rows(work, settings, base)
     if whole.test_text.is_file():
         work.write_test_rows(encode(whole.test_text, settings, base))

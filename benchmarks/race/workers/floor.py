@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from petune.adapter import create_adapter
 from petune.backbone.base import Base, load_base
@@ -29,13 +30,13 @@ def main() -> None:
     task = Task.from_command_line()
     work, contest = task.work, CONTESTS[task.arguments["contest"]]
     torch.set_num_threads(work.settings.threads)
-    base = load_base(work.model, dtype="bfloat16", device="cpu")
+    base = load_base(work.model, dtype="bfloat16", device=work.settings.device)
     tokens, labels = sizes_of_a_step(work)
     lowest = lowest_learned(base, contest, work)
-    parts = {
-        name: seconds_of(list(products))
-        for name, products in products_of_a_step(base, contest, lowest, tokens + contest.read_tokens, labels).items()
-    }
+    products = products_of_a_step(base, contest, lowest, tokens + contest.read_tokens, labels)
+    parts = {name: seconds_of(list(own)) for name, own in products.items()}
+    products = products_of_a_step(base, contest, lowest, tokens + contest.read_tokens, labels)
+    operations = sum(operations_of(product) for own in products.values() for product in own)
     total = sum(parts.values())
     task.answer(
         {
@@ -43,6 +44,8 @@ def main() -> None:
             "label_tokens": labels,
             "lowest_block": lowest,
             "seconds": parts,
+            "operations_per_token": operations / tokens,
+            "card": torch.cuda.get_device_name() if work.settings.device == "cuda" else None,
             "tokens_per_second": tokens / total,
         }
     )
@@ -87,19 +90,19 @@ def products_of_a_step(
 
 def forward(weights: list[Tensor], rows: int) -> Iterator[Product]:
     """Yield x W^T for each weight [d_out, d_in]."""
-    inputs = {width: _random(rows, width) for width in {w.shape[1] for w in weights}}
+    inputs = {width: _random(rows, width, weights[0].device) for width in {w.shape[1] for w in weights}}
     return ((lambda w=w: inputs[w.shape[1]] @ w.t()) for w in weights)
 
 
 def backward(weights: list[Tensor], rows: int) -> Iterator[Product]:
     """Yield dy W for each weight [d_out, d_in]."""
-    gradients = {width: _random(rows, width) for width in {w.shape[0] for w in weights}}
+    gradients = {width: _random(rows, width, weights[0].device) for width in {w.shape[0] for w in weights}}
     return ((lambda w=w: gradients[w.shape[0]] @ w) for w in weights)
 
 
 def gradients(weights: list[Tensor], rows: int) -> Iterator[Product]:
     """Yield dy^T x for each weight [d_out, d_in]."""
-    some = {width: _random(rows, width) for width in {width for w in weights for width in w.shape}}
+    some = {width: _random(rows, width, weights[0].device) for width in {width for w in weights for width in w.shape}}
     return ((lambda w=w: some[w.shape[0]].t() @ some[w.shape[1]]) for w in weights)
 
 
@@ -108,11 +111,27 @@ def seconds_of(products: list[Product]) -> float:
     """Return the median seconds of all products in turn, after a pass that does not count."""
     seconds = []
     for _ in range(PASSES + 1):
+        _wait()
         began = time.perf_counter()
         for product in products:
             product()
+        _wait()
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[1:])
+
+
+@torch.no_grad()
+def operations_of(product: Product) -> float:
+    """Return the multiplications and additions of a product, as PyTorch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        product()
+    return float(counter.get_total_flops())
+
+
+def _wait() -> None:
+    """Wait until a card has done what it was given."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def _weight(base: Base, linear: Linear) -> Tensor:
@@ -121,8 +140,8 @@ def _weight(base: Base, linear: Linear) -> Tensor:
     return weight.t() if linear.transposed else weight
 
 
-def _random(rows: int, width: int) -> Tensor:
-    return torch.randn(rows, width, generator=torch.Generator().manual_seed(width)).to(torch.bfloat16)
+def _random(rows: int, width: int, device: torch.device) -> Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(width)).to(device, torch.bfloat16)
 
 
 if __name__ == "__main__":

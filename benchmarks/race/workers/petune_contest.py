@@ -29,13 +29,13 @@ class ContestWatch(Watch):
     """
 
     def __init__(self, base: petune.Base, validation: Validation | None) -> None:
-        super().__init__()
+        super().__init__(base.device.type)
         self._base = base
         self._validation = validation
 
     def started(self, plan: Plan) -> None:
         """Begin the clock on a model that is in memory as a whole."""
-        self.peak_of_loading = settle(self._base.model)
+        self.peak_of_loading = settle(self._base.model, self._base.device.type)
         super().started(plan)
         if self._validation is not None:
             self._validation.begin()
@@ -50,7 +50,8 @@ class ContestWatch(Watch):
 def main() -> None:
     """Train ``steps`` steps of ``contest``, the base in ``dtype``."""
     task = Task.from_command_line()
-    base = petune.load_base(task.work.model, dtype=task.arguments["dtype"], device="cpu")
+    device = task.work.settings.device
+    base = petune.load_base(task.work.model, dtype=task.arguments["dtype"], device=device)
     validation = None
     if task.arguments.get("to_loss") is not None:
         rows, every = task.work.read_test_rows(), task.work.settings.measured_every

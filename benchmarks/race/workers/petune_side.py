@@ -11,10 +11,14 @@ from race.task import Task
 
 
 class Watch(Silent):
-    """Follows the run: times, losses, norms, tokens."""
+    """Follows the run: times, losses, norms, tokens.
 
-    def __init__(self) -> None:
-        self.clock = StepClock()
+    Args:
+        device: where it runs.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.clock = StepClock(device)
         self.steps: list[Step] = []
 
     def started(self, plan: Plan) -> None:

@@ -4,6 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
 from petune.adapted_model import AdaptedModel
 from petune.adapter import create_adapter
 from petune.backbone.base import Base, load_base
@@ -15,6 +18,7 @@ from petune.data.reviews import movie_reviews, prompt_format
 from petune.evaluation.runner import context_length
 from petune.training.options import TrainingOptions
 from petune.training.schedule import Schedule
+from race.bases import DEMO, SHAPES
 from race.settings import Settings
 from race.task import Task
 from race.work import Row, Work
@@ -25,13 +29,10 @@ def main() -> None:
     task = Task.from_command_line()
     work, settings = task.work, task.work.settings
     write_texts(work, settings)
-    demo = load_base("demo", dtype="bfloat16", device="cpu")
-    demo.model.save_pretrained(work.model)
-    demo.tokenizer.save_pretrained(work.model)
-    name_rotation_twice(work.model / "config.json")
+    write_model(work.model, settings)
 
     # Loaded anew, so that the adapter to start from names the folder that both sides train on.
-    base = load_base(work.model, dtype="bfloat16", device="cpu")
+    base = load_base(work.model, dtype="bfloat16", device=settings.device)
     write_rows(work, settings, base)
     adapter = create_adapter(
         base,
@@ -44,6 +45,21 @@ def main() -> None:
     )
     save_adapter(AdaptedModel(base, [adapter]), work.start)
     task.answer(dict(work.describe()))
+
+
+def write_model(folder: Path, settings: Settings) -> None:
+    """Write the base in bfloat16: the demo model, or random weights of a shape, made where they are used."""
+    demo = load_base("demo", dtype="bfloat16", device="cpu")
+    model = demo.model
+    if settings.base != DEMO:
+        named = {f"{kind}_token_id": getattr(model.config, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
+        config = LlamaConfig(**SHAPES[settings.base], vocab_size=model.config.vocab_size, **named)
+        torch.manual_seed(settings.seed)
+        with torch.device(settings.device):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    demo.tokenizer.save_pretrained(folder)
+    name_rotation_twice(folder / "config.json")
 
 
 def name_rotation_twice(config: Path) -> None:

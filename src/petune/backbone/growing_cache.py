@@ -65,7 +65,8 @@ def growing_cache(model: PreTrainedModel) -> DynamicCache | None:
     """Return an empty cache for ``model``, or None where it does not simply keep all keys and values."""
     if model.config.is_encoder_decoder or not takes(model, "past_key_values"):
         return None
-    if not model._supports_default_dynamic_cache():
+    told = model.generation_config
+    if not model._supports_default_dynamic_cache() or (told is not None and told.use_cache is False):
         return None
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
     if not cache.layers or any(type(layer) is not DynamicLayer for layer in cache.layers):

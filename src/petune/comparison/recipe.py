@@ -57,6 +57,7 @@ _DECIDED = frozenset(
         "save_total_limit",
         "report_to",
         "run_name",
+        "torch_compile",
         "trunk_cache_dir",
     }
 )

@@ -8,6 +8,7 @@ import torch
 
 from petune.data.encoding import IGNORED, Encoded
 from petune.errors import ConfigError
+from petune.kernels.upload import uploaded
 
 _POOL_STEPS = 50
 _MICRO_BATCH_COST = 64
@@ -142,7 +143,8 @@ def collate(
     }
     if any(row.token_types for row in rows):
         columns["token_type_ids"] = padded([row.token_types for row in rows], 0)
-    return {name: torch.tensor(values, dtype=torch.int64, device=device) for name, values in columns.items()}
+    made = {name: torch.tensor(values, dtype=torch.int64) for name, values in columns.items()}
+    return made if device is None else {name: uploaded(tensor, device) for name, tensor in made.items()}
 
 
 def answer_starts(rows: Sequence[Encoded]) -> list[int]:

@@ -75,7 +75,7 @@ def _is_short(query: Tensor, key: Tensor) -> bool:
         return False
     if query.requires_grad:
         return key.shape[2] <= PRODUCT_KEYS
-    if not _WITHOUT_GRADIENTS.get():
+    if torch.compiler.is_compiling() or not _WITHOUT_GRADIENTS.get():
         return False
     if query.shape[2] > 1:
         return key.shape[2] <= INFERENCE_KEYS

@@ -25,7 +25,7 @@ def constant_weights() -> Iterator[None]:
 
 def once(weights: tuple[Tensor, ...], form: Hashable, make: Callable[[], T]) -> T | None:
     """Return what ``make`` gives, or gave earlier in the block for these weights and this form; None outside one."""
-    made = _MADE.get()
+    made = None if torch.compiler.is_compiling() else _MADE.get()
     if made is None or torch.is_grad_enabled():
         return None
     key = (*map(id, weights), form)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from petune.backbone.packed_weight import whole
 from petune.kernels.constant_weights import in_precision, once
 from petune.kernels.reordered_linears import reordered, reordered_sum
+from petune.kernels.upload import uploaded
 
 Run = tuple[int, int, int]
 """Rows that follow one another and have the same pair: which pair, the first row, and the one behind the last."""
@@ -71,8 +72,14 @@ def add_low_rank_by_run(
     most = max(ranks)
     downs = [F.pad(down, (0, 0, 0, most - len(down))) if len(down) < most else down for down, _ in pairs]
     ups = [F.pad(up, (0, most - up.shape[1])) if up.shape[1] < most else up for _, up in pairs]
-    factors = torch.tensor(scales, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+    factors = _factors(tuple(scales), torch.promote_types(x.dtype, torch.float32), x.device)
     return _LowRankByRun.apply(x, y, factors, runs, *downs, *ups)  # type: ignore[no-any-return, no-untyped-call]
+
+
+@lru_cache(maxsize=64)
+def _factors(scales: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(mode=False):  # autograd keeps it
+        return uploaded(torch.tensor(scales, dtype=dtype), device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +128,7 @@ def _pieces(runs: tuple[Run, ...], device: torch.device) -> _Pieces:
         which += [pair] * count
         places += range(before, before + size)
         before += count * length
-    owners, rows = (torch.tensor(numbers, dtype=torch.int64, device=device) for numbers in (which, places))
+    owners, rows = (uploaded(torch.tensor(numbers, dtype=torch.int64), device) for numbers in (which, places))
     return _Pieces(length, owners, rows, is_whole=before == sum(sizes))
 
 

@@ -1,17 +1,23 @@
 """Attention among the tokens of each row, where rows lie end to end without padding.
 
+On a CUDA device one kernel takes them as they lie, where it can; elsewhere rows of like lengths are padded meanwhile.
+
 Shapes: N tokens of all rows, B rows, b rows of a bucket, T tokens of its longest, H query heads, K key-value heads, D
 head width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Self, final
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from petune.kernels.attention import attend
+from petune.kernels.upload import uploaded
+from petune.kernels.varlen_attention import attend_in_place, has_varlen
 
 ROW_LAYOUT = "row_layout"
 """The argument of a model, handed on to its attentions, that says where rows lie."""
@@ -36,39 +42,51 @@ class _Bucket:
 
 
 @final
-@dataclass(frozen=True, slots=True)
 class RowLayout:
-    """Where each row lies among N tokens, and in what buckets attention goes over them."""
+    """Where each row lies among N tokens, and in what buckets attention goes over them.
 
-    buckets: tuple[_Bucket, ...]
-    places: Tensor
-    """Where each token [N] stands in the outputs of all buckets."""
-    positions: Tensor
-    """Position [N] of each token in its row."""
-    rows: Tensor
-    """Row [N] of each token."""
-    attended: list[nn.Module] = field(default_factory=list)
-    """The attentions that went over it."""
+    Args:
+        lengths: of the rows [B], one behind the other.
+        buckets: rows whose attention is padded to one length; each row is in one.
+        device: where the tokens lie.
 
-    @classmethod
-    def of(cls, lengths: Sequence[int], buckets: Sequence[Sequence[int]], device: torch.device) -> Self:
-        """Return the layout of rows of these lengths [B], one behind the other; each is in one of ``buckets``."""
-        sizes = torch.tensor(lengths)
-        starts = sizes.cumsum(0) - sizes
-        rows = torch.arange(len(lengths)).repeat_interleave(sizes)
-        positions = torch.arange(int(sizes.sum())) - starts[rows]
-        places, made, before = torch.empty_like(rows), [], 0
-        for members in buckets:
+    Attributes:
+        positions: position [N] of each token in its row.
+        rows: row [N] of each token.
+        bounds: where rows begin, and where the last one ends [B + 1], int32.
+        longest: tokens of the longest row.
+        attended: the attentions that went over it.
+    """
+
+    def __init__(self, lengths: Sequence[int], buckets: Sequence[Sequence[int]], device: torch.device) -> None:
+        self._sizes = torch.tensor(lengths)
+        ends = self._sizes.cumsum(0)
+        self._starts = ends - self._sizes
+        self._members = buckets
+        self._device = device
+        rows = torch.arange(len(lengths)).repeat_interleave(self._sizes)
+        positions = torch.arange(sum(lengths)) - self._starts[rows]
+        self.rows, self.positions = uploaded(rows, device), uploaded(positions, device)
+        self.bounds = uploaded(F.pad(ends, (1, 0)).to(torch.int32), device)
+        self.longest = max(lengths)
+        self.attended: list[nn.Module] = []
+
+    @cached_property
+    def padded(self) -> tuple[tuple[_Bucket, ...], Tensor]:
+        """The buckets, and where each token [N] stands in the outputs of all of them."""
+        places, made, before = torch.empty(int(self._sizes.sum()), dtype=torch.int64), [], 0
+        for members in self._members:
             own = torch.tensor(members)
-            longest = int(sizes[own].max())
+            longest = int(self._sizes[own].max())
             column = torch.arange(longest)
-            index = starts[own, None] + torch.minimum(column, sizes[own, None] - 1)
-            is_real = column < sizes[own, None]
+            index = self._starts[own, None] + torch.minimum(column, self._sizes[own, None] - 1)
+            is_real = column < self._sizes[own, None]
             places[index[is_real]] = before + torch.arange(index.numel()).view_as(index)[is_real]
             seen = (column <= column[:, None]) & is_real[:, None, :]
-            made.append(_Bucket(index.flatten().to(device), len(members), seen[:, None].to(device)))
+            flat, mask = uploaded(index.flatten(), self._device), uploaded(seen[:, None], self._device)
+            made.append(_Bucket(flat, len(members), mask))
             before += index.numel()
-        return cls(tuple(made), places.to(device), positions.to(device), rows.to(device))
+        return tuple(made), uploaded(places, self._device)
 
 
 def attend_by_row(
@@ -90,11 +108,16 @@ def attend_by_row(
     if not (options.keys() <= UNDERSTOOD and options.get("sliding_window") is None):
         raise NotByRowError(f"{type(module).__name__} is told {', '.join(options)}")
     layout.attended.append(module)
+    if has_varlen(query, value, options):
+        queries, keys, values = (t[:, :, 0] for t in (query, key, value))
+        scale = options.get("scaling")
+        return attend_in_place(queries, keys, values, layout.bounds, layout.longest, scale)[:, None]
     made = []
-    for bucket in layout.buckets:
+    buckets, places = layout.padded
+    for bucket in buckets:
         own = [
             t[:, :, 0].index_select(0, bucket.index).view(bucket.rows, -1, *t.shape[1::2]).transpose(1, 2)
             for t in (query, key, value)
         ]
         made.append(attend(module, own[0], own[1], own[2], bucket.mask, **options).flatten(0, 1))
-    return torch.cat(made).index_select(0, layout.places)[:, None]
+    return torch.cat(made).index_select(0, places)[:, None]

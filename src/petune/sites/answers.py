@@ -18,7 +18,7 @@ def predicts_answer(mask: Tensor, answers: Tensor | None) -> Tensor:
 
     Args:
         mask: what each query sees, boolean or added to the scores [B, 1 or H, T, S].
-        answers: index of the first token of each row's answer [R].
+        answers: index of the first token of each row's answer [R], where the mask lies.
 
     Raises:
         ConfigError: ``answers`` is None.
@@ -32,5 +32,5 @@ def predicts_answer(mask: Tensor, answers: Tensor | None) -> Tensor:
     seen = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] > torch.finfo(mask.dtype).min / 2
     index = torch.arange(seen.shape[-1], device=seen.device)
     own = torch.where(seen, index, -1).amax(-1)
-    starts = answers.to(seen.device).repeat_interleave(len(seen) // len(answers))
+    starts = answers.repeat_interleave(len(seen) // len(answers), output_size=len(seen))
     return own >= starts[:, None] - 1

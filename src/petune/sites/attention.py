@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, final
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -122,7 +121,9 @@ class AttentionSite:
         shown = visible[:, None, None, :].expand(-1, mask.shape[1], queries, -1)
         if any(part.is_partly_hidden for part in parts):
             hidden = flags_of([part.answer_only for part in parts], parts, key)
-            shown = shown & (~hidden[:, None, None, :] | predicts_answer(mask, self._routing.answers)[:, None, :, None])
+            shown = shown & (
+                ~hidden[:, None, None, :] | predicts_answer(mask, self._routing.answers(mask.device))[:, None, :, None]
+            )
         if mask.dtype != torch.bool:
             shown = torch.zeros_like(shown, dtype=mask.dtype).masked_fill(~shown, torch.finfo(mask.dtype).min)
         return (
@@ -148,7 +149,8 @@ class AttentionSite:
         return parts
 
 
-_SITES: WeakKeyDictionary[nn.Module, AttentionSite] = WeakKeyDictionary()
+_SITE = "_adapter_site"
+"""Attribute of an attention module that holds its site: graphs that blocks share look there, not in a table."""
 
 
 def _attention(
@@ -161,7 +163,8 @@ def _attention(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Do what PyTorch's attention does, with the module's own site in between."""
-    site, layout = _SITES.get(module), options.pop(ROW_LAYOUT, None)
+    site: AttentionSite | None = getattr(module, _SITE, None)
+    layout = options.pop(ROW_LAYOUT, None)
     if layout is not None:
         return attend_by_row(module, query, key, value, layout, **options), None
     if site is None:
@@ -172,7 +175,7 @@ def _attention(
     key, value, attention_mask = site.extend(key, value, attention_mask, query.shape[2], is_causal=is_causal)
     bias, added = options.get("position_bias"), key.shape[2] - keys
     if bias is not None and added:  # it is added to the scores; in T5 virtual keys lie at no distance
-        front = torch.zeros(added).to(bias) if virtual_bias is None else virtual_bias(added)
+        front = bias.new_zeros(added) if virtual_bias is None else virtual_bias(added)
         options["position_bias"] = torch.cat([front.expand(*bias.shape[:-1], added), bias], -1)
     output = attend(module, query, key, value, attention_mask, **options)
     return site.gated.add(module, query, output, options.get("scaling")), None
@@ -272,14 +275,15 @@ class AttentionSites:
         if not self._switch.is_on:
             self._switch.on()
         if path not in self._sites:
-            self._sites[path] = _SITES.setdefault(self._model.get_submodule(path), AttentionSite(self._routing))
+            own = self._model.get_submodule(path).__dict__
+            self._sites[path] = own.setdefault(_SITE, AttentionSite(self._routing))
         return self._sites[path]
 
     def _tidy(self, lent: Collection[str] = ()) -> None:
         """Let go of sites that nobody uses, and of ``lent`` ones, which somebody else may go on using."""
         for path in [p for p, site in self._sites.items() if p in lent or not site.in_use]:
             if not self._sites.pop(path).in_use:
-                _SITES.pop(self._model.get_submodule(path), None)  # gone already where the model itself is going
+                self._model.get_submodule(path).__dict__.pop(_SITE, None)
         if not self._sites and not self._holders and self._switch.is_on:
             self._switch.off()
 

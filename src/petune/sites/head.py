@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from petune.backbone.arguments import without_cache
 from petune.kernels.loss_head import label_cross_entropy
+from petune.kernels.upload import uploaded
 
 IGNORED = -100
 Forward = Callable[..., Any]
@@ -50,40 +51,41 @@ class LabelLoss:
 
         Args:
             inputs: what the model takes: ``input_ids`` and ``attention_mask`` [B, T], perhaps more.
-            labels: the tokens to predict, aligned with the tokens that the head's model reads.
+            labels: the tokens to predict, aligned with the tokens that the head's model reads. Where they lie on the
+                host, label positions are found there, and nobody waits for the device.
             forward: what to call in the model's place (a wrapper around it).
         """
         labels = labels[:, self._shift :]
-        keep = labels != IGNORED
-        targets = labels[keep]
+        places = (labels != IGNORED).nonzero(as_tuple=True)
+        rows, columns, targets = (uploaded(found, self._model.device) for found in (*places, labels[places]))
         run = forward or self._model
         if self._fused():
-            hidden, logits, raw = self._run(run, inputs, keep, only_first=True)
+            hidden, logits, raw = self._run(run, inputs, (rows, columns), only_first=True)
             if self._logits_are_head_output is None and len(targets):
                 self._logits_are_head_output = torch.equal(logits, raw.to(logits.dtype))
             if self._logits_are_head_output is not False:
                 weight, bias = self._head.weight, getattr(self._head, "bias", None)
                 assert isinstance(weight, Tensor)
-                return _of_rows(label_cross_entropy(hidden, weight, targets, bias), keep)
-        _, logits, _ = self._run(run, inputs, keep, only_first=False)
+                return _of_rows(label_cross_entropy(hidden, weight, targets, bias), rows, len(labels))
+        _, logits, _ = self._run(run, inputs, (rows, columns), only_first=False)
         wide = torch.promote_types(logits.dtype, torch.float32)
-        return _of_rows(nn.functional.cross_entropy(logits.to(wide), targets, reduction="none"), keep)
+        return _of_rows(nn.functional.cross_entropy(logits.to(wide), targets, reduction="none"), rows, len(labels))
 
     def _fused(self) -> bool:
         plain = type(self._head) is nn.Linear and not self._head_is_changed(self._head)
         return plain and self._logits_are_head_output is not False
 
     def _run(
-        self, run: Forward, inputs: Mapping[str, Tensor], keep: Tensor, *, only_first: bool
+        self, run: Forward, inputs: Mapping[str, Tensor], places: tuple[Tensor, Tensor], *, only_first: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the hidden states [N, d] that ``keep`` marks; the model's logits and the head's own output for them.
+        """Return the hidden states [N, d] at ``places``; the model's logits and the head's own output for them.
 
-        With ``only_first``, logits and output are those of the first marked position alone.
+        With ``only_first``, logits and output are those of the first place alone.
         """
         seen: list[Tensor] = []
 
         def select(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            hidden = arguments[0][:, : keep.shape[1]][keep]
+            hidden = arguments[0][places]
             seen.append(hidden)
             return (hidden[:1] if only_first else hidden, *arguments[1:])
 
@@ -100,6 +102,6 @@ class LabelLoss:
         return hidden, logits, raw
 
 
-def _of_rows(losses: Tensor, keep: Tensor) -> Tensor:
-    """Return the sums [B] of the losses [N] of each row's positions, which ``keep`` [B, T] marks."""
-    return losses.new_zeros(len(keep)).index_add(0, keep.nonzero()[:, 0], losses)
+def _of_rows(losses: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Return the sums [B] of the losses [N] of positions that stand in these ``rows`` [N] of B = ``count``."""
+    return losses.new_zeros(count).index_add(0, rows, losses)

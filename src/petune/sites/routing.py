@@ -16,6 +16,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from petune.kernels.upload import uploaded
+
 Stack = tuple[str, ...]
 """The adapters one row goes through, in order; empty for the untouched base."""
 
@@ -34,14 +36,18 @@ class Group:
 
     stack: Stack
     rows: Tensor | None
+    _entries: dict[tuple[int, torch.device], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def index(self, num_rows: int, num_entries: int, device: torch.device) -> Tensor | None:
         """Return the index [G * N/R] of this group's entries among ``num_entries``, or None for all of them."""
         if self.rows is None:
             return None
         assert num_entries % num_rows == 0, f"{num_entries} entries cannot belong to {num_rows} rows"
-        repeat = num_entries // num_rows
-        return _entries(self.rows.to(device), repeat)
+        key = (num_entries // num_rows, device)
+        if key not in self._entries:  # one for all layers
+            with torch.inference_mode(mode=False):  # autograd may need it later
+                self._entries[key] = _entries(uploaded(self.rows, device), key[0])
+        return self._entries[key]
 
 
 def _entries(rows: Tensor, repeat: int) -> Tensor:
@@ -61,7 +67,7 @@ class Route:
     virtual_tokens: bool = True
     """Whether rows have virtual tokens, at the attentions or among their own; not while the base reads some alone."""
 
-    _assigned: dict[tuple[int, ...], tuple[Tensor | None, Runs]] = field(default_factory=dict, compare=False)
+    _assigned: dict[tuple[int, ...], tuple[Group, Runs]] = field(default_factory=dict, compare=False)
 
     def assigned(self, numbers: tuple[int, ...], num_entries: int, device: torch.device) -> tuple[Tensor | None, Runs]:
         """Return the index of the entries of several groups (None: all), in the rows' order, and whose each row is.
@@ -75,14 +81,13 @@ class Route:
             The index [G * N/R] or None, and the runs of the groups' rows [G], each group by its place in ``numbers``.
         """
         if numbers not in self._assigned:
-            owners = {int(r): place for place, n in enumerate(numbers) for r in self.groups[n].rows}  # type: ignore[union-attr]
+            owners = {r: place for place, n in enumerate(numbers) for r in self.groups[n].rows.tolist()}  # type: ignore[union-attr]
             rows = sorted(owners)
-            places = [owners[row] for row in rows]
             with torch.inference_mode(mode=False):  # autograd may need the index later
-                index = None if len(rows) == self.num_rows else torch.tensor(rows, device=device)
-            self._assigned[numbers] = (index, _runs(places))
-        rows_of, runs = self._assigned[numbers]
-        return None if rows_of is None else _entries(rows_of, num_entries // self.num_rows), runs
+                together = Group((), None if len(rows) == self.num_rows else torch.tensor(rows))
+            self._assigned[numbers] = (together, _runs([owners[row] for row in rows]))
+        together, runs = self._assigned[numbers]
+        return together.index(self.num_rows, num_entries, device), runs
 
     def of_rows(self, rows: Sequence[int]) -> "Route":
         """Return the route of a batch of some of the rows, in this order."""
@@ -132,9 +137,13 @@ class Routing:
         """The grouping that the sites apply now."""
         return self._active
 
-    @property
-    def answers(self) -> Tensor | None:
-        """Index [R] of the first token of each row's answer, tokens in the cache counted; None where nobody said."""
+    def answers(self, device: torch.device) -> Tensor | None:
+        """Return the index [R], on ``device``, of the first token of each row's answer; None where nobody said.
+
+        Tokens in the cache count.
+        """
+        if self._answers is not None:
+            self._answers = uploaded(self._answers, device)  # once, for all layers
         return self._answers
 
     def set_default(self, stack: Stack) -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from petune.kernels.upload import uploaded
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -46,5 +48,5 @@ def flags_of(flags: list[list[bool]], parts: list[Part], key: Tensor) -> Tensor:
     table = torch.zeros(key.shape[0], longest, dtype=torch.bool, device=key.device)
     for own, part in zip(flags, parts, strict=True):
         rows = slice(None) if part.rows is None else part.rows
-        table[rows, longest - len(own) :] = True if all(own) else torch.tensor(own, device=key.device)
+        table[rows, longest - len(own) :] = own[0] if len(set(own)) == 1 else uploaded(torch.tensor(own), key.device)
     return table

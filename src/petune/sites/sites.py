@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import final
 
 from torch import Tensor, nn
@@ -107,9 +107,13 @@ class Sites:
             yield
 
     @contextmanager
-    def fast_training(self) -> Iterator[None]:
-        """Train with our attention and our own maths inside the block, where the model allows it."""
-        with self.fast_inference(), own_maths(self._model):
+    def fast_training(self, *, compiled: bool = False) -> Iterator[None]:
+        """Train with our attention and our own maths inside the block, where the model allows it.
+
+        Args:
+            compiled: whether blocks are compiled, which does by itself what our own maths is for.
+        """
+        with self.fast_inference(), nullcontext() if compiled else own_maths(self._model):
             yield
 
     @contextmanager
@@ -120,6 +124,12 @@ class Sites:
             yield
             return
         with self._attention.held(), products_without_gradients():
+            yield
+
+    @contextmanager
+    def own_attention(self) -> Iterator[None]:
+        """Run with our attention inside the block, whatever the device; where the model does not allow it, its own."""
+        with self._attention.held():
             yield
 
     def base_changed(self, bare: Mapping[str, Tensor]) -> None:

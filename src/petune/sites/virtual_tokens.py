@@ -15,12 +15,13 @@ from transformers import PreTrainedModel
 from petune.backbone.arguments import takes
 from petune.backbone.positions import default_positions, position_limit
 from petune.errors import DataError
+from petune.kernels.constant_weights import once
 from petune.sites.attention import AttentionSites, AttentionSlot, KeysValues, Source, SourcedSlot
 from petune.sites.routing import Route, Routing, Stack
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Kept:
     """What a source gave, and the parameters it gave it for."""
 
@@ -125,8 +126,11 @@ class VirtualTokens:
         """Return what the source of ``name`` gives; without autograd it is kept until a parameter changes."""
         source = self._sources[name]
         keep = not torch.is_grad_enabled() and not source.training and stack == (name,) and name not in self._changing
-        if keep and name in self._kept and self._kept[name].is_of(source):
-            return self._kept[name].values
+        kept = self._kept.get(name) if keep else None
+        if kept is not None:
+            same = once(tuple(source.parameters()), kept, lambda: kept.is_of(source))
+            if kept.is_of(source) if same is None else same:
+                return kept.values
         values: Mapping[str, KeysValues] = source(lambda embeddings: self._read(name, stack, embeddings))
         if keep:
             self._kept[name] = _Kept([p.detach().clone() for p in source.parameters()], values)

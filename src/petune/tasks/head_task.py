@@ -22,6 +22,7 @@ from petune.evaluation.options import EvaluationOptions, GenerationOptions
 from petune.evaluation.predict import Prediction
 from petune.evaluation.prompts import listed
 from petune.evaluation.runner import Runner, context_length, evaluating
+from petune.kernels.upload import uploaded
 from petune.sites.head import Forward
 from petune.tasks.task import Objective, Task
 
@@ -178,7 +179,7 @@ class _HeadObjective:
     model: PreTrainedModel
 
     def __call__(self, inputs: Mapping[str, Tensor], labels: Tensor, forward: Forward | None = None) -> Tensor:
-        return self.task.loss((forward or self.model)(**inputs), labels)
+        return self.task.loss((forward or self.model)(**inputs), uploaded(labels, self.model.device))
 
 
 def _passes(runner: Runner, rows: Sequence[Encoded], batch_tokens: int) -> Iterator[tuple[list[int], Tensor, Any]]:

@@ -17,6 +17,7 @@ from petune.evaluation.options import EvaluationOptions, GenerationOptions
 from petune.evaluation.predict import Prediction
 from petune.evaluation.runner import Runner
 from petune.evaluation.seq2seq import Seq2SeqLikelihood
+from petune.kernels.upload import uploaded
 from petune.sites.head import Forward, LabelLoss
 from petune.sites.placement import Insertion
 from petune.tasks.task import Objective, Task
@@ -79,5 +80,5 @@ class _TargetLoss:
         self._loss = LabelLoss(model, head_is_changed, next_token=False)
 
     def __call__(self, inputs: Mapping[str, Tensor], labels: Tensor, forward: Forward | None = None) -> Tensor:
-        before = self._model.prepare_decoder_input_ids_from_labels(labels=labels)
+        before = uploaded(self._model.prepare_decoder_input_ids_from_labels(labels=labels), self._model.device)
         return self._loss({**inputs, "decoder_input_ids": before}, labels, forward)

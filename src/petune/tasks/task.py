@@ -31,7 +31,8 @@ class Objective(Protocol):
 
         Args:
             inputs: what the model takes.
-            labels: the labels of the rows, padded to one length.
+            labels: the labels of the rows, padded to one length; on the host, so that nobody waits for the device to
+                see which count.
             forward: what to call in the model's place (a wrapper around it).
         """
         ...

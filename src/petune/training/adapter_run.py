@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from petune.adapter import Adapter
 from petune.backbone.base import Base
@@ -143,18 +143,22 @@ class AdapterRun:
         waits = patience is None or self.progress.evaluations_without_improvement < patience
         return self.error is None and waits and self.progress.step < self.total_steps
 
-    def update(self, rows: Sequence[Encoded]) -> tuple[float, float]:
-        """Clip, step, and count the step; return the learning rate used and the gradient's norm before clipping.
+    def clip(self) -> Tensor:
+        """Clip the gradients; return their norm before [], unread, so that nobody waits for the device here."""
+        parameters = [p for p in self._parameters if p.grad is not None]
+        self.scaler.unscale_(self.optimizer)
+        return nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm or math.inf)
+
+    def update(self, rows: Sequence[Encoded], norm: float) -> float:
+        """Step with the clipped gradients, and count the step; return the learning rate used.
 
         Args:
             rows: those of the step, to be named in an error.
+            norm: that of the gradients before clipping.
 
         Raises:
             DivergedError: the norm is not finite; nothing was changed.
         """
-        parameters = [p for p in self._parameters if p.grad is not None]
-        self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm or math.inf))
         # An fp16 overflow only costs this step, as long as the scale can still be lowered.
         if not math.isfinite(norm) and self.scaler.get_scale() <= 1:
             raise self.diverged(f"the gradient's norm is {norm}", rows)
@@ -165,7 +169,7 @@ class AdapterRun:
         self.optimizer.zero_grad(set_to_none=True)
         self.adapter.refresh()
         self.progress.step += 1
-        return rate, norm
+        return rate
 
     def diverged(self, what: str, rows: Sequence[Encoded]) -> DivergedError:
         """Return the error that says ``what`` is not finite, in which rows, and what is left."""

@@ -16,11 +16,13 @@ from accelerate.utils import (
 
 from petune import methods
 from petune.backbone.base import Base, load_base, load_base_config, meta_model
+from petune.backbone.precision import pick_device
 from petune.errors import CheckpointError, ConfigError, MissingExtraError, PetuneError
 from petune.evaluation.metrics import resolve_metric
 from petune.tasks.rows import TaskRows, read_rows_for
 from petune.training import checkpoints, output
 from petune.training.bases import base_for, check_heads, require_fit, task_on
+from petune.training.compiled_blocks import require_compiler
 from petune.training.recipe import FILE_NAME, Recipe
 from petune.training.rows import told_of
 from petune.training.task_entries import RunTask
@@ -75,6 +77,9 @@ def draft(
     if options.data is None and not options.tasks:
         raise ConfigError("no training data: give --data with a file or a hub data set id")
     _require_trackers(recipe)
+    if options.torch_compile:
+        on = (pick_device(options.device), options.quantization) if base is None else (base.device, base.quantization)
+        require_compiler(*on)
     method = methods.get(options.method)
     if options.tasks and not method.trains:
         raise ConfigError(f"{method.title} trains nothing, so it cannot be trained for several tasks; give data alone")

@@ -23,6 +23,7 @@ from torch import Tensor
 from petune.backbone.digests import read_digest
 from petune.checkpoint.durable import write_text
 from petune.data.encoding import Encoded
+from petune.kernels.upload import uploaded
 
 DATA_FILE = "hidden.bin"
 INDEX_FILE = "index.json"
@@ -84,7 +85,7 @@ class HiddenStates:
         padded = views[0].new_zeros(len(rows), max(len(view) for view in views), self._width)
         for filled, view in zip(padded, views, strict=True):
             filled[: len(view)] = view
-        return padded.to(device)
+        return uploaded(padded, device)
 
     def add(self, rows: Sequence[Encoded], hidden: Tensor) -> None:
         """Keep the hidden states of ``rows`` that are not known yet, from a batch [B, T, d] padded on the right."""

@@ -1,6 +1,5 @@
 """The training loop: one for every method, over a list of adapters on one base."""
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -17,10 +16,13 @@ from petune.adapted_model import AdaptedModel
 from petune.data.batching import answer_starts, collate
 from petune.data.encoding import Encoded
 from petune.errors import Interrupted, PetuneError
+from petune.kernels.upload import uploaded
+from petune.kernels.varlen_attention import has_kernel
 from petune.sites.head import LabelLoss
 from petune.tasks.task import Objective, Task
 from petune.training.adapter_run import AdapterRun
 from petune.training.byte_sizes import read_bytes
+from petune.training.compiled_blocks import compiled_blocks
 from petune.training.estimate import Estimate
 from petune.training.events import Plan, Step
 from petune.training.foresight import cost, estimated
@@ -28,6 +30,7 @@ from petune.training.memory import large_tensors_given_back, peak_memory
 from petune.training.memory_budget import way_within
 from petune.training.memory_needs import MemoryNeeds, Way
 from petune.training.packing import NextStep, Place, end_to_end, pack
+from petune.training.readings import clipped_and_read
 from petune.training.recomputation import gradient_checkpointing, recomputed
 from petune.training.rehearsal import Rehearsal
 from petune.training.shared_prefix import SharedPrefix
@@ -90,15 +93,18 @@ class Loop:
         self._most_tokens: int | None = None
         self.estimate: Estimate | None = None
         self.rehearsed = 0.0
+        shares = self._options.share_prefix and not self._options.torch_compile  # a cache makes each block a graph
         self._prefixes = {
             name: SharedPrefix(model, self._objectives[name])
             for name, task in tasks.items()
-            if self._options.share_prefix and task.task.shares_prefix and task.headed is None
+            if shares and task.task.shares_prefix and task.headed is None
         }
+        self._pads_nothing = has_kernel(model.device, model.model.dtype)
+        may_lie_end_to_end = self._pads_nothing or (len(runs) > 1 and model.device.type == "cpu")
         self._unpadded = {
             name: Unpadded(model, objective)
             for name, objective in self._objectives.items()
-            if len(runs) > 1 and model.device.type == "cpu" and isinstance(objective, LabelLoss)
+            if may_lie_end_to_end and isinstance(objective, LabelLoss)
         }
 
     def run(self, *, estimate: bool | float = False) -> None:
@@ -112,7 +118,7 @@ class Loop:
             Interrupted: a signal asked to stop; checkpoints were written first.
             ConfigError: there is a memory budget, and it cannot be met.
         """
-        recomputes = self._options.gradient_checkpointing
+        recomputes, compiles = self._options.gradient_checkpointing, self._options.torch_compile
         for run in self._runs:
             parameters = self._model.parameter_summary(run.adapter.name)
             run.listeners.started(Plan(run.total_steps, run.progress.step, parameters))
@@ -122,7 +128,8 @@ class Loop:
             with (
                 StopSignals() as signals,
                 gradient_checkpointing(self._model.model) if recomputes else nullcontext(),
-                self._model.fast_training(),
+                self._model.fast_training(compiled=compiles),
+                compiled_blocks(self._model.model, self._model.base.structure) if compiles else nullcontext(),
                 trunk_cache(self._model, self._runs, self._options) as self._around,
                 ExitStack() as recomputing,
             ):
@@ -169,11 +176,12 @@ class Loop:
         """Do one step of each of ``runs``, with what is due after it."""
         began = time.perf_counter()
         steps = [self._step_at(run, run.progress.step) for run in runs]
-        for batch in self._batches(steps, self._most_tokens):
-            self._accumulate([place for place in batch if place[0].run.error is None])
+        batches = self._batches(steps, self._most_tokens)
+        losses = [self._accumulate(batch) for batch in batches]
+        norms = clipped_and_read(steps, batches, losses)
         tokens = sum(sum(step.lengths) for step in steps)
-        for step in steps:
-            _attempt(step.run, partial(self._take, step, began, tokens))
+        for step, norm in zip(steps, norms, strict=True):
+            _attempt(step.run, partial(self._take, step, norm, began, tokens))
         for run in runs:
             _attempt(run, run.follow_up)
 
@@ -186,8 +194,8 @@ class Loop:
 
     def _batches(self, steps: Sequence[NextStep], most_tokens: int | None) -> list[list[Place]]:
         """Return the rows of ``steps`` as batches, of at most ``most_tokens`` where that is given."""
-        if self._fit_end_to_end([(step, row) for step in steps for row in step.rows]):
-            return end_to_end(steps, most_tokens)
+        if len(steps) > 1 and self._fit_end_to_end([(step, row) for step in steps for row in step.rows]):
+            return end_to_end(steps, self._model.device, most_tokens)
         return pack(steps, self._model.device, most_tokens)
 
     def _fit_end_to_end(self, places: Sequence[Place]) -> bool:
@@ -195,42 +203,39 @@ class Loop:
         names, rows = [step.run.adapter.name for step, _ in places], [row for _, row in places]
         task = rows[0].task
         fits = task in self._unpadded and self._around is no_trunk_cache and self._tasks[task].headed is None
-        if not fits or len(set(names)) < 2 or any(row.task != task for row in rows):
+        # Without a kernel for them, the rows of one adapter are as fast in batches of like lengths.
+        gains = len(set(names)) > 1 or (self._pads_nothing and len({len(row.input_ids) for row in rows}) > 1)
+        if not fits or not gains or any(row.task != task for row in rows):
             return False
         if task in self._prefixes and self._prefixes[task].pays(names, rows):
             return False
         return self._unpadded[task].suits(list(zip(names, rows, strict=True)))
 
-    def _accumulate(self, batch: Sequence[Place], goes_back: Callable[[], bool] = lambda: True) -> None:
-        """Add the gradients of each row's share of its step's mean loss; note the shares.
+    def _accumulate(self, batch: Sequence[Place], goes_back: Callable[[], bool] = lambda: True) -> Tensor:
+        """Add the gradients of each row's share of its step's mean loss; return the losses [B], unread.
 
         Args:
             batch: the rows.
             goes_back: asked after the forward pass whether gradients are wanted.
         """
-        if not batch:
-            return
         steps, rows = [step for step, _ in batch], [row for _, row in batch]
         names = [step.run.adapter.name for step in steps]
         with (self._losses_end_to_end if self._fit_end_to_end(batch) else self._losses)(names, rows) as losses:
-            if not goes_back():
-                return
-            self._note(batch, losses.tolist())
-            if all(step.run.error is not None for step in steps):
-                return
-            # Rows meet nowhere in the base, so a loss that is not finite spoils its own adapter's gradients alone.
-            shares = [torch.tensor(1 / step.labels, device=losses.device) for step in steps]
-            weights = [step.run.scaler.scale(share) for step, share in zip(steps, shares, strict=True)]
-            self._accelerator.backward(losses @ torch.stack(weights).to(losses))
+            if goes_back():
+                # Rows meet nowhere in the base, so a loss that is not finite spoils its own adapter's gradients alone.
+                shares = uploaded(torch.tensor([1 / step.labels for step in steps]), losses.device)
+                weights = [step.run.scaler.scale(share) for step, share in zip(steps, shares.unbind(), strict=True)]
+                self._accelerator.backward(losses @ torch.stack(weights).to(losses))
+            return losses.detach()
 
     @contextmanager
     def _losses(self, names: Sequence[str], rows: Sequence[Encoded]) -> Iterator[Tensor]:
         """Yield the loss of each row; a backward pass belongs inside as well."""
         task, pad = rows[0].task, self._model.tokenizer.pad_token_id
         assert isinstance(pad, int)
-        collated = collate(rows, pad_token_id=pad, device=self._model.device)
+        collated = collate(rows, pad_token_id=pad)
         targets = collated.pop("labels")
-        inputs: Mapping[str, Any] = collated
+        inputs: Mapping[str, Any] = {name: uploaded(tensor, self._model.device) for name, tensor in collated.items()}
         with self._model.route(names), self._model.answers_from(answer_starts(rows)), self._around(rows):
             if task in self._prefixes and self._around is no_trunk_cache:
                 inputs, targets = self._prefixes[task].cut(names, rows, inputs, targets)
@@ -241,24 +246,12 @@ class Loop:
     def _losses_end_to_end(self, names: Sequence[str], rows: Sequence[Encoded]) -> Iterator[Tensor]:
         """Do the same without padding; rows of one adapter lie side by side."""
         unpadded = self._unpadded[rows[0].task]
-        with self._model.route(unpadded.token_names(names, rows)):
+        with unpadded.routed(names, rows):
             yield unpadded.losses(names, rows, self._forward)
 
-    def _note(self, batch: Sequence[Place], losses: Sequence[float]) -> None:
-        """Add the losses to those of their steps; a step whose loss is not finite stops its adapter."""
-        shares: dict[int, float] = {}
-        for (step, _), loss in zip(batch, losses, strict=True):
-            shares[id(step)] = shares.get(id(step), 0.0) + loss / step.labels
-        for step in {id(step): step for step, _ in batch}.values():
-            share = shares[id(step)]
-            step.loss += share
-            if not math.isfinite(share):
-                rows = [row for owner, row in batch if owner is step]
-                step.run.error = step.run.diverged(f"the loss is {share}", rows)
-
-    def _take(self, step: NextStep, began: float, tokens_of_all: int) -> None:
+    def _take(self, step: NextStep, norm: float, began: float, tokens_of_all: int) -> None:
         """Update the adapter, and tell."""
-        rate, norm = step.run.update(step.rows)
+        rate = step.run.update(step.rows, norm)
         tokens, seconds = sum(step.lengths), time.perf_counter() - began
         told = Step(
             step=step.run.progress.step,

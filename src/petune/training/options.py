@@ -72,6 +72,10 @@ class TrainingOptions(BaseModel):
     """Most memory, such as 4GiB, that training may hold: by the process on CPU, on the device on CUDA. Activations are
     recomputed and batches made smaller only as far as that takes; gradients are the same."""
 
+    torch_compile: bool = False
+    """Compile the base's blocks with torch.compile: waits of minutes at first, then shorter steps of the same losses.
+    Needs a C++ compiler on CPU, triton on CUDA. Then tokens that rows begin with are not shared."""
+
     share_prefix: bool = True
     """Compute tokens that all rows of a batch begin with (a template, an instruction) once; losses are the same."""
 
@@ -151,6 +155,17 @@ class TrainingOptions(BaseModel):
             raise ValueError(
                 "memory_budget recomputes as much as it has to, gradient_checkpointing everything; give one of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _compiled_blocks_run_whole(self) -> Self:
+        for name, is_given in (
+            ("gradient_checkpointing", self.gradient_checkpointing),
+            ("memory_budget", self.memory_budget is not None),
+            ("trunk_cache", self.trunk_cache != "off"),
+        ):
+            if self.torch_compile and is_given:
+                raise ValueError(f"torch_compile runs each block whole, and {name} does not; give one of them")
         return self
 
     @model_validator(mode="after")

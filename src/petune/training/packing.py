@@ -87,18 +87,20 @@ def _largest(step: NextStep, max_tokens: int) -> int:
     return max(len(batch) * max(lengths[i] for i in batch) for batch in batches)
 
 
-def end_to_end(steps: Sequence[NextStep], most_tokens: int | None = None) -> list[list[Place]]:
+def end_to_end(steps: Sequence[NextStep], device: torch.device, most_tokens: int | None = None) -> list[list[Place]]:
     """Return the rows of all ``steps`` as batches to be laid end to end, one adapter's after the other's.
 
-    Nothing is padded, so rows of any lengths share a batch, up to what is enough. The fewer adapters a batch has, the
-    larger are the products with what they learn.
+    Nothing is padded, so rows of any lengths share a batch, on a CPU up to what is enough. The fewer adapters a batch
+    has, the larger are the products with what they learn.
 
     Args:
         steps: the next step of each adapter.
+        device: where the base lies.
         most_tokens: a limit besides those of the options.
     """
     places = [(step, row) for step in steps for row in step.rows]
-    most = min(ENOUGH_TOKENS, *(step.run.options.max_tokens_per_batch for step in steps))
+    most = min(step.run.options.max_tokens_per_batch for step in steps)
+    most = min(most, ENOUGH_TOKENS) if device.type == "cpu" else most
     most = most if most_tokens is None else min(most, most_tokens)
     tokens = sum(len(row.input_ids) for _, row in places)
     fair = tokens / max(1, -(-tokens // most))  # batches of about one size

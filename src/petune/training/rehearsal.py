@@ -27,7 +27,7 @@ StepAt = Callable[[AdapterRun, int], NextStep]
 """Takes a run and the number of one of its steps."""
 Pack = Callable[[Sequence[NextStep], int | None], Sequence[Batch]]
 """Takes the next step of each adapter and a limit of tokens; returns their batches."""
-Accumulate = Callable[[Batch, Callable[[], bool]], None]
+Accumulate = Callable[[Batch, Callable[[], bool]], object]
 """Runs a batch; the function is called between forward and backward pass, and says whether the latter comes."""
 
 

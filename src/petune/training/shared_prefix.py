@@ -20,6 +20,7 @@ from petune.adapted_model import AdaptedModel
 from petune.backbone.arguments import takes
 from petune.data.batching import answer_starts
 from petune.data.encoding import Encoded
+from petune.kernels.upload import uploaded
 from petune.tasks.task import Objective
 
 logger = logging.getLogger("petune")
@@ -113,7 +114,8 @@ class SharedPrefix:
         if len(adapters) == 1:
             cache.batch_repeat_interleave(len(names))
         else:
-            cache.batch_select_indices(torch.tensor([adapters.index(name) for name in names], device=labels.device))
+            owners = torch.tensor([adapters.index(name) for name in names])
+            cache.batch_select_indices(uploaded(owners, inputs["input_ids"].device))
         # A mask covers what is in the cache too; everything else is of the tokens that are read.
         rest = {key: value if key == "attention_mask" else value[:, length:] for key, value in inputs.items()}
         return {**rest, "past_key_values": cache}, labels[:, length:]
@@ -142,9 +144,9 @@ class SharedPrefix:
             return "the adapter's virtual tokens stand among them"
         device = base.device
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            before = _random_state(device)
+            before = random_numbers(device)
             whole = self._objective(inputs, labels)
-            if not torch.equal(before, _random_state(device)):
+            if not torch.equal(before, random_numbers(device)):
                 return "each row draws a dropout of its own"
             try:
                 shared = self._objective(*self._behind(names, inputs, labels, length))
@@ -155,5 +157,6 @@ class SharedPrefix:
         return None if apart <= allowed else f"the loss would differ by {apart:.1%}"
 
 
-def _random_state(device: torch.device) -> Tensor:
+def random_numbers(device: torch.device) -> Tensor:
+    """Return the state of the generator that a pass on ``device`` draws from."""
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()

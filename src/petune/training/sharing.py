@@ -47,6 +47,11 @@ def require_one_base(recipes: Mapping[str, Recipe], *, loaded: bool) -> None:
                 f"{name}: {tracker} follows one run a process, and here are {len(recipes)}; report to tensorboard, or"
                 " train them apart"
             )
+        if len(recipes) > 1 and recipe.run.torch_compile:
+            raise ConfigError(
+                f"{name}: torch_compile is for one adapter: each route of rows would be compiled anew; leave it out, or"
+                " train the adapters apart"
+            )
     keys = _OF_THE_PASS if loaded else (*_OF_THE_BASE, *_OF_THE_PASS)
     for key in keys:
         _require_same(key, {name: getattr(recipe.run, key) for name, recipe in recipes.items()})

@@ -8,7 +8,8 @@ Shapes: B rows, N tokens of all of them.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import final
 
 import torch
@@ -20,8 +21,10 @@ from petune.backbone.arguments import takes
 from petune.data.batching import answer_starts, collate, split_step
 from petune.data.encoding import IGNORED, Encoded
 from petune.kernels.row_attention import ROW_LAYOUT, NotByRowError, RowLayout
+from petune.kernels.upload import uploaded
 from petune.sites.head import Forward, LabelLoss
 from petune.sites.output import OutputSlot
+from petune.training.shared_prefix import random_numbers
 
 logger = logging.getLogger("petune")
 
@@ -61,7 +64,7 @@ class Unpadded:
         return all(self._works[name] for name, _ in rows)
 
     def losses(self, names: Sequence[str], rows: Sequence[Encoded], forward: Forward | None = None) -> Tensor:
-        """Return the loss [B] of each row; its backward pass belongs inside :meth:`AdaptedModel.route` as well.
+        """Return the loss [B] of each row; it and its backward pass belong inside :meth:`routed`.
 
         Args:
             names: the adapter of each row; those of one adapter side by side.
@@ -70,18 +73,21 @@ class Unpadded:
         """
         device, lengths = self._model.device, [len(row.input_ids) for row in rows]
         buckets = split_step(range(len(rows)), lengths, max_rows=None, max_tokens=None)
-        layout = RowLayout.of(lengths, buckets, device)
-        ids = torch.tensor([token for row in rows for token in row.input_ids], device=device)
-        labels = torch.tensor([label for row in rows for label in (*row.labels[1:], IGNORED)], device=device)
+        layout = RowLayout(lengths, buckets, device)
+        ids = uploaded(torch.tensor([token for row in rows for token in row.input_ids]), device)
+        labels = torch.tensor([label for row in rows for label in (*row.labels[1:], IGNORED)])
         inputs = {"input_ids": ids[:, None], "position_ids": layout.positions[:, None], ROW_LAYOUT: layout}
         of_tokens = self._by_token(inputs, labels[:, None], forward)  # type: ignore[arg-type]
         if len(layout.attended) < len(self._model.base.structure.attentions):
             raise NotByRowError(f"{type(self._model.model).__name__} attends elsewhere")
         return of_tokens.new_zeros(len(rows)).index_add(0, layout.rows, of_tokens)
 
-    def token_names(self, names: Sequence[str], rows: Sequence[Encoded]) -> list[str]:
-        """Return the adapter of each token [N], which is how :meth:`losses` wants them routed."""
-        return [name for name, row in zip(names, rows, strict=True) for _ in row.input_ids]
+    @contextmanager
+    def routed(self, names: Sequence[str], rows: Sequence[Encoded]) -> Iterator[None]:
+        """Route each token of ``rows``, which are of the adapters ``names``, inside the block."""
+        of_tokens = [name for name, row in zip(names, rows, strict=True) for _ in row.input_ids]
+        with self._model.route(of_tokens), self._model.own_attention():
+            yield
 
     def _why_not(self, new: dict[str, Encoded]) -> str | None:
         """Return why rows cannot lie end to end; None if they can."""
@@ -94,14 +100,15 @@ class Unpadded:
         names, rows = list(new), list(new.values())
         batch = collate(rows, pad_token_id=0, device=self._model.device)
         labels = batch.pop("labels")
-        with torch.no_grad(), torch.random.fork_rng([]):
-            before = torch.get_rng_state()
+        device = base.device
+        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            before = random_numbers(device)
             with self._model.route(names), self._model.answers_from(answer_starts(rows)):
                 padded = self._objective(batch, labels)
-            if not torch.equal(before, torch.get_rng_state()):
+            if not torch.equal(before, random_numbers(device)):
                 return "each row draws a dropout of its own"
             try:
-                with self._model.route(self.token_names(names, rows)):
+                with self.routed(names, rows):
                     found = self.losses(names, rows)
             except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):
                 return f"{type(base).__name__} cannot be told where rows begin"

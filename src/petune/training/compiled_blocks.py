@@ -1,0 +1,80 @@
+"""Transformer blocks compiled by ``torch.compile`` while a base trains.
+
+Blocks that are alike share their graphs, whatever is plugged into them, and a graph serves batches of any size. Only
+passes that learn are compiled: evaluation, the reading of virtual tokens and counted passes run as they always do.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+from transformers import PreTrainedModel
+
+from petune.backbone.structure import Structure
+from petune.errors import ConfigError, ResourceError
+from petune.sites.routing import Routing
+
+BACKEND = "inductor"
+"""What torch.compile uses where nothing else is asked for."""
+
+
+def require_compiler(device: torch.device, quantization: str | None) -> None:
+    """Check that the blocks of a base on ``device`` can be compiled.
+
+    Args:
+        device: where it lies.
+        quantization: which blocks its weights are kept as; None for none.
+
+    Raises:
+        ConfigError: the weights are quantised.
+        ResourceError: what compiling needs on this device is missing.
+    """
+    if quantization is not None:
+        raise ConfigError(
+            f"quantization is {quantization}, and torch_compile takes plain weights; leave out one of the two"
+        )
+    if device.type == "cuda":
+        if find_spec("triton") is None:
+            raise ResourceError("--torch-compile needs triton on a GPU: pip install triton, or leave it out")
+        return
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        raise ResourceError(
+            f"--torch-compile needs a C++ compiler, and there is no {compiler}: install one (apt-get install g++,"
+            " xcode-select --install), name yours in the environment variable CXX, or leave --torch-compile out"
+        )
+
+
+@contextmanager
+def compiled_blocks(model: PreTrainedModel, structure: Structure, *, backend: str = BACKEND) -> Iterator[None]:
+    """Run the blocks of ``model`` compiled inside the block, where gradients are wanted; afterwards it is as it was.
+
+    Args:
+        model: the base.
+        structure: its blocks.
+        backend: what compiles, as torch.compile names it.
+    """
+    routing = Routing.of(model)
+    with ExitStack() as undo:
+        for path in structure.blocks:
+            block = model.get_submodule(path)
+            undo.callback(block.__dict__.pop, "forward", None)
+            block.forward = _compiled(block.forward, routing, backend)
+        yield
+
+
+def _compiled(forward: Callable[..., Any], routing: Routing, backend: str) -> Callable[..., Any]:
+    fast = torch.compile(forward, dynamic=True, backend=backend)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        # One pass over virtual tokens has another route and notes keys; a dispatch mode has compilation given up.
+        learns = torch.is_grad_enabled() and routing.route.virtual_tokens and _get_current_dispatch_mode() is None
+        return (fast if learns else forward)(*args, **kwargs)
+
+    return call
