@@ -25,6 +25,7 @@ from race.work import Work
 
 NOT_INSTALLED = "not installed: prepare it with --prepare"
 NO_CARD = "not run: it needs a CUDA device (--device cuda)"
+CACHED = "not run: petune compiles nothing where it keeps the trunk's output"
 NO_COMPILER = "not run: there is no C++ compiler"
 
 
@@ -106,8 +107,9 @@ def checked(name: str, whole: Work, pythons: dict[str, Path | None], options: ar
     contest, work = CONTESTS[name], contest_work(name, whole)
     tell(f"{contest.title}: start, floor, and the first steps of every side in float32.")
     threads = whole.settings.threads
-    asked = [Entry(OURS), *(Entry(peer, manner) for peer in options.peers for manner in options.manners)]
-    entries = [entry for entry in asked if entry.side == OURS or entry.manner in PEERS[entry.side].manners]
+    own = [Entry(OURS), *(Entry(OURS, manner) for manner in options.manners if manner == "compiled")]
+    others = [Entry(peer, manner) for peer in options.peers for manner in options.manners]
+    entries = [*own, *(entry for entry in others if entry.manner in PEERS[entry.side].manners)]
     absent = {entry.name: reason for entry in entries if (reason := why_absent(name, entry, pythons, options.device))}
     found: dict[str, Any] = {
         "title": contest.title,
@@ -137,15 +139,19 @@ def contest_work(name: str, whole: Work) -> Work:
 
 def why_absent(contest: str, entry: Entry, pythons: dict[str, Path | None], device: str = "cpu") -> str | None:
     """Return why an entry cannot be run; None if it can."""
+    compiled = entry.manner == "compiled"
     if entry.side == OURS:
-        return None
+        return CACHED if compiled and CONTESTS[contest].cached_from_epoch_two else no_compiler(compiled=compiled)
     if contest not in PEERS[entry.side].contests:
         return "does not have this method"
     if PEERS[entry.side].needs_card and device == "cpu":
         return NO_CARD
-    if pythons[entry.side] is None:
-        return NOT_INSTALLED
-    return NO_COMPILER if entry.manner == "compiled" and shutil.which("g++") is None else None
+    return NOT_INSTALLED if pythons[entry.side] is None else no_compiler(compiled=compiled)
+
+
+def no_compiler(*, compiled: bool) -> str | None:
+    """Return why nothing can be compiled, where it is to be; None if it can."""
+    return NO_COMPILER if compiled and shutil.which("g++") is None else None
 
 
 def runnable(found: dict[str, Any]) -> list[Entry]:

@@ -24,7 +24,7 @@ class Entry:
     @property
     def name(self) -> str:
         """What results are kept under."""
-        return self.side if self.side == OURS else f"{self.side} {self.manner}"
+        return OURS if self == Entry(OURS) else f"{self.side} {self.manner}"
 
     @property
     def grouped(self) -> bool:
@@ -34,7 +34,8 @@ class Entry:
     @property
     def title(self) -> str:
         """How the table names it."""
-        return OURS if self.side == OURS else f"{PEERS[self.side].title}, {self.manner}"
+        title = OURS if self.side == OURS else PEERS[self.side].title
+        return title if self == Entry(OURS) else f"{title}, {self.manner}"
 
     def run(self, work: Work, contest: str, python: Path | None, **request: Any) -> dict[str, Any]:
         """Train in a fresh process and return what it reports.

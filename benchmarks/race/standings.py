@@ -124,8 +124,9 @@ def _bar(
 ) -> tuple[str, bool | None]:
     """Return what petune is held to in an entry's line, and whether it keeps it."""
     asked = []
-    if entry.side == OURS and bars.floor is not None:
-        asked.append((f"{bars.floor:.0%} of the products", share >= bars.floor))
+    floor = {"default": bars.floor, "compiled": bars.floor_compiled}.get(entry.manner)
+    if entry.side == OURS and floor is not None:
+        asked.append((f"{floor:.0%} of the products", share >= floor))
     if entry.side in (rival, UNSLOTH):
         least = {"default": bars.default, "tuned": bars.tuned}.get(entry.manner)
         speed, above = ratios["tokens_per_second"], ratios["above"]

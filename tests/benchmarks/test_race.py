@@ -120,6 +120,8 @@ def test_why_an_entry_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert command.why_absent("lora", Entry("petune"), python) is None
     assert command.why_absent("lora", Entry("peft"), python) is None
     assert command.why_absent("lora", Entry("peft", "compiled"), python) == command.NO_COMPILER
+    assert command.why_absent("lora", Entry("petune", "compiled"), python) == command.NO_COMPILER
+    assert command.why_absent("llama_adapter_top", Entry("petune", "compiled"), python) == command.CACHED
     assert command.why_absent("lora", Entry("trl"), python) == command.NOT_INSTALLED
     assert command.why_absent("lora", Entry("adapterhub"), python) == "does not have this method"
     assert command.why_absent("lora", Entry("unsloth"), python, "cpu") == command.NO_CARD
@@ -191,6 +193,21 @@ def test_every_entry_has_a_line_and_bars_are_judged() -> None:
 def test_memory_is_part_of_the_bar() -> None:
     rows = by_entry(standings_of("lora", found(timing("petune", 500, 60), timing("peft default", 100)), judged=True))
     assert rows["HF PEFT + Trainer, default"].met is False
+
+
+def test_petune_compiled_is_an_entry_with_a_bar_of_its_own() -> None:
+    assert [Entry("petune", "compiled").name, Entry("petune", "compiled").title] == [
+        "petune compiled",
+        "petune, compiled",
+    ]
+    measured = {
+        **found(timing("petune", 500), timing("petune compiled", 540)),
+        "entries": ["petune", "petune compiled"],
+    }
+    rows = by_entry(standings_of("lora", measured, judged=True))
+    assert rows["petune"].met is True  # 40 % of the products are asked for
+    assert rows["petune, compiled"].met is False  # 55 %
+    assert rows["petune, compiled"].bar == "55% of the products"
 
 
 def test_nobody_is_held_against_an_entry_that_computes_something_else() -> None:

@@ -87,6 +87,7 @@ def recipe(task: Task) -> dict[str, Any]:
         "seed": settings.seed,
         "output_dir": str(Path(task.arguments["output"])),
         **({"trunk_cache": TRUNK_CACHE} if contest.cached_from_epoch_two else {}),
+        **({"torch_compile": True} if task.arguments["manner"] == "compiled" else {}),
     }
 
 
