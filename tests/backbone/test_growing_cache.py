@@ -1,6 +1,7 @@
 """A cache with room holds what transformers' own holds, whatever is done to it, and copies nothing for a new token."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -89,9 +90,10 @@ def test_models_that_keep_something_else_want_their_own() -> None:
     assert growing_cache(MistralForCausalLM(MistralConfig(**TINY, num_key_value_heads=1, sliding_window=4))) is None
 
 
-def test_a_model_that_is_told_to_keep_nothing_keeps_nothing() -> None:
+@pytest.mark.parametrize("told", [{"use_cache": False}, {"cache_implementation": "static"}], ids=str)
+def test_a_model_that_is_told_how_to_keep_them_does_as_told(told: dict[str, Any]) -> None:
     model = llama()
-    model.generation_config.use_cache = False
+    model.generation_config.update(**told)
     assert growing_cache(model) is None
 
 

@@ -66,7 +66,8 @@ def growing_cache(model: PreTrainedModel) -> DynamicCache | None:
     if model.config.is_encoder_decoder or not takes(model, "past_key_values"):
         return None
     told = model.generation_config
-    if not model._supports_default_dynamic_cache() or (told is not None and told.use_cache is False):
+    own = told is not None and (told.use_cache is False or told.cache_implementation is not None)
+    if own or not model._supports_default_dynamic_cache():
         return None
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
     if not cache.layers or any(type(layer) is not DynamicLayer for layer in cache.layers):
