@@ -3,7 +3,7 @@
 A batch holds rows of the method, of neighbours by two other methods, and of the base alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,15 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.arguments import takes
 from petune.backbone.base import Base
+from petune.evaluation.generate import _generate_batch, generating
+from petune.evaluation.options import GenerationOptions
 from petune.training.recomputation import gradient_checkpointing
 
 ROOT = Path(__file__).parents[2]
 ROWS = ("default", "low-rank", None, ["low-rank", "default"], "prefix", "default")
 LENGTHS = (9, 9, 6, 4, 9, 5)
+UNLIKE_LENGTHS = (70, 5, 68, 3, 4, 66)
+"""So unlike that the prompts are read in two batches."""
 GREEDY: dict[str, Any] = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
 
 
@@ -85,6 +89,22 @@ def test_caches_hold_what_recomputing_gives(mixed: AdaptedModel, token_ids: Call
             recomputed = mixed.model.generate(**inputs, **GREEDY, num_beams=beams, use_cache=False)
             assert cached.shape == (len(ROWS), 12)
             assert torch.equal(cached, recomputed)
+
+
+def test_answers_to_prompts_of_unlike_lengths_are_those_of_rows_alone(
+    mixed: AdaptedModel, token_ids: Callable[..., torch.Tensor]
+) -> None:
+    prompts = [ids[:length].tolist() for ids, length in zip(token_ids(len(ROWS), 70), UNLIKE_LENGTHS, strict=True)]
+    numbers, options = range(len(ROWS)), GenerationOptions(max_new_tokens=4)
+
+    def answers(rows: Sequence[int]) -> list[str]:
+        with generating(mixed, 4), mixed.route([ROWS[i] for i in rows]):
+            found = _generate_batch(mixed, [prompts[i] for i in rows], [numbers[i] for i in rows], 4, options)
+        return [answer.text for answer in found]
+
+    together = answers(numbers)
+    assert len(set(together)) > 1
+    assert together == [answers([row])[0] for row in numbers]
 
 
 def test_recomputed_activations_give_the_same_gradients(
