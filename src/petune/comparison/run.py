@@ -144,10 +144,8 @@ def plan(
     former = folder.comparison() if resume else None
     tracks, _ = _surveyed(recipe, split_rows(recipe.options), former, folder, trust_remote_code=trust_remote_code)
     watcher = watcher or Unwatched()
-    try:
-        _measure(tracks, watcher)
-    finally:
-        watcher.closed()
+    _measure(tracks, watcher)
+    watcher.closed()
     progress = Progress(tracks, _speed(recipe))
     if resume:
         Study(folder, None, Unwatched(), progress, retry=retry, share=False).recall(tracks)
@@ -185,7 +183,7 @@ def _tracks(
 
 
 def _measure(tracks: Sequence[Track], watcher: Watcher) -> None:
-    """Measure what each method costs, which all estimates rest on."""
+    """Measure what each method costs, which all estimates rest on; the watcher is closed where that is broken off."""
     usable = [track for track in tracks if not track.refusal]
     try:
         for number, track in enumerate(usable, start=1):
