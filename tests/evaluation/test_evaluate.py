@@ -75,6 +75,11 @@ def test_text_metrics_compare_generated_text(runner, row) -> None:
     assert [p.prediction for p in result.predictions] == written
 
 
+def test_what_only_a_head_marks_is_refused(runner, reviews) -> None:
+    with pytest.raises(ConfigError, match=r"metric 'span_f1' compares spans, which a head marks .*choose from loss, "):
+        evaluate(runner, reviews, EvaluationOptions(metrics=("loss", "span_f1")))
+
+
 def test_encoded_rows_are_used_where_given(runner, reviews) -> None:
     rows = encode(reviews, runner.tokenizer, max_length=96).rows[:2]
     result = evaluate(runner, reviews, EvaluationOptions(metrics=("loss",)), rows=rows)

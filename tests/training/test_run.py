@@ -222,6 +222,13 @@ def test_bad_input_is_told_before_anything_loads(tmp_path: Path, keys: Callable[
         train(keys(model=nowhere, output_dir=str(tmp_path / "file")))
 
 
+def test_metrics_of_a_head_are_refused_where_a_model_writes(
+    tiny_base: Callable[..., Base], keys: Callable[..., Any]
+) -> None:
+    with pytest.raises(ConfigError, match=r"metric 'tag_accuracy' compares tags, which a head marks"):
+        train(keys(max_steps=1, metrics=["tag_accuracy"], validation_split=2), base=tiny_base())
+
+
 def test_missing_tracker_names_the_extra(keys: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(drafts._TRACKERS, "wandb", lambda: False)
     with pytest.raises(MissingExtraError, match=r"--report-to wandb needs .*pip install 'petune\[wandb\]'"):

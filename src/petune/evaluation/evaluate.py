@@ -10,7 +10,7 @@ from petune.data.examples import Example, ExampleSet
 from petune.errors import ConfigError, DataError, nearest
 from petune.evaluation.likelihood import CausalLikelihood, Likelihood
 from petune.evaluation.loss import TokenLoss
-from petune.evaluation.metrics import Metric, Need, compute, resolve_metric
+from petune.evaluation.metrics import MARKED, METRICS, Metric, Need, compute, resolve_metric
 from petune.evaluation.options import EvaluationOptions
 from petune.evaluation.predict import Prediction, are_choices, chosen, predict_texts
 from petune.evaluation.prompts import listed
@@ -104,7 +104,7 @@ def settle(examples: ExampleSet, options: EvaluationOptions) -> tuple[list[Metri
         DataError: the rows lack what a metric needs.
     """
     own: Need = "choices" if are_choices(examples) or options.labels else "text"
-    metrics = resolve_metrics(options.metrics or default_metrics(examples), own)
+    metrics = text_metrics(options.metrics or default_metrics(examples), own)
     compared = any(metric.needs == "choices" for metric in metrics)
     labels = (options.labels or distinct_labels(examples)) if compared else ()
     _check_data(examples, metrics, labels)
@@ -127,6 +127,23 @@ def resolve_metrics(names: Sequence[str], own: Need) -> list[Metric]:
         if sum(other.name == metric.name for other in metrics) > 1:
             raise ConfigError(f"two metrics are called '{metric.name}'; ask for each once, or rename your own")
     return [replace(metric, needs=own) if metric.needs == "predictions" else metric for metric in metrics]
+
+
+def text_metrics(names: Sequence[str], own: Need = "text") -> list[Metric]:
+    """Return the metrics of these names, for a model that writes; a user's own metric compares what ``own`` says.
+
+    Raises:
+        ConfigError: a metric is unknown, or computed from what a head marks, or two have one name.
+    """
+    metrics = resolve_metrics(names, own)
+    for metric in metrics:
+        if metric.needs in MARKED:
+            fitting = [name for name, other in METRICS.items() if other.needs not in MARKED]
+            raise ConfigError(
+                f"metric '{metric.name}' compares {metric.needs}, which a head marks (see --task), and this model"
+                f" writes text; choose from {', '.join(fitting)}"
+            )
+    return metrics
 
 
 def _check_data(examples: ExampleSet, metrics: Sequence[Metric], labels: Sequence[str]) -> None:

@@ -26,6 +26,9 @@ from petune.evaluation.words import mostly_cjk, words
 Need = Literal["tokens", "choices", "text", "tags", "spans", "predictions"]
 """What a metric is computed from; ``predictions``: choices where labels are compared, else text."""
 
+MARKED: tuple[Need, ...] = ("tags", "spans")
+"""What only a head gives."""
+
 Answer = str | tuple[str, ...]
 """A label or a text; or several: a tag for each word, or the answers that are right."""
 

@@ -203,7 +203,7 @@ class PTuning(Method[PTuningConfig]):
         Finding("Weak on sequence labelling.", "below", tasks=("token_classification",), paper=_SUCCESSOR),
     )
     sites = ("embeddings", "attention")
-    learning_rate = 1e-3
+    learning_rate = 2e-3
     start = "free"
     config_class = PTuningConfig
 

@@ -14,8 +14,7 @@ from petune.data.lengths import resolve_max_length
 from petune.data.loading import CheckedData, CheckedRows
 from petune.data.options import DataOptions
 from petune.errors import DataError
-from petune.evaluation.evaluate import Evaluation
-from petune.evaluation.metrics import resolve_metric
+from petune.evaluation.evaluate import Evaluation, text_metrics
 from petune.evaluation.options import EvaluationOptions, GenerationOptions
 from petune.evaluation.predict import Prediction
 from petune.evaluation.runner import Runner
@@ -100,8 +99,7 @@ class Task(ABC):
         Raises:
             ConfigError: one cannot.
         """
-        for name in names:
-            resolve_metric(name)
+        text_metrics(names)
 
     def labels(self, data: CheckedData) -> tuple[str, ...]:
         """Return the names of the classes that the training rows have; empty for a task without.
