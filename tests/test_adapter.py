@@ -178,6 +178,19 @@ def test_merge_and_unmerge_several(tiny_base: Callable[..., Base], randomise: Tr
     assert set(model.active) == {"a", "b"}
 
 
+def test_what_is_attached_after_a_final_merge_starts_from_the_sums(
+    tiny_base: Callable[..., Base], randomise: Trained, ids: torch.Tensor
+) -> None:
+    base = tiny_base()
+    model = AdaptedModel(base, [randomise(create_adapter(base, name="a"))])
+    with torch.no_grad():
+        model.merge("a")
+        model.keep_merged()
+        merged = model(input_ids=ids).logits
+        model.attach(create_adapter(base, name="b", use_dora=True))
+        torch.testing.assert_close(model(input_ids=ids).logits, merged, rtol=1e-5, atol=1e-5)
+
+
 def test_unmerging_an_inactive_adapter_leaves_it_inactive(
     tiny_base: Callable[..., Base], randomise: Trained, ids: torch.Tensor
 ) -> None:

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import petune
-from petune.api import read_examples
+from petune.api import read_rows
 from petune.backbone.packed_weight import is_packed
 from petune.cli import main as command_line
 from petune.errors import BaseMismatchError, ConfigError, DataError, OutputFolderError
@@ -92,11 +92,12 @@ def test_evaluation_reads_data_as_training_did(trained: petune.TrainingResult, r
 
 
 def test_examples_are_read_as_training_read_them(trained: petune.TrainingResult, rows: Path) -> None:
-    examples = read_examples(trained.model, rows)
+    examples, encoded = read_rows(trained.model, rows)
+    assert [row.origin for row in encoded.rows] == [example.origin for example in examples]
     assert all(example.prompt.startswith("Text: ") and example.prompt.endswith("Class:") for example in examples)
-    assert read_examples(trained.model, rows, template="{{ text }}")[0].prompt == ROWS[0]["text"]
+    assert read_rows(trained.model, rows, template="{{ text }}")[0][0].prompt == ROWS[0]["text"]
     with pytest.raises(ConfigError, match="max_new_tokens would do nothing here"):
-        read_examples(trained.model, rows, max_new_tokens=3)
+        read_rows(trained.model, rows, max_new_tokens=3)
 
 
 def test_prediction_chooses_among_the_labels_of_training(trained: petune.TrainingResult, tmp_path: Path) -> None:

@@ -294,6 +294,7 @@ class AdaptedModel(nn.Module):
             if isinstance(slot, WeightSlot)
         }
         self._merges.forget()  # what was set aside would come back on detaching
+        self._sites.base_changed(self._merges.set_aside)
         adapters = [self.detach(name) for name in names]
         unpack(self._model, [self._model.get_submodule(path.rpartition(".")[0]) for path in learned])
         for path, value in learned.items():

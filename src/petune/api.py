@@ -17,7 +17,7 @@ from petune.checkpoint import stack
 from petune.checkpoint.folder import load_adapter
 from petune.checkpoint.made_for import tasks_of
 from petune.checkpoint.merged import save_merged
-from petune.data.encoding import kept_whole
+from petune.data.encoding import EncodedSet, kept_whole
 from petune.data.examples import ExampleSet
 from petune.data.options import DataOptions
 from petune.data.report import DataReport
@@ -30,7 +30,7 @@ from petune.evaluation.options import EvaluationOptions, GenerationOptions
 from petune.evaluation.predict import Prediction
 from petune.evaluation.prompts import chat_prompt
 from petune.evaluation.runner import context_length
-from petune.tasks.asked import asked_for
+from petune.tasks.asked import Asked, asked_for
 from petune.tasks.inspect import report_on
 from petune.tasks.reading import examples_for, read_options, refuse_idle, split_options
 from petune.tasks.registry import get as get_task
@@ -169,23 +169,14 @@ def evaluate(
     examples = examples_for(model, task, reading)
     if reading.max_length is None and reading.overlong == "error":
         return task.evaluate(asked.runner, examples, settings)
-    rows = task.encode_within(
-        examples,
-        model.tokenizer,
-        labels=asked.labels,
-        max_length=reading.max_length,
-        overlong=reading.overlong,
-        model_limit=context_length(asked.runner.model),
-        virtual_tokens=model.virtual_tokens,
-        insertions=model.insertions,
-    )
+    rows = _encoded(model, asked, examples, reading)
     for reason, count in rows.report.dropped.items():
         logger.info("%s of %s rows left out: %s", f"{count:,}", f"{len(examples):,}", reason)
     return task.evaluate(asked.runner, kept_whole(examples, rows), settings, rows=rows.rows)
 
 
-def read_examples(model: AdaptedModel, data: Path_, **options: Any) -> ExampleSet:
-    """Return the rows of ``data`` as a model would be measured on them: written as its adapter was trained.
+def read_rows(model: AdaptedModel, data: Path_, **options: Any) -> tuple[ExampleSet, EncodedSet]:
+    """Return the rows of ``data`` as a model would be measured on them, written as its adapter was trained, and tokens.
 
     Args:
         model: a base with or without an adapter.
@@ -198,7 +189,21 @@ def read_examples(model: AdaptedModel, data: Path_, **options: Any) -> ExampleSe
     asked = asked_for(model, None)
     reading, rest = split_options(asked, data, options, leave_out=("eval_data", "validation_split"))
     refuse_idle(options, [name for name in rest if name in options])
-    return examples_for(model, get_task(asked.task), reading)
+    examples = examples_for(model, get_task(asked.task), reading)
+    return examples, _encoded(model, asked, examples, reading)
+
+
+def _encoded(model: AdaptedModel, asked: Asked, examples: ExampleSet, reading: DataOptions) -> EncodedSet:
+    return get_task(asked.task).encode_within(
+        examples,
+        model.tokenizer,
+        labels=asked.labels,
+        max_length=reading.max_length,
+        overlong=reading.overlong,
+        model_limit=context_length(asked.runner.model),
+        virtual_tokens=model.virtual_tokens,
+        insertions=model.insertions,
+    )
 
 
 def predict(model: AdaptedModel, data: Path_, *, task_name: str | None = None, **options: Any) -> list[Prediction]:

@@ -78,6 +78,8 @@ class Merges:
         if name != (last := next(reversed(self._done))):
             raise ConfigError(f"'{last}' was merged after '{name}': unmerge '{last}' first")
         merge = self._done.pop(name)
+        for path, original in merge.originals.items():  # the model may have moved since
+            original.data = original.data.to(self._model.get_parameter(path).device)
         self._exchange(merge.originals)
         return merge.was_active
 

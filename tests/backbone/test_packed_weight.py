@@ -67,6 +67,9 @@ def test_copies_and_moves_stay_packed() -> None:
     assert is_packed(moved)
     assert (moved.device.type, stored_bytes(moved)) == ("meta", stored_bytes(linear.weight))
     assert is_packed(linear.weight.detach().clone())
+    half = copy.deepcopy(linear).half().weight
+    assert (is_packed(half), half.dtype) == (True, torch.float16)
+    assert torch.equal(half.dequantize(), linear.weight.dequantize().half())
 
 
 CHANGES: dict[str, Callable[[torch.Tensor], object]] = {

@@ -14,7 +14,8 @@ from petune.comparison.watching import Progress
 def job(stage: Stage, rate: float, seed: int = 1) -> Job:
     return Job(
         entry="lora r=4", stage=stage, rung=0 if stage == "search" else None, budget=Budget(unit="steps", amount=1),
-        settings={"learning_rate": rate}, keys={"model": "some/base", "method": "lora", "seed": seed},
+        settings={"learning_rate": rate},
+        keys={"model": "some/base", "method": "lora", "seed": seed, "learning_rate": rate},
         measures=Measures(metric="accuracy", max_new_tokens=1), rows=("x",),
     )  # fmt: skip
 

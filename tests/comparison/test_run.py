@@ -17,6 +17,7 @@ from petune.comparison.job import Job
 from petune.comparison.record import Comparison, Trial
 from petune.comparison.run import compare
 from petune.comparison.search import best
+from petune.comparison.split import Parts
 from petune.comparison.watching import Unwatched
 from petune.errors import ConfigError, DataError, Interrupted, OutputFolderError
 from petune.training import records
@@ -163,6 +164,59 @@ def test_it_may_be_stopped_between_trials(compare_keys: Keys) -> None:
     assert (len(later.reused), len(later.ran)) == (2, 1)
 
 
+def test_what_had_ended_before_stays_in_the_report_of_a_call_that_is_stopped(
+    compare_keys: Keys, tmp_path: Path
+) -> None:
+    keys = compare_keys(methods=["lora", "ia3"], seeds=[1])
+    compare(keys)
+    with pytest.raises(Interrupted, match="stopped after 3 of 4 trials"):
+        compare({**keys, "seeds": [1, 2]}, resume=True, watcher=Follower(stop_after=1))
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert {(t["method"], t["seed"]) for t in report["trials"]} == {("lora", 1), ("lora", 2), ("ia3", 1)}
+
+
+def test_a_stop_before_the_rows_are_written_can_be_gone_on_with(
+    compare_keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, write = compare_keys(), Parts.write
+
+    def failing(parts: Parts, folder: Path) -> Any:
+        if folder.name == "data":
+            raise OutputFolderError("the disk is full")
+        return write(parts, folder)
+
+    monkeypatch.setattr(Parts, "write", failing)
+    with pytest.raises(OutputFolderError, match="the disk is full"):
+        compare(keys)
+    monkeypatch.undo()
+    assert [trial.status for trial in compare(keys, resume=True).trials] == ["done"]
+
+
+def test_rows_that_training_leaves_out_are_left_out_of_the_measurement(
+    compare_keys: Keys, tmp_path: Path, write_rows: Callable[..., Path]
+) -> None:
+    rows = [{"text": f"row {i}", "label": "ab"[i % 2]} for i in range(8)]
+    test = write_rows(tmp_path / "test.jsonl", [{"text": "long " * 40, "label": "a"}, *rows[:3]])
+    data = write_rows(tmp_path / "train.jsonl", [{"text": f"other {i}", "label": "ab"[i % 2]} for i in range(12)])
+    keys = compare_keys(data=str(data), test_data=str(test), overlong="drop", max_length=60, examples=4)
+    for metric in ("accuracy", "loss"):
+        (trial,) = compare({**keys, "metric": metric, "output_dir": str(tmp_path / metric)}).trials
+        assert trial.status == "done", trial.reason
+        assert len(trial.scores) == 3
+        assert [(e.prompt.split()[0], e.reference) for e in trial.examples] == [
+            ("row", "a"),
+            ("row", "b"),
+            ("row", "a"),
+        ]
+
+
+def test_a_metric_goes_by_the_name_of_its_file(compare_keys: Keys, tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text("def metric(predictions, references):\n    return len(predictions)\n")
+    (trial,) = compare(compare_keys(metric=f"{tmp_path}/score.py:metric")).trials
+    assert trial.metric == "score"
+    assert trial.quality == 5
+
+
 def test_a_trial_that_was_stopped_goes_on(compare_keys: Keys, tmp_path: Path) -> None:
     keys = compare_keys(budget=6, evaluations=3)
     with pytest.raises(Interrupted, match="stopped after 0 of 1 trials"):
@@ -254,6 +308,13 @@ def test_bad_input_costs_nothing(compare_keys: Keys, tmp_path: Path, monkeypatch
         compare(compare_keys(test_data=compare_keys()["data"]))
     with pytest.raises(ConfigError, match="too small for one step"):
         compare(compare_keys(budget=1, budget_unit="tokens"))
+    with pytest.raises(ConfigError, match="seeds"):
+        compare(compare_keys(seeds=[-1]))
+    (tmp_path / "one.jsonl").write_text(
+        "".join(json.dumps({"text": f"row {i}", "label": "same"}) + "\n" for i in range(9)), encoding="utf-8"
+    )
+    with pytest.raises(ConfigError, match="choosing needs at least two labels, got 'same' alone"):
+        compare(compare_keys(data=str(tmp_path / "one.jsonl")))
     with pytest.raises(OutputFolderError, match="another comparison is running"), Folder(tmp_path / "held").held():
         compare(compare_keys(output_dir=str(tmp_path / "held")))
 

@@ -28,7 +28,8 @@ def data(tmp_path: Path, write_rows: Callable[..., Path]) -> Path:
 def scores(model: AdaptedModel, data: Path, name: str) -> tuple[list[float], Any]:
     metric = resolve_metric(name)
     found = api.evaluate(model, data, metrics=(name,), max_new_tokens=3)
-    return row_scores(get("causal_lm"), model, api.read_examples(model, data), metric, found), found
+    examples, encoded = api.read_rows(model, data)
+    return row_scores(get("causal_lm"), model, examples, encoded.rows, metric, found), found
 
 
 @pytest.mark.parametrize("name", ["accuracy", "exact_match", "rouge_l"])
@@ -40,7 +41,7 @@ def test_the_metric_is_the_mean_of_the_scores(name: str, model: AdaptedModel, da
 
 def test_losses_weighted_by_tokens_are_the_loss(model: AdaptedModel, data: Path) -> None:
     found, evaluation = scores(model, data, "loss")
-    tokens = [len(f" {e.target}") + 1 for e in api.read_examples(model, data)]  # one a byte, and the end
+    tokens = [len(f" {e.target}") + 1 for e in api.read_rows(model, data)[0]]  # one a byte, and the end
     assert sum(tokens) == evaluation.num_label_tokens
     weighted = sum(loss * n for loss, n in zip(found, tokens, strict=True)) / sum(tokens)
     assert weighted == pytest.approx(evaluation.metrics["loss"], abs=1e-5)
@@ -53,10 +54,24 @@ def test_a_user_s_own_metric(model: AdaptedModel, data: Path, tmp_path: Path) ->
     assert sum(found) == evaluation.metrics["right"]
 
 
-def test_rows_that_were_left_out_leave_no_pairs(model: AdaptedModel, data: Path) -> None:
-    found = api.evaluate(model, data, metrics=("accuracy",))
-    fewer = api.read_examples(model, data)[:3]
-    assert row_scores(get("causal_lm"), model, fewer, resolve_metric("accuracy"), found) == []
+def test_rows_that_cannot_be_used_have_no_score(
+    model: AdaptedModel, tmp_path: Path, write_rows: Callable[..., Path]
+) -> None:
+    rows = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": ""}, {"prompt": "d", "completion": "e"}]
+    data = write_rows(tmp_path / "pairs.jsonl", [*rows, {"prompt": "f" * 60, "completion": "g"}])
+    examples, encoded = api.read_rows(model, data, max_length=20, overlong="drop")
+    found = api.evaluate(model, data, metrics=("loss",), max_length=20, overlong="drop")
+    losses = row_scores(get("causal_lm"), model, examples, encoded.rows, resolve_metric("loss"), found)
+    assert len(examples) == 4
+    assert len(losses) == len({row.origin for row in encoded.rows}) < 4
+
+
+def test_a_metric_of_several_rows_gives_no_scores(model: AdaptedModel, data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("def many(predictions, references):\n    return 1 / (len(predictions) - 1)\n")
+    found, evaluation = scores(model, data, f"{file}:many")
+    assert evaluation.metrics["many"] == 0.25
+    assert found == []
 
 
 @pytest.mark.parametrize(

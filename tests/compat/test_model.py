@@ -8,11 +8,11 @@ import peft
 import pytest
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from petune.adapted_model import AdaptedModel
 from petune.adapter import create_adapter
-from petune.backbone.base import Base
+from petune.backbone.base import Base, load_base
 from petune.compat.peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from petune.errors import AdapterFormatError, BaseModelError, ConfigError
 
@@ -264,3 +264,19 @@ def test_a_model_without_a_tokenizer_says_so_where_text_is_asked_for(tiny_model:
         _ = AdaptedModel(base).tokenizer
     with pytest.raises(ConfigError, match="prompt_tuning_init_text needs the base's tokenizer"):
         create_adapter(base, "prompt_tuning", prompt_tuning_init="text", prompt_tuning_init_text="good")
+
+
+def test_what_was_merged_into_a_packed_base_is_saved_plain(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, ids: torch.Tensor
+) -> None:
+    # LoRA beside the queries leaves all other linears packed, and transformers saves plain weights alone.
+    sizes = {"vocab_size": 300, "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 96}
+    LlamaForCausalLM(LlamaConfig(num_attention_heads=4, pad_token_id=0, **sizes)).save_pretrained(tmp_path / "wide")
+    tiny_tokenizer.save_pretrained(tmp_path / "wide")
+    base = load_base(tmp_path / "wide", dtype="float32", device="cpu", quantization="8bit")
+    model = filled(get_peft_model(base.model, LoraConfig(target_modules=["q_proj"])).eval())
+    with torch.no_grad():
+        live = model(ids).logits
+        model.merge_and_unload().save_pretrained(tmp_path / "merged")
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+        torch.testing.assert_close(loaded(ids).logits, live, rtol=1e-4, atol=1e-4)

@@ -3,9 +3,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tokenizers import AddedToken
 
 from petune.errors import DataError
-from petune.evaluation.generate import generate, generation_config
+from petune.evaluation.generate import generate, generation_config, stop_token_ids
 from petune.evaluation.options import GenerationOptions
 from petune.sites.sites import Sites
 
@@ -71,6 +72,20 @@ def test_a_special_token_may_be_a_stop_text(runner, greedy) -> None:
     got = generate(runner, [PROMPTS[2]], GenerationOptions(max_new_tokens=12, stop=("<|im_end|>",)))
     assert got[0].finish_reason == "stop"
     assert got[0].num_tokens <= 3
+
+
+def test_so_may_a_special_token_that_the_tokenizer_has_no_name_for(runner) -> None:
+    runner.tokenizer.add_tokens([AddedToken("<|stop|>", special=True)])
+    assert "<|stop|>" not in runner.tokenizer.all_special_tokens
+    number = runner.tokenizer.convert_tokens_to_ids("<|stop|>")
+    assert number in stop_token_ids(runner, ["<|stop|>"])
+
+
+def test_settings_of_the_model_change_nothing(runner) -> None:
+    plain = generate(runner, PROMPTS, GenerationOptions(max_new_tokens=4, num_beams=2))
+    runner.model.generation_config.return_dict_in_generate = True
+    runner.model.generation_config.num_return_sequences = 2
+    assert generate(runner, PROMPTS, GenerationOptions(max_new_tokens=4, num_beams=2)) == plain
 
 
 def test_sampling_repeats_from_its_seed_and_leaves_the_random_state(runner) -> None:

@@ -40,6 +40,13 @@ def test_prompts_that_are_alike_or_of_one_token_are_left_to_be_read_at_once(runn
     assert cache.get_seq_length() == 0
 
 
+def test_virtual_tokens_behind_the_prompts_are_not_parted_from_them(runner) -> None:
+    virtual = runner.model.get_input_embeddings().weight.shape[0]
+    cache = prompt_cache(runner, [[*ids, virtual] for ids in PROMPTS])
+    assert cache is not None
+    assert cache.get_seq_length() == 0
+
+
 def test_rows_read_apart_keep_their_own_stacks(runner) -> None:
     routing, seen = Routing.of(runner.model), []
     stacks = [("a",), (), ("b",), ("a", "b"), ()]

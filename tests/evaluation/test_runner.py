@@ -5,7 +5,9 @@ import pytest
 import torch
 from transformers import MambaConfig, MambaForCausalLM
 
+from petune.errors import ConfigError
 from petune.evaluation.runner import context_length, end_token_ids, evaluating, longest_input
+from petune.sites.routing import Route, Routing
 
 
 def test_every_module_gets_its_own_mode_back(runner) -> None:
@@ -24,6 +26,16 @@ def test_every_module_gets_its_own_mode_back(runner) -> None:
         fail_inside()
     assert [module.training for module in runner.model.modules()] == before
     assert not torch.is_inference_mode_enabled()
+
+
+def test_rows_that_are_routed_one_by_one_are_not_sorted(runner) -> None:
+    routed = Routing.of(runner.model).use(Route.of([("a",), ()]))
+    with (
+        routed,
+        pytest.raises(ConfigError, match=r"rows are routed one by one here, .* activate\(\.\.\.\)"),
+        evaluating(runner),
+    ):
+        pass
 
 
 def test_context_length(runner) -> None:

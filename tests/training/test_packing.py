@@ -12,7 +12,7 @@ from petune.data.batching import split_step
 from petune.data.encoding import Encoded
 from petune.training.adapter_run import AdapterRun
 from petune.training.options import TrainingOptions
-from petune.training.packing import ENOUGH_TOKENS, NextStep, end_to_end, pack
+from petune.training.packing import ENOUGH_TOKENS, NextStep, end_to_end, of_like_lengths, pack
 
 CPU = torch.device("cpu")
 
@@ -80,3 +80,12 @@ def test_rows_end_to_end_are_batches_of_one_size_adapter_by_adapter(next_step: A
     assert lengths(end_to_end([first, second], CPU, most_tokens=110)) == [[100], [10, 30, 11], [99]]
     careful = next_step([64, 64], max_tokens_per_batch=60)
     assert lengths(end_to_end([first, careful], CPU)) == [[100], [10, 30], [64], [64]], "a longer row stands alone"
+
+
+def test_what_cannot_lie_end_to_end_is_padded_within_the_limits(next_step: Any) -> None:
+    step, other = next_step([5] * 60 + [700], max_tokens_per_batch=800), next_step([6, 7])
+    batch = [(step, row) for step in (step, other) for row in step.rows]
+    parts = of_like_lengths(batch)
+    assert all(len(part) * max(len(row.input_ids) for _, row in part) <= 800 for part in parts)
+    assert sorted(length for part in lengths(parts) for length in part) == [5] * 60 + [6, 7, 700]
+    assert max(len(part) for part in of_like_lengths(batch, most_tokens=100)) <= 20

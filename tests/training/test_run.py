@@ -243,3 +243,15 @@ def test_output_into_the_base_is_refused(
     base = Base.from_model(made.model, made.tokenizer, name=str(tmp_path / "run"))
     with pytest.raises(OutputFolderError, match="base model's own folder"):
         train(keys(), base=base)
+
+
+def test_validation_rows_that_begin_with_one_label_are_compared_with_all(
+    tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any], write_rows: Callable[..., Path]
+) -> None:
+    rows = [{"text": f"film {n}", "label": "bad"} for n in range(20)] + [{"text": "joy", "label": "good"}] * 3
+    train_rows = [{"text": f"plot {n}", "label": ("good", "bad", "odd")[n % 3]} for n in range(6)]
+    files = {"data": str(write_rows(tmp_path / "t.jsonl", train_rows))}
+    files["eval_data"] = str(write_rows(tmp_path / "v.jsonl", rows))
+    result = train(keys(max_steps=2, metrics=["accuracy"], **files), base=tiny_base(), estimate=True)
+    assert result.estimate is not None
+    assert 0 <= result.eval_metrics["accuracy"] <= 1

@@ -1,10 +1,11 @@
 """The loss of a contest before the first update by plain transformers: the oracle of every side."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
@@ -21,6 +22,7 @@ def main() -> None:
     device = task.work.settings.device
     model = AutoModelForCausalLM.from_pretrained(task.work.model, dtype="float32").eval().to(device)
     start = _virtual_tokens(task)
+    _stand_networks_behind(model, task)
     rows = task.work.read_rows()
     total, count = 0.0, 0
     for index in task.work.read_plan()[0]:
@@ -39,6 +41,22 @@ def _virtual_tokens(task: Task) -> Tensor | None:
     path = task.work.start / WEIGHTS
     contest = CONTESTS[task.arguments["contest"]]
     return None if contest.trains_base or not path.is_file() else load_file(path).get("prompt_embeddings")
+
+
+def _stand_networks_behind(model: PreTrainedModel, task: Task) -> None:
+    """Have each linear that a bottleneck starts behind give y + W_up relu(W_down y + b_down) + b_up, written out."""
+    if CONTESTS[task.arguments["contest"]].method != "bottleneck":
+        return
+    given = {name: tensor.float().to(model.device) for name, tensor in load_file(task.work.start_tensors).items()}
+    for path in {name.rpartition(".")[0] for name in given}:
+        down, up = ((given[f"{path}.{end}_weight"], given[f"{path}.{end}_bias"]) for end in ("down", "up"))
+        model.get_submodule(path).register_forward_hook(partial(_through_network, down, up))
+
+
+def _through_network(
+    down: tuple[Tensor, Tensor], up: tuple[Tensor, Tensor], module: nn.Module, inputs: object, output: Tensor
+) -> Tensor:
+    return output + F.linear(F.relu(F.linear(output, *down)), *up)
 
 
 def _inputs(model: PreTrainedModel, ids: Tensor, start: Tensor | None) -> dict[str, Any]:

@@ -112,8 +112,9 @@ class PackedWeight(Tensor):
         if isinstance(first, PackedWeight):
             if func in _SAME_BLOCKS:
                 return first._with(func(first.blocks))
-            if func is _aten._to_copy.default and _only_moves(first, kwargs):
-                return first._with(first.blocks.to(kwargs["device"], non_blocking=kwargs.get("non_blocking", False)))
+            if func is _aten._to_copy.default and _stays_packed(first, kwargs):
+                blocks = first.blocks.to(kwargs.get("device"), non_blocking=kwargs.get("non_blocking", False))
+                return PackedWeight(blocks, first.form, kwargs.get("dtype") or first.dtype)
         if func._schema.is_mutable and any(isinstance(value, PackedWeight) for value in _written(func, args, kwargs)):
             raise _unchangeable()
         args, kwargs = tree_map_only(PackedWeight, PackedWeight.dequantize, (args, kwargs))
@@ -142,9 +143,11 @@ def _is_factor(args: tuple[Any, ...], position: int) -> bool:
     )
 
 
-def _only_moves(weight: PackedWeight, options: Mapping[str, Any]) -> bool:
-    device = options.get("device")
-    return device is not None and device != weight.device and options.get("dtype") in (None, weight.dtype)
+def _stays_packed(weight: PackedWeight, options: Mapping[str, Any]) -> bool:
+    """Whether a copy is asked for on another device, or in half the precision, which the blocks unpack to as well."""
+    device, dtype = options.get("device") or weight.device, options.get("dtype") or weight.dtype
+    halved = weight.dtype == torch.float32 and dtype in (torch.float16, torch.bfloat16)
+    return halved or (dtype == weight.dtype and device != weight.device)
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[object]:

@@ -76,7 +76,7 @@ def compare(
         typer.Option("--resume", help="Go on with the comparison in the output folder; run only what is missing."),
     ] = False,
     retry: Annotated[
-        bool, typer.Option("--retry", help="With --resume, run again what failed or ran out of memory.")
+        bool, typer.Option("--retry", help="With --resume, run again what failed, ran out of memory or was refused.")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the comparison that the output folder holds.")

@@ -1,5 +1,6 @@
 """What `petune compare` shows: the plan, the table while it runs, a line for each trial, and the end."""
 
+import math
 import statistics
 import sys
 import time
@@ -105,7 +106,7 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 
 
 def _mean(values: Sequence[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 and all(map(math.isfinite, values)) else ""
     return f"{statistics.fmean(values):.4f}{spread}"
 
 

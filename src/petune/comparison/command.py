@@ -50,6 +50,11 @@ def compare_command(names: Sequence[str], keys: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
+def trusting(line: str, trust_remote_code: bool) -> str:
+    """Return a command line with the flag that lets a base run its own code, where that was allowed."""
+    return f"{line} --trust-remote-code" if trust_remote_code else line
+
+
 def _flag(name: str, value: Any) -> list[str]:
     flag = name.replace("_", "-")
     if isinstance(value, bool):

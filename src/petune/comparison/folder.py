@@ -138,7 +138,8 @@ class Folder:
 
     def begin(self, comparison: Comparison, recipe: str) -> None:
         """Write what is known before the first trial: recipe, machine, data."""
-        write_text(self.path / RECIPE, recipe)
+        # First the file by which the folder is known, so that a call that ends here can be gone on with.
         write_text(
             self.path / COMPARISON, comparison.model_copy(update={"trials": []}).model_dump_json(indent=1) + "\n"
         )
+        write_text(self.path / RECIPE, recipe)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from petune.comparison.command import train_command
 from petune.comparison.record import Budget, Stage, Status, Trial
-from petune.evaluation.metrics import HIGHER_IS_WORSE
+from petune.evaluation.metrics import HIGHER_IS_WORSE, measured_name
 
 _DIGEST = 12
 _ELSEWHERE = ("data", "eval_data", "output_dir")
@@ -43,11 +43,8 @@ class Measures(BaseModel):
 
     @property
     def name(self) -> str:
-        """The name under which the metric is measured: a user's own goes by its function's."""
-        path, colon, function = self.metric.rpartition(":")
-        if colon and function:
-            return function
-        return Path(self.metric).stem if self.metric.endswith(".py") else (path or self.metric)
+        """The name under which the metric is measured: a user's own goes by its function's, or by its file's."""
+        return measured_name(self.metric)
 
 
 @final
@@ -103,7 +100,7 @@ class Job(BaseModel):
         identity = [keys, measures, self.stage, self.rung, self.budget.model_dump(mode="json"), self.rows]
         text = json.dumps(identity, sort_keys=True, ensure_ascii=False, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]
-        base = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.base).name)[:40].strip("-.") or "base"
+        base = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.base).name)[:40].strip("-._") or "base"
         stage = self.stage if self.rung is None else f"{self.stage}{self.rung}"
         return f"{base}-{self.method}-{stage}-seed{self.seed}-{digest}"
 
@@ -117,6 +114,7 @@ class Job(BaseModel):
             id=self.id,
             base=self.base,
             method=self.method,
+            entry=self.entry,
             settings=self.settings,
             seed=self.seed,
             stage=self.stage,

@@ -1,5 +1,6 @@
 """One trial, from its values to its record."""
 
+import logging
 import shutil
 import tempfile
 import time
@@ -17,8 +18,9 @@ from petune.comparison.job import Job
 from petune.comparison.plan import schedule_keys
 from petune.comparison.record import ExampleAnswer, Trial
 from petune.comparison.scores import row_scores, together
+from petune.data.encoding import kept_whole
 from petune.data.examples import ExampleSet
-from petune.errors import CheckpointError, ConfigError
+from petune.errors import CheckpointError, ConfigError, DataError
 from petune.evaluation.evaluate import Evaluation
 from petune.evaluation.metrics import resolve_metric
 from petune.evaluation.options import EvaluationOptions, GenerationOptions
@@ -32,6 +34,8 @@ from petune.training.recipe import Recipe
 from petune.training.result import TrainingResult
 from petune.training.run import train
 from petune.training.trunk_cache import OFF
+
+logger = logging.getLogger("petune")
 
 ADAPTER = "adapter"
 """Name of the folder of a trial's adapter, inside the trial's own."""
@@ -198,21 +202,28 @@ def measured(job: Job, model: AdaptedModel, data: str) -> tuple[dict[str, float]
 def _of_test(job: Job, model: AdaptedModel) -> dict[str, Any]:
     """Return quality on the test split, the score of each row, and some answers."""
     data, task = str(job.measures.test), get_task(model.base.task)
-    examples = api.read_examples(model, data, **_options(job))
+    examples, encoded = api.read_rows(model, data, **_options(job))
     values, found = measured(job, model, data)
-    shown = examples[: job.measures.examples]
-    answers = found.predictions[: len(shown)] or _answers(job, model, shown)
+    answered = {answer.origin: answer for answer in found.predictions}
+    whole = [example for example in kept_whole(examples, encoded) if not answered or example.origin in answered]
+    shown = ExampleSet(whole[: job.measures.examples], source=examples.source, layout=examples.layout)
+    answers = [answered[e.origin] for e in shown] if answered else _answers(job, model, shown)
     return {
         "test": values,
-        "scores": row_scores(task, model, examples, resolve_metric(job.measures.metric), found),
-        "examples": [_example(e.prompt, answer) for e, answer in zip(shown, answers, strict=True)],
+        "scores": row_scores(task, model, examples, encoded.rows, resolve_metric(job.measures.metric), found),
+        "examples": [_example(e.prompt, answer) for e, answer in zip(shown, answers, strict=bool(answers))],
     }
 
 
 def _answers(job: Job, model: AdaptedModel, examples: ExampleSet) -> Sequence[Prediction]:
+    """Return what the model writes to rows; nothing where one of them leaves no room for an answer."""
     generation = GenerationOptions(max_new_tokens=job.measures.max_new_tokens)
     task = get_task(model.base.task)
-    return list(task.predict(model, examples, EvaluationOptions(), generation=generation)) if examples else ()
+    try:
+        return list(task.predict(model, examples, EvaluationOptions(), generation=generation)) if examples else ()
+    except DataError as error:
+        logger.warning("no answers are shown: %s", error)
+        return ()
 
 
 def _example(prompt: str, answer: Prediction) -> ExampleAnswer:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, Self, final
+from typing import Annotated, Any, Literal, Self, final
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -134,7 +134,7 @@ class CompareOptions(DataOptions):
     baselines: bool = True
     """Add what methods are held against, where it is not listed: the untrained base, and the whole base trained."""
 
-    seeds: tuple[int, ...] = Field(default=(42,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(default=(42,), min_length=1)
     """Seeds of the final trials; the search uses the first."""
 
     test_data: str | None = None

@@ -110,6 +110,9 @@ class Trial(BaseModel):
     method: str
     """Name of the method in petune's registry."""
 
+    entry: str = ""
+    """The line of the recipe that it belongs to, with the settings given there."""
+
     settings: dict[str, Any]
     """The keys of a recipe that set it apart: the method's own settings and the learning rate."""
 
@@ -260,6 +263,9 @@ class Comparison(BaseModel):
 
     command: str
     """The exact command that repeats all of it."""
+
+    trust_remote_code: bool = False
+    """Whether the bases were allowed to run their own code."""
 
     created: str
     """When it began (ISO 8601)."""

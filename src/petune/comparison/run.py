@@ -16,6 +16,7 @@ from petune.backbone.precision import pick_device, pick_dtype
 from petune.checkpoint.manifest import file_digest
 from petune.comparison import machine
 from petune.comparison.assignment import Assignments, threads_of
+from petune.comparison.command import trusting
 from petune.comparison.engines import check_engine, make_engine
 from petune.comparison.estimate import speed
 from petune.comparison.folder import RECIPE, Folder
@@ -49,7 +50,7 @@ def compare(
         resume: go on with the comparison in ``output_dir``; trials that have ended are not run again. Methods, bases
             and seeds may have been added.
         overwrite: replace the comparison that ``output_dir`` holds.
-        retry: with ``resume``, run again what failed or ran out of memory.
+        retry: with ``resume``, run again what failed, ran out of memory or was refused.
         trust_remote_code: let the bases' repositories run their own code.
         watcher: told of every trial.
 
@@ -73,10 +74,10 @@ def compare(
         # Nothing is removed or written before all is known that could be refused.
         if overwrite:
             folder.clear()
-        parts.write(folder.data)
         comparison = Comparison(
             recipe=recipe.keys(),
-            command=_command(folder),
+            command=_command(folder, trust_remote_code=trust_remote_code),
+            trust_remote_code=trust_remote_code,
             created=former.created if former is not None else _now(),
             machine={**machine.facts(recipe.options.device), "threads": threads_of(recipe.options)},
             petune_version=__version__,
@@ -84,6 +85,7 @@ def compare(
             trials=[],
         )
         folder.begin(comparison, recipe.to_yaml())
+        parts.write(folder.data)
         progress = Progress(tracks, _speed(recipe), trials_at_once=engine.trials_at_once)
         study = Study(folder, engine, watcher, progress, retry=retry, share=recipe.options.share_passes)
         watcher.planned(tracks, study.progress)
@@ -92,11 +94,13 @@ def compare(
                 study.run(tracks)
             folder.finish()
         except (KeyboardInterrupt, Interrupted) as error:
-            raise _stopped(error, study, folder) from error
+            raise _stopped(error, study, folder, trust_remote_code=trust_remote_code) from error
         finally:
-            watcher.closed()
             comparison = _with_trials(comparison, list(study.trials.values()), finished=study.complete)
-            write_report(comparison, folder.path)
+            try:
+                watcher.closed()
+            finally:
+                write_report(comparison, folder.path)
     return comparison
 
 
@@ -130,7 +134,7 @@ def plan(
         recipe: a recipe, its keys, or the path of its YAML file.
         resume: as if the comparison in ``output_dir`` went on.
         overwrite: as if the comparison in ``output_dir`` were replaced.
-        retry: as if, with ``resume``, what failed or ran out of memory ran again.
+        retry: as if, with ``resume``, what failed, ran out of memory or was refused ran again.
         trust_remote_code: let the bases' repositories run their own code.
         watcher: told of what is measured for the estimates.
 
@@ -216,8 +220,9 @@ def _speed(recipe: CompareRecipe) -> float:
     return speed(machine.multiplications_per_second(device, pick_dtype(recipe.options.dtype, device)))
 
 
-def _command(folder: Folder) -> str:
-    return shlex.join(["petune", "compare", str(folder.path / RECIPE), "--output-dir", f"{folder.path}-again"])
+def _command(folder: Folder, *, trust_remote_code: bool) -> str:
+    words = ["petune", "compare", str(folder.path / RECIPE), "--output-dir", f"{folder.path}-again"]
+    return trusting(shlex.join(words), trust_remote_code)
 
 
 def _with_trials(comparison: Comparison, trials: list[Trial], *, finished: bool) -> Comparison:
@@ -239,10 +244,11 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _stopped(error: BaseException, study: Study, folder: Folder) -> Interrupted:
+def _stopped(error: BaseException, study: Study, folder: Folder, *, trust_remote_code: bool) -> Interrupted:
     number = error.exit_code - 128 if isinstance(error, Interrupted) else signal.SIGINT
+    line = trusting(shlex.join(["petune", "compare", "--resume", "--output-dir", str(folder.path)]), trust_remote_code)
     return Interrupted(
         f"stopped after {study.progress.ended} of {study.progress.trials} trials, which are kept in {folder.path}. Go"
-        f" on with: petune compare --resume --output-dir {folder.path}",
+        f" on with: {line}",
         number,
     )

@@ -16,7 +16,7 @@ from petune.checkpoint.durable import write_text
 from petune.checkpoint.manifest import file_digest
 from petune.comparison.recipe import DEVELOPMENT_SHARE, TEST_SHARE, CompareOptions
 from petune.data.contents import Content, Pair, Text
-from petune.data.loading import check_source, split_indices
+from petune.data.loading import Part, check_source, split_indices
 from petune.errors import DataError
 
 logger = logging.getLogger("petune")
@@ -91,12 +91,12 @@ def split_rows(options: CompareOptions) -> Parts:
         test = _read(options.test_data, options, ("test", "validation"))
         sources[options.test_data] = _digest_of_source(options.test_data, test)
     else:
-        rows, test = _set_aside(rows, options.test_split or TEST_SHARE, options.data)
+        rows, test = _set_aside(rows, options.test_split or TEST_SHARE, options.data, "test")
     if options.eval_data is not None:
         development = _read(options.eval_data, options, ("validation", "test"))
         sources[options.eval_data] = _digest_of_source(options.eval_data, development)
     else:
-        rows, development = _set_aside(rows, options.validation_split or DEVELOPMENT_SHARE, options.data)
+        rows, development = _set_aside(rows, options.validation_split or DEVELOPMENT_SHARE, options.data, "validation")
     for part, name in ((rows, "training"), (development, "development")):
         _refuse_overlap(test, part, name, allowed=options.allow_overlap)
     return Parts(rows, development, test, sources)
@@ -123,10 +123,10 @@ def content_digest(content: Content) -> str:
     return hashlib.sha256(said.encode()).hexdigest()
 
 
-def _set_aside(rows: Sequence[Row], share: float, source: str) -> tuple[list[Row], list[Row]]:
+def _set_aside(rows: Sequence[Row], share: float, source: str, part: Part) -> tuple[list[Row], list[Row]]:
     """Return the rows that stay and those set aside; equal rows go together."""
     distinct = list(dict.fromkeys(row.digest for row in rows))
-    chosen = {distinct[index] for index in split_indices(len(distinct), share, SPLIT_SEED, source)}
+    chosen = {distinct[index] for index in split_indices(len(distinct), share, SPLIT_SEED, source, part=part)}
     return [row for row in rows if row.digest not in chosen], [row for row in rows if row.digest in chosen]
 
 

@@ -11,9 +11,9 @@ from petune.comparison.plan import Track
 from petune.comparison.record import Trial
 from petune.comparison.search import best
 from petune.comparison.unit import units_of
-from petune.comparison.watching import Progress, Watcher
+from petune.comparison.watching import Progress, Unwatched, Watcher
 
-_AGAIN = ("failed", "out_of_memory")
+_AGAIN = ("failed", "out_of_memory", "refused")
 
 
 @final
@@ -25,7 +25,7 @@ class Study:
         engine: where trials run; None to look only at what has ended.
         watcher: told of every trial.
         progress: kept current.
-        retry: run again what failed or ran out of memory.
+        retry: run again what failed, ran out of memory or was refused.
         share: whether trials of a search may share a pass.
 
     Attributes:
@@ -53,12 +53,21 @@ class Study:
         self.complete = False
 
     def run(self, tracks: Sequence[Track]) -> None:
-        """Run every track, those of a base one behind the other."""
+        """Run every track, those of a base one behind the other.
+
+        Where that is broken off, what had ended in an earlier call is taken in all the same.
+        """
         assert self._engine is not None
-        for name in dict.fromkeys(track.survey.name for track in tracks):
-            of_base = [track for track in tracks if track.survey.name == name]
-            for start in range(0, len(of_base), self._engine.tracks_at_once):
-                self._climb(of_base[start : start + self._engine.tracks_at_once])
+        try:
+            for name in dict.fromkeys(track.survey.name for track in tracks):
+                of_base = [track for track in tracks if track.survey.name == name]
+                for start in range(0, len(of_base), self._engine.tracks_at_once):
+                    self._climb(of_base[start : start + self._engine.tracks_at_once])
+        except BaseException:
+            earlier = Study(self._folder, None, Unwatched(), self.progress, retry=False, share=False)
+            earlier.recall(tracks)
+            self.trials = {**earlier.trials, **self.trials}
+            raise
         self.complete = True
 
     def recall(self, tracks: Sequence[Track]) -> None:
@@ -108,10 +117,13 @@ class Study:
 
     def _give_up(self, track: Track, reason: str) -> None:
         """Record a track that never comes to its final trials."""
-        if self._engine is None:
-            return
         jobs = track.final_jobs(track.candidates[0])
         job = jobs[0].model_copy(update={"settings": track.entry.settings})
+        if self._engine is None:
+            recorded = self._folder.trial(job.id)
+            if recorded is not None:
+                self.trials[recorded.id] = recorded
+            return
         trial = job.record("refused" if track.refusal else "failed", reason=reason)
         self._folder.save(trial)
         self.trials[trial.id] = trial

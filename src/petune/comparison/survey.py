@@ -24,7 +24,7 @@ from petune.evaluation.evaluate import default_metrics, settle
 from petune.evaluation.metrics import HIGHER_IS_WORSE
 from petune.evaluation.options import EvaluationOptions
 from petune.evaluation.predict import are_choices
-from petune.evaluation.scoring import distinct_labels
+from petune.evaluation.scoring import check_labels, distinct_labels
 from petune.tasks.head_task import HeadTask
 from petune.tasks.rows import read_rows_for
 from petune.tasks.task import Task
@@ -211,5 +211,7 @@ def _metric(task: Task, options: CompareOptions, parts: Mapping[str, ExampleSet]
     if not isinstance(task, HeadTask):
         labels = distinct_labels(parts["train"]) if are_choices(parts["train"]) else ()
         for part in ("development", "test"):
-            settle(parts[part], EvaluationOptions(metrics=wanted, labels=labels))
+            metrics, compared = settle(parts[part], EvaluationOptions(metrics=wanted, labels=labels))
+            if any(known.needs == "choices" for known in metrics):
+                check_labels(compared)
     return metric

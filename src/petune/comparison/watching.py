@@ -90,6 +90,7 @@ class Progress:
         """Trials there will be."""
         self.ended = 0
         """Trials that have ended."""
+        self._noted: set[str] = set()
         self._expected = sum(expected)
         self._ended_estimate = 0.0
         self._timed_estimate = 0.0
@@ -101,7 +102,10 @@ class Progress:
         return (cost.seconds or 0.0) + cost.multiplications / self._speed
 
     def note(self, job: Job, trial: Trial) -> None:
-        """Take in a trial that has ended."""
+        """Take in a trial that has ended, once."""
+        if trial.id in self._noted:
+            return
+        self._noted.add(trial.id)
         estimate = self.seconds(job)
         self.ended += 1
         self._ended_estimate += estimate

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.utils import PushToHubMixin
 
 from petune.adapter import Adapter, build_adapter
+from petune.backbone.quantization import unpack
 from petune.checkpoint.folder import load_adapter, save_adapter
 from petune.checkpoint.peft import task_of, task_type_of
 from petune.compat.config import PeftConfig
@@ -235,7 +236,9 @@ class PeftModel(PushToHubMixin, WrappedModel):  # type: ignore[misc]
         wanted = self.active_adapters if adapter_names is None else adapter_names
         self.merge_adapter([name for name in wanted if name not in self.base_model.merged], safe_merge)
         self.base_model.keep_merged()
-        return self.unload()
+        model = self.unload()
+        unpack(model, model.modules())  # transformers saves plain weights alone
+        return model
 
     def unload(self) -> PreTrainedModel:
         """Detach every adapter and return the transformers model as it was."""

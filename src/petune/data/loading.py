@@ -95,25 +95,31 @@ def check_source(
     return rows, checked
 
 
-def split_indices(count: int, share: float, seed: int, source: str) -> list[int]:
-    """Return the sorted indices of the rows set aside for validation; they depend on the arguments alone.
+Part = Literal["validation", "test"]
+"""What rows are set aside for."""
+
+
+def split_indices(count: int, share: float, seed: int, source: str, *, part: Part = "validation") -> list[int]:
+    """Return the sorted indices of the rows set aside; they depend on the arguments alone.
 
     Args:
         count: rows there are.
         share: a share below 1, or a whole number of rows.
         seed: seed of the choice.
         source: name of the rows, for the error.
+        part: what they are set aside for, for the error.
 
     Raises:
-        DataError: no row would be left to train on, or none to validate on.
+        DataError: no row would be left to train on, or none set aside.
     """
     size = round(count * share) if share < 1 else int(share)
     if not 0 < size < count:
+        file = "--test-data" if part == "test" else "--eval-data"
         raise DataError(
-            f"{source}: --validation-split {share:g} would set {size:,} of {count:,} rows aside; both parts "
-            f"need at least one row: give a whole number from 1 to {count - 1:,}, or a file with --eval-data"
+            f"{source}: --{part}-split {share:g} would set {size:,} of {count:,} rows aside; both parts "
+            f"need at least one row: give a whole number from 1 to {count - 1:,}, or a file with {file}"
             if count > 1
-            else f"{source}: one row cannot be split; give validation rows with --eval-data"
+            else f"{source}: one row cannot be split; give {part} rows with {file}"
         )
     return sorted(random.Random(f"validation:{seed}").sample(range(count), size))  # noqa: S311 - a split, not a secret
 

@@ -121,6 +121,11 @@ def generation_config(runner: Runner, options: GenerationOptions, max_new_tokens
         top_p=options.top_p if sampling else 1.0,
         top_k=options.top_k if sampling else 50,  # transformers' own default; another one without sampling warns
         num_beams=options.num_beams,
+        num_return_sequences=1,
+        return_dict_in_generate=False,
+        typical_p=1.0,
+        epsilon_cutoff=0.0,
+        eta_cutoff=0.0,
         repetition_penalty=1.0,  # ours goes with it, which leaves virtual tokens out
         eos_token_id=stop_token_ids(runner, options.stop) or None,
         pad_token_id=runner.tokenizer.pad_token_id,
@@ -130,7 +135,8 @@ def generation_config(runner: Runner, options: GenerationOptions, max_new_tokens
 def stop_token_ids(runner: Runner, stop: Sequence[str]) -> list[int]:
     """Return the ids that end a text: the model's, and stop texts that are special tokens themselves."""
     tokenizer = runner.tokenizer
-    special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    special = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
     return sorted({*end_token_ids(runner), *(special[text] for text in stop if text in special)})
 
 

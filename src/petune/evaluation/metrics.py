@@ -127,6 +127,9 @@ METRICS: dict[str, Metric] = {
 }
 """Every metric of petune, by name."""
 
+_OWN = "metric"
+"""The function of a user's file where none is named."""
+
 HIGHER_IS_WORSE = ("loss", "perplexity")
 """The metrics that should be low."""
 
@@ -137,11 +140,11 @@ def resolve_metric(name: str) -> Metric:
     Raises:
         ConfigError: no such metric, or the user's file cannot be used.
     """
-    path, colon, function = name.rpartition(":")
-    if colon and path.endswith(".py"):
-        return _user_metric(Path(path), function)
-    if name.endswith(".py"):
-        return _user_metric(Path(name), "metric")
+    own = _place_of_own(name)
+    if own is not None:
+        path, function = own
+        called = measured_name(name)
+        return Metric(called, "predictions", f"from {path}", load_user_metric(path, function, called))
     if name not in METRICS:
         raise ConfigError(
             f"unknown metric '{name}'; choose from {', '.join(METRICS)}, or give a function of your own as "
@@ -150,9 +153,20 @@ def resolve_metric(name: str) -> Metric:
     return METRICS[name]
 
 
-def _user_metric(path: Path, function: str) -> Metric:
-    name = path.stem if function == "metric" else function
-    return Metric(name, "predictions", f"from {path}", load_user_metric(path, function, name))
+def measured_name(name: str) -> str:
+    """Return the name of what a metric measures: of a user's own its function, or its file where that is ``metric``."""
+    own = _place_of_own(name)
+    if own is None:
+        return name
+    path, function = own
+    return path.stem if function == _OWN else function
+
+
+def _place_of_own(name: str) -> tuple[Path, str] | None:
+    path, colon, function = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        return Path(path), function
+    return (Path(name), _OWN) if name.endswith(".py") else None
 
 
 def compute(metric: Metric, *arguments: float | Sequence[Answer]) -> dict[str, float]:

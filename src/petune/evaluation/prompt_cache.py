@@ -13,6 +13,7 @@ from petune.backbone.growing_cache import growing_cache, joined_on_the_left
 from petune.data.batching import collate, split_step
 from petune.data.encoding import IGNORED, Encoded
 from petune.evaluation.runner import Runner
+from petune.sites.embeddings import vocabulary_size
 from petune.sites.routing import Routing
 
 
@@ -32,7 +33,8 @@ def prompt_cache(runner: Runner, prompts: Sequence[list[int]]) -> DynamicCache |
         return None
     route = Routing.of(model).route
     batches = split_step(range(len(prompts)), [len(ids) for ids in prompts], max_rows=None, max_tokens=None)
-    if len(batches) > 1 and min(map(len, prompts)) > 1 and route.num_rows in (0, len(prompts)):
+    end_in_text = all(ids[-1] < vocabulary_size(model) for ids in prompts)  # an adapter's tokens are read all at once
+    if len(batches) > 1 and min(map(len, prompts)) > 1 and end_in_text and route.num_rows in (0, len(prompts)):
         joined_on_the_left(cache, [(rows, _read(runner, [prompts[i] for i in rows], rows)) for rows in batches])
     return cache
 

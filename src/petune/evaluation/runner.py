@@ -9,7 +9,9 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from petune.backbone.positions import position_limit
+from petune.errors import ConfigError
 from petune.sites.placement import Combine, Insertion
+from petune.sites.routing import Routing
 
 
 class Runner(Protocol):
@@ -99,7 +101,16 @@ class WithHead:
 
 @contextmanager
 def evaluating(runner: Runner) -> Iterator[None]:
-    """Run the block in evaluation mode and without autograd, then give each module its own mode back."""
+    """Run the block in evaluation mode and without autograd, then give each module its own mode back.
+
+    Raises:
+        ConfigError: rows are routed one by one, and which they are is not known where they are sorted by length.
+    """
+    if Routing.of(runner.model).route.num_rows:
+        raise ConfigError(
+            "rows are routed one by one here, and this sorts them into batches of its own: choose the adapter of all"
+            " rows with activate(...), or call the model itself inside route(...)"
+        )
     training = [module for module in runner.modules() if module.training]
     try:
         for module in training:

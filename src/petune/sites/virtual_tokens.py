@@ -30,7 +30,8 @@ class _Kept:
 
     def is_of(self, source: Source) -> bool:
         # Compared by value: fused optimisers change parameters without counting it as a new version.
-        return all(torch.equal(p, kept) for p, kept in zip(source.parameters(), self.parameters, strict=True))
+        pairs = zip(source.parameters(), self.parameters, strict=True)
+        return all(p.device == kept.device and torch.equal(p, kept) for p, kept in pairs)
 
 
 @final

@@ -100,6 +100,10 @@ class WeightSite:
     def restore(self) -> None:
         """Give the base its own parameter back, whatever stands in for it."""
         assert self.slot is not None
+        module, name = self._places[0]
+        stands_in = module._parameters[name]
+        assert stands_in is not None
+        self._original.data = self._original.data.to(stands_in.device)  # the model may have moved since
         self._set(self._original)
         self.slot.forget_copy()
         self.slot = self._name = None

@@ -144,4 +144,6 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
     """Bring back what :func:`random_state` returned."""
     torch.set_rng_state(state["cpu"])
     if torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([state[key] for key in sorted(state) if key.startswith("cuda:")])
+        for index in range(torch.cuda.device_count()):  # which may be others than when the state was kept
+            if (own := state.get(f"cuda:{index}")) is not None:
+                torch.cuda.set_rng_state(own, index)

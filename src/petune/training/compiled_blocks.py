@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from petune.backbone.structure import Structure
 from petune.errors import ConfigError, ResourceError
 from petune.sites.routing import Routing
+from petune.training.recomputation import replaced
 
 BACKEND = "inductor"
 """What torch.compile uses where nothing else is asked for."""
@@ -64,8 +65,7 @@ def compiled_blocks(model: PreTrainedModel, structure: Structure, *, backend: st
     with ExitStack() as undo:
         for path in structure.blocks:
             block = model.get_submodule(path)
-            undo.callback(block.__dict__.pop, "forward", None)
-            block.forward = _compiled(block.forward, routing, backend)
+            undo.enter_context(replaced(block, {"forward": _compiled(block.forward, routing, backend)}))
         yield
 
 

@@ -29,7 +29,7 @@ from petune.training.foresight import cost, estimated
 from petune.training.memory import large_tensors_given_back, peak_memory
 from petune.training.memory_budget import way_within
 from petune.training.memory_needs import MemoryNeeds, Way
-from petune.training.packing import NextStep, Place, end_to_end, pack
+from petune.training.packing import NextStep, Place, end_to_end, of_like_lengths, pack
 from petune.training.readings import clipped_and_read
 from petune.training.recomputation import gradient_checkpointing, recomputed
 from petune.training.rehearsal import Rehearsal
@@ -83,7 +83,7 @@ class Loop:
         self._accelerator = accelerator
         self._finish = finish
         self._how_to_go_on = how_to_go_on
-        self._forward = accelerator.prepare_model(model)
+        self._forward = accelerator.prepare_model(model, device_placement=False)
         self._tasks = tasks
         self._objectives: dict[str, Objective] = {
             name: task.task.objective(task.headed or model.model, model.plugged_into) for name, task in tasks.items()
@@ -195,7 +195,12 @@ class Loop:
     def _batches(self, steps: Sequence[NextStep], most_tokens: int | None) -> list[list[Place]]:
         """Return the rows of ``steps`` as batches, of at most ``most_tokens`` where that is given."""
         if len(steps) > 1 and self._fit_end_to_end([(step, row) for step in steps for row in step.rows]):
-            return end_to_end(steps, self._model.device, most_tokens)
+            batches = end_to_end(steps, self._model.device, most_tokens)
+            return [
+                part
+                for batch in batches
+                for part in ([batch] if self._fit_end_to_end(batch) else of_like_lengths(batch, most_tokens))
+            ]
         return pack(steps, self._model.device, most_tokens)
 
     def _fit_end_to_end(self, places: Sequence[Place]) -> bool:

@@ -15,6 +15,7 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.errors import ConfigError, PetuneError
+from petune.evaluation.metrics import METRICS
 from petune.sites.embeddings import vocabulary_size
 from petune.sites.placement import Insertion
 from petune.training import output, records
@@ -159,9 +160,8 @@ class OnePass:
         few = None if sample is None else validation(self._model, _own_metrics(entry.draft.tasks), sample[0], options)
         if sample is not None and few is not None:
             run.sample = (partial(_alone, self._model, few), sample[1])
-        accelerator = Accelerator(
-            cpu=self._base.device.type == "cpu", log_with=list(options.report_to) or None, project_dir=str(folder)
-        )
+        # It places nothing: its state is the process's, and the next run may have a base on another device.
+        accelerator = Accelerator(log_with=list(options.report_to) or None, project_dir=str(folder))
         if accelerator.num_processes > 1:
             raise ConfigError("training runs in one process; start it with petune train, not with a launcher")
         run.listeners.add(records.Recorder(run, folder, accelerator), *entry.listeners)
@@ -267,7 +267,7 @@ def _alone(model: AdaptedModel, measure: Evaluate, run: AdapterRun) -> dict[str,
 
 def _own_metrics(tasks: Sequence[RunTask]) -> list[RunTask]:
     """Return the tasks without metrics of the user's own, which may not bear to be called once more."""
-    return [replace(task, metrics=tuple(name for name in task.metrics if ":" not in name)) for task in tasks]
+    return [replace(task, metrics=tuple(name for name in task.metrics if name in METRICS)) for task in tasks]
 
 
 def _summary(result: TrainingResult, recipe: Recipe, run: AdapterRun) -> dict[str, Any]:

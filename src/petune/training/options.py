@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from petune.evaluation.metrics import measured_name
 from petune.training.byte_sizes import read_bytes
 
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
@@ -123,8 +124,8 @@ class TrainingOptions(BaseModel):
 
     @property
     def best_metric(self) -> str:
-        """The name under which ``metric_for_best_model`` is measured: a user's own goes by its function's."""
-        return self.metric_for_best_model.rpartition(":")[2]
+        """The name under which ``metric_for_best_model`` is measured: a user's own goes by its function's or file's."""
+        return measured_name(self.metric_for_best_model)
 
     def measured(self) -> tuple[str, ...]:
         """Return the names of what an evaluation can measure."""

@@ -69,13 +69,15 @@ def pack(steps: Sequence[NextStep], device: torch.device, most_tokens: int | Non
         of_each = ([step for step in steps if step.task == task] for task in tasks)
         return [batch for own in of_each for batch in pack(own, device, most_tokens)]
     places = [(step, row) for step in steps for row in step.rows]
-    lengths = [len(row.input_ids) for _, row in places]
     tokens = min(step.run.options.max_tokens_per_batch for step in steps)
-    limits = [step.most_rows for step in steps]
-    rows = None if None in limits else sum(limit for limit in limits if limit is not None)
     if len(steps) > 1 and device.type == "cpu":
         tokens = min(tokens, max(ENOUGH_TOKENS, *(_largest(step, tokens) for step in steps)))
-    tokens = tokens if most_tokens is None else min(tokens, most_tokens)
+    return _split(places, steps, tokens if most_tokens is None else min(tokens, most_tokens))
+
+
+def _split(places: Sequence[Place], steps: Sequence[NextStep], tokens: int) -> list[list[Place]]:
+    limits, lengths = [step.most_rows for step in steps], [len(row.input_ids) for _, row in places]
+    rows = None if None in limits else sum(limit for limit in limits if limit is not None)
     batches = split_step(range(len(places)), lengths, max_rows=rows, max_tokens=tokens)
     return [[places[i] for i in batch] for batch in batches]
 
@@ -114,3 +116,15 @@ def end_to_end(steps: Sequence[NextStep], device: torch.device, most_tokens: int
         batches[-1].append(place)
         filled += length
     return batches
+
+
+def of_like_lengths(batch: Sequence[Place], most_tokens: int | None = None) -> list[list[Place]]:
+    """Return the rows of a batch that was to lie end to end, and cannot, as batches that may be padded.
+
+    Args:
+        batch: the rows.
+        most_tokens: a limit besides those of the options.
+    """
+    steps = list({id(step): step for step, _ in batch}.values())
+    most = min(step.run.options.max_tokens_per_batch for step in steps)
+    return _split(batch, steps, most if most_tokens is None else min(most, most_tokens))

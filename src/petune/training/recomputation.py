@@ -118,13 +118,13 @@ def _block_recomputed(block: nn.Module) -> Iterator[None]:
         "gradient_checkpointing": True,
         "_gradient_checkpointing_func": partial(checkpoint, use_reentrant=False),
     }
-    with _replaced(block, attributes):
+    with replaced(block, attributes):
         yield
 
 
 @contextmanager
 def _forward_recomputed(module: nn.Module, routing: Routing) -> Iterator[None]:
-    with _replaced(module, {"forward": _recomputing(module.forward, routing)}):
+    with replaced(module, {"forward": _recomputing(module.forward, routing)}):
         yield
 
 
@@ -139,7 +139,7 @@ def _recomputing(forward: Callable[..., Any], routing: Routing) -> Callable[...,
 
 
 @contextmanager
-def _replaced(module: nn.Module, attributes: dict[str, Any]) -> Iterator[None]:
+def replaced(module: nn.Module, attributes: dict[str, Any]) -> Iterator[None]:
     """Give ``module`` attributes of its own inside the block, in front of those of its class."""
     before = {name: module.__dict__[name] for name in attributes if name in module.__dict__}
     module.__dict__.update(attributes)

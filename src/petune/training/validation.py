@@ -5,7 +5,10 @@ from dataclasses import replace
 
 from petune.adapted_model import AdaptedModel
 from petune.evaluation.options import EvaluationOptions
+from petune.evaluation.predict import are_choices
 from petune.evaluation.runner import Runner, WithHead
+from petune.evaluation.scoring import distinct_labels
+from petune.tasks.head_task import HeadTask
 from petune.training.adapter_run import AdapterRun, Evaluate
 from petune.training.options import TrainingOptions
 from petune.training.rows import RunRows
@@ -75,6 +78,14 @@ def _measured(model: AdaptedModel, task: RunTask, rows: RunRows, options: Traini
     perplexity = f"{task.name}/perplexity" if task.name else "perplexity"
     if options.metric_for_best_model == perplexity:
         names.append("perplexity")
-    wanted = EvaluationOptions(metrics=tuple(dict.fromkeys(names)), batch_tokens=options.max_tokens_per_batch)
+    # Labels of the training rows too: the validation rows, or the first of them, may lack some.
+    known = distinct_labels([*rows.examples, *rows.eval_examples]) if _compares_words(rows) else ()
+    wanted = EvaluationOptions(
+        metrics=tuple(dict.fromkeys(names)), labels=known, batch_tokens=options.max_tokens_per_batch
+    )
     found = rows.task.evaluate(runner_for(model, task.name), rows.eval_examples, wanted, rows=rows.eval_rows.rows)
     return dict(found.metrics)
+
+
+def _compares_words(rows: RunRows) -> bool:
+    return not isinstance(rows.task, HeadTask) and rows.eval_examples is not None and are_choices(rows.eval_examples)

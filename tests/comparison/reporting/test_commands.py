@@ -6,6 +6,7 @@ from collections.abc import Callable
 from petune.comparison.record import Comparison, Trial
 from petune.comparison.reporting.commands import uses_of
 from petune.comparison.reporting.contenders import contenders_of
+from petune.comparison.reporting.sections import report_of
 from petune.comparison.reporting.standing import standings_of
 
 MakeTrial = Callable[..., Trial]
@@ -45,3 +46,14 @@ def test_a_base_that_writes_nothing_predicts(make_trial: MakeTrial, make_compari
 def test_without_an_adapter_there_is_nothing_to_use(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:
     (standing,) = standings_of(contenders_of(make_comparison_of(make_trial(scores=[1.0]))))
     assert uses_of(standing) == []
+
+
+def test_a_base_with_code_of_its_own_is_trusted_in_every_line(
+    make_trial: MakeTrial, make_comparison_of: MakeComparison
+) -> None:
+    comparison = make_comparison_of(make_trial(scores=[1.0], adapter="trials/a/adapter"), trust_remote_code=True)
+    report = report_of(comparison)
+    (use,) = report.uses
+    assert all(line.endswith(" --trust-remote-code") for line in use.lines)
+    assert "petune.load('trials/a/adapter', trust_remote_code=True)" in use.python
+    assert report.command(comparison.trials[0]).endswith(" --trust-remote-code")

@@ -91,3 +91,18 @@ def test_verbs_agree_with_their_methods(make_trial: MakeTrial, make_comparison_o
 
 def test_words_are_listed() -> None:
     assert [listed(words) for words in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
+
+
+def test_an_entry_may_be_set_differently_on_each_base(
+    make_trial: MakeTrial, make_comparison_of: MakeComparison
+) -> None:
+    trials = []
+    for base, rate in (("one", 1e-3), ("two", 1e-2)):
+        for r, scores in ((8, [1.0] * 50), (16, [0.0] * 50)):
+            settings = {"r": r, "learning_rate": rate if r == 8 else 1e-3}
+            trials.append(
+                make_trial(base=base, id=f"{base}-{r}", settings=settings, scores=scores, entry=f"lora r={r}")
+            )
+    (sentence,) = reading_across(standings_of(contenders_of(make_comparison_of(*trials))))
+    assert sentence.text == "LoRA is best, or within the noise of the best, on each of the 2 bases."
+    assert [(row.base, row.entry) for row in sentence.rows] == [("one", "lora r=8"), ("two", "lora r=8")]

@@ -7,6 +7,7 @@ import pytest
 from petune.comparison.record import Comparison, CurvePoint, Trial
 from petune.comparison.reporting.contenders import contenders_of
 from petune.comparison.reporting.reading_training import overfits, still_falling, training_sentences
+from petune.comparison.reporting.searched import searches_of
 from petune.comparison.reporting.standing import standings_of
 
 MakeTrial = Callable[..., Trial]
@@ -101,3 +102,23 @@ def test_a_choice_at_the_edge_of_the_search_is_told(
         [] if edge is None else [f"Chosen at the edge of what was tried: {edge}. A wider search may find better."]
     )
     assert said(make_comparison_of(*tried, final)) == expected
+
+
+def test_an_edge_is_of_what_the_entry_s_own_search_tried(
+    make_trial: MakeTrial, make_comparison_of: MakeComparison
+) -> None:
+    trials = []
+    for tokens, rates, chosen in ((5, (1e-3, 1e-2, 1e-1), 1e-2), (100, (1e-3, 1e-2), 1e-2)):
+        own = {"entry": f"prefix_tuning num_virtual_tokens={tokens}"}
+        for rate in rates:
+            settings = {"num_virtual_tokens": tokens, "learning_rate": rate}
+            fields = {"id": f"s{tokens}-{rate}", "stage": "search", "rung": 0, "development": {"accuracy": 0.5}}
+            trials.append(make_trial("prefix_tuning", settings=settings, **fields, **own))
+        settings = {"num_virtual_tokens": tokens, "learning_rate": chosen}
+        trials.append(make_trial("prefix_tuning", id=f"f{tokens}", settings=settings, scores=[1.0], **own))
+    comparison = make_comparison_of(*trials)
+    (standing,) = standings_of(contenders_of(comparison))
+    (edge,) = [s.text for s in training_sentences(standing) if "edge" in s.text]
+    assert "the largest learning_rate of Prefix tuning (num_virtual_tokens 100) (0.01)" in edge
+    assert "num_virtual_tokens of" not in edge
+    assert [len(search.candidates) for search in searches_of(standing.contenders)] == [3, 2]

@@ -6,6 +6,7 @@ import pytest
 
 from petune.comparison.record import Comparison, Trial
 from petune.comparison.reporting.contenders import contenders_of
+from petune.comparison.reporting.reading_quality import quality_sentences
 from petune.comparison.reporting.standing import Standing, standings_of
 
 MakeTrial = Callable[..., Trial]
@@ -48,6 +49,22 @@ def test_the_least_is_sought_within_the_noise(three: Callable[..., Standing]) ->
     assert least is not None
     assert least.method == "ia3"
     assert standing.least(lambda trial: trial.seconds) is None
+
+
+def test_rows_may_score_better_than_those_of_the_best(
+    make_trial: MakeTrial, make_comparison_of: MakeComparison
+) -> None:
+    trials = (
+        make_trial("lora", scores=[1.0] * 100, test={"loss": 1.5}, metric="loss", higher_is_better=False),
+        make_trial("ia3", scores=[0.9] * 100, test={"loss": 1.6}, metric="loss", higher_is_better=False),
+    )
+    (standing,) = standings_of(contenders_of(make_comparison_of(*trials)))
+    assert [[c.method for c in group] for group in (standing.ties, standing.behind, standing.ahead)] == [
+        [], [], ["ia3"],
+    ]  # fmt: skip
+    said = [sentence.text for sentence in quality_sentences(standing)]
+    assert "By the rows' mean score, and by more than the noise, IA3 is ahead of LoRA." in said
+    assert not any("No other method" in text or "Behind" in text for text in said)
 
 
 def test_numbers_go_on_from_base_to_base(comparison: Comparison) -> None:

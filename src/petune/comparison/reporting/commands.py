@@ -4,6 +4,7 @@ import shlex
 from dataclasses import dataclass
 from typing import final
 
+from petune.comparison.command import trusting
 from petune.comparison.reporting.contenders import Contender
 from petune.comparison.reporting.standing import Standing
 
@@ -28,16 +29,21 @@ class Use:
     """The same as a program."""
 
 
-def uses_of(standing: Standing) -> list[Use]:
-    """Return how to use the best and, where it is another, the smallest within its noise."""
+def uses_of(standing: Standing, *, trust_remote_code: bool = False) -> list[Use]:
+    """Return how to use the best and, where it is another, the smallest within its noise.
+
+    Args:
+        standing: the contenders of a base.
+        trust_remote_code: whether the base needs its own code to be trusted.
+    """
     best, smallest = standing.best, standing.least(lambda trial: trial.bytes_stored)
     chosen = {} if best is None else {best: f"the best on {standing.base}"}
     if smallest is not None:
         chosen.setdefault(smallest, f"the smallest within the noise of the best on {standing.base}")
-    return [use for contender, why in chosen.items() if (use := _use(contender, why)) is not None]
+    return [use for contender, why in chosen.items() if (use := _use(contender, why, trust_remote_code)) is not None]
 
 
-def _use(contender: Contender, why: str) -> Use | None:
+def _use(contender: Contender, why: str, trust_remote_code: bool) -> Use | None:
     trial = contender.kept
     if trial is None or trial.adapter is None:
         return None
@@ -47,5 +53,6 @@ def _use(contender: Contender, why: str) -> Use | None:
     if trial.generation_tokens_per_second is not None:
         lines.insert(0, f'petune generate --adapter {path} --prompt "..."')
         call = 'petune.generate(model, ["..."])[0].text'
-    python = f"import petune\n\nmodel = petune.load({trial.adapter!r})\nprint({call})"
-    return Use(contender, why, tuple(lines), python)
+    trust = ", trust_remote_code=True" if trust_remote_code else ""
+    python = f"import petune\n\nmodel = petune.load({trial.adapter!r}{trust})\nprint({call})"
+    return Use(contender, why, tuple(trusting(line, trust_remote_code) for line in lines), python)

@@ -41,7 +41,12 @@ class Contender:
     """The trials that are compared, by seed; empty where none was reached."""
 
     search: tuple[Trial, ...]
-    """The trials that searched for the settings of the method on the base."""
+    """The trials that searched for its settings: those of its entry in the recipe."""
+
+    @property
+    def entry(self) -> str:
+        """The entry of the recipe that it belongs to."""
+        return next((trial.entry for trial in (*self.trials, *self.search)), "")
 
     @property
     def done(self) -> tuple[Trial, ...]:
@@ -122,12 +127,12 @@ def title_of(method: str) -> str:
 def contenders_of(comparison: Comparison) -> list[Contender]:
     """Return the contenders in the order in which their bases and methods first appear, and numbered so."""
     groups: dict[tuple[str, str], dict[str, list[Trial]]] = {}
-    searches: dict[tuple[str, str], list[Trial]] = {}
+    searches: dict[tuple[str, str], dict[str, list[Trial]]] = {}
     for trial in comparison.trials:
         pair = (trial.base, trial.method)
         variants = groups.setdefault(pair, {})
         if trial.stage == "search":
-            searches.setdefault(pair, []).append(trial)
+            searches.setdefault(pair, {}).setdefault(trial.entry, []).append(trial)
         else:
             variants.setdefault(_identity(trial), []).append(trial)
     found: list[Contender] = []
@@ -135,11 +140,14 @@ def contenders_of(comparison: Comparison) -> list[Contender]:
         for pair, variants in groups.items():
             if pair[0] != base:
                 continue
-            ordered = [tuple(sorted(trials, key=lambda trial: trial.seed)) for trials in variants.values()] or [()]
-            apart = _differing(trials[0] for trials in ordered if trials)
+            ordered = [tuple(sorted(trials, key=lambda trial: trial.seed)) for trials in variants.values()]
+            apart = _differing(trials[0] for trials in ordered)
+            of_pair = searches.get(pair, {})
             for trials in ordered:
-                label = _label(pair[1], trials, apart)
-                found.append(Contender(len(found) + 1, *pair, label, trials, tuple(searches.get(pair, ()))))
+                label, search = _label(pair[1], trials, apart), of_pair.get(trials[0].entry, ())
+                found.append(Contender(len(found) + 1, *pair, label, trials, tuple(search)))
+            for entry in of_pair.keys() - {trials[0].entry for trials in ordered}:
+                found.append(Contender(len(found) + 1, *pair, _label(pair[1], (), apart), (), tuple(of_pair[entry])))
     return found
 
 

@@ -137,7 +137,7 @@ def _commands(report: Report) -> Iterator[str]:
         for contender in section.standing.contenders:
             if contender.trials:
                 yield f"{_name(contender.number, contender.label)} on {escaped(contender.base)}:"
-                yield fenced("\n".join(trial.command for trial in contender.trials), "bash")
+                yield fenced("\n".join(map(report.command, contender.trials)), "bash")
 
 
 def _about(report: Report) -> Iterator[str]:

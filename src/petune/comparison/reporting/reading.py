@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from petune.comparison.reporting.contenders import Contender, title_of
 from petune.comparison.reporting.reading_quality import quality_sentences
 from petune.comparison.reporting.reading_training import training_sentences
 from petune.comparison.reporting.reading_use import use_sentences
@@ -19,7 +20,8 @@ def reading_across(standings: Sequence[Standing]) -> list[Sentence]:
     if len(standings) < 2 or any(standing.best is None for standing in standings):
         return []
     tops = [[c for c in standing.ranked if c == standing.best or c in standing.ties] for standing in standings]
-    everywhere = [c.label for c in tops[0] if all(c.label in {other.label for other in top} for top in tops[1:])]
+    by_entry = [{(c.method, c.entry): c for c in top} for top in tops]
+    everywhere = [entry for entry in by_entry[0] if all(entry in others for others in by_entry[1:])]
     if not everywhere:
         return [
             Sentence(
@@ -28,6 +30,13 @@ def reading_across(standings: Sequence[Standing]) -> list[Sentence]:
             )
         ]
     verb = "is" if len(everywhere) == 1 else "are"
-    rows = tuple(c for top in tops for c in top if c.label in everywhere)
-    text = f"{listed(everywhere)} {verb} best, or within the noise of the best, on each of the {len(standings)} bases."
+    rows = tuple(of_base[entry] for of_base in by_entry for entry in everywhere)
+    names = dict.fromkeys(_name_of([of_base[entry] for of_base in by_entry]) for entry in everywhere)
+    text = f"{listed(names)} {verb} best, or within the noise of the best, on each of the {len(standings)} bases."
     return [Sentence(text, rows)]
+
+
+def _name_of(contenders: Sequence[Contender]) -> str:
+    """Return one name for the same entry on several bases, whose searches may have chosen different settings."""
+    same = len({contender.label for contender in contenders}) == 1
+    return contenders[0].label if same else title_of(contenders[0].method)

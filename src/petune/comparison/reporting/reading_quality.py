@@ -40,16 +40,21 @@ def _lead(standing: Standing, best: Contender) -> Sentence:
 
 
 def _noise(standing: Standing, best: Contender) -> Iterator[Sentence]:
-    ties, behind = standing.ties, standing.behind
+    ties, behind, ahead = standing.ties, standing.behind, standing.ahead
+    of_rows = "" if standing.scores_are_the_metric else ", by the rows' mean score"
     if ties:
         within = f"{labels(ties)} {agreeing(ties, 'is', 'are')} within the noise of {best.label}"
         text = f"{within}: the test rows and the seeds do not tell them apart."
         yield Sentence(text, (best, *ties))
-    elif behind:
+    elif behind and not ahead:
         yield Sentence(f"No other method is within the noise of {best.label}.", (best, *behind))
     if behind:
         distances = listed(f"{c.label} by {number(abs(standing.differences[c.number].mean))}" for c in behind)
-        yield Sentence(f"Behind {best.label} by more than the noise: {distances}.", (best, *behind))
+        yield Sentence(f"Behind {best.label} by more than the noise{of_rows}: {distances}.", (best, *behind))
+    if ahead:
+        verb = agreeing(ahead, "is", "are")
+        text = f"By the rows' mean score, and by more than the noise, {labels(ahead)} {verb} ahead of {best.label}."
+        yield Sentence(text, (best, *ahead))
     unknown = tuple(c for c in standing.ranked[1:] if c.number not in standing.differences)
     if unknown:
         text = f"How sure the distance of {labels(unknown)} is cannot be said: no scores of the same rows and seeds."
@@ -104,7 +109,9 @@ def _floor(standing: Standing, best: Contender) -> Iterator[Sentence]:
         within = f"{floor.label} {agreeing([floor], 'is', 'are')} within the noise of {best.label}"
         yield Sentence(f"No training is shown to help: {within}.", (best, floor))
     elif floor in standing.behind:
-        gain = number(abs(standing.differences[floor.number].mean))
+        assert best.quality is not None
+        assert floor.quality is not None
+        gain = number(abs(best.quality.mean - floor.quality.mean))
         yield Sentence(
             f"Training is worth {gain} of {standing.metric}: from {floor.label} to {best.label}.", (floor, best)
         )

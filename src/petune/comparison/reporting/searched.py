@@ -29,7 +29,7 @@ class Candidate:
 @final
 @dataclass(frozen=True, slots=True)
 class Search:
-    """The search of one method on one base."""
+    """The search of one entry of the recipe on one base."""
 
     contender: Contender
 
@@ -46,11 +46,11 @@ class Search:
 
 
 def searches_of(contenders: Sequence[Contender]) -> list[Search]:
-    """Return the search behind each contender; several of one method have one search, which stands with the first."""
-    first: dict[tuple[str, str], Contender] = {}
+    """Return the search behind each contender; several of one entry have one search, which stands with the first."""
+    first: dict[tuple[str, str, str], Contender] = {}
     for contender in contenders:
         if not contender.untrained:
-            first.setdefault((contender.base, contender.method), contender)
+            first.setdefault((contender.base, contender.method, contender.entry), contender)
     return [_search(contender, contender.search, contenders) for contender in first.values() if contender.search]
 
 
@@ -62,7 +62,7 @@ def _search(contender: Contender, trials: Sequence[Trial], contenders: Sequence[
     chosen = frozenset(
         settings_key(c.settings)
         for c in contenders
-        if (c.base, c.method) == (contender.base, contender.method) and c.trials
+        if (c.base, c.method, c.entry) == (contender.base, contender.method, contender.entry) and c.trials
     )
     candidates = []
     for key, members in groups.items():

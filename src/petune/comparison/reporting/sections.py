@@ -7,6 +7,7 @@ from typing import final
 
 import yaml
 
+from petune.comparison.command import trusting
 from petune.comparison.record import Comparison, Trial
 from petune.comparison.reporting.answers import Asked, answers_of
 from petune.comparison.reporting.columns import Line, Table, lines_of
@@ -98,6 +99,10 @@ class Report:
             f"{_of_sharing(self.comparison.trials)}"
         )
 
+    def command(self, trial: Trial) -> str:
+        """Return the line that repeats a trial alone."""
+        return trusting(trial.command, self.comparison.trust_remote_code)
+
     @property
     def recipe(self) -> str:
         """What was asked for, as YAML."""
@@ -139,7 +144,9 @@ def report_of(comparison: Comparison) -> Report:
         sections=sections,
         across=reading_across(standings),
         searches=[(base, [search for search in searches if search.contender.base == base]) for base in bases],
-        uses=[use for standing in standings for use in uses_of(standing)],
+        uses=[
+            use for standing in standings for use in uses_of(standing, trust_remote_code=comparison.trust_remote_code)
+        ],
         facts=_facts(comparison),
     )
 

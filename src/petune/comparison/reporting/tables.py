@@ -128,7 +128,7 @@ COST = Table(
     "cost",
     "Cost",
     (
-        mean_column("Peak memory", "most held while training", lambda t: t.peak_memory_bytes, size, "low"),
+        mean_column("Peak memory", "most held, evaluations included", lambda t: t.peak_memory_bytes, size, "low"),
         mean_column("Training time", "evaluations left out", lambda t: t.seconds, duration, "low"),
         mean_column("Training speed", "tokens per second", lambda t: t.tokens_per_second, _per_second, "high"),
         mean_column(
