@@ -54,7 +54,9 @@ def test_every_method_trains_as_on_a_cpu(
     found = []
     for device in (CPU, DEVICE):
         options = keys(method=method, max_steps=4, output_dir=str(tmp_path / str(len(found))), **own)
-        found.append(learned(train(options, base=on(tiny_base_for(method), device)).history))
+        result = train(options, base=on(tiny_base_for(method), device))
+        assert result.model.device.type == device.type, "what is trained lies where its base lay"
+        found.append(learned(result.history))
     for here, there in zip(*found, strict=True):
         assert there == pytest.approx(here, rel=2e-3)
 
@@ -69,6 +71,7 @@ def test_adapters_train_together_as_on_a_cpu(
         outcomes = train_many(recipes, base=on(tiny_base(), device))
         results = [outcome.result for outcome in outcomes]
         assert None not in results
+        assert all(result.model.device.type == device.type for result in results if result is not None)
         found.append([learned(result.history) for result in results if result is not None])
     for here, there in zip(*found, strict=True):
         assert [n for step in there for n in step] == pytest.approx([n for step in here for n in step], rel=5e-3)
