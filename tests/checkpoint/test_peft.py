@@ -56,6 +56,14 @@ def test_config_says_what_peft_needs(tiny_base: Callable[..., Base], tmp_path: P
     assert written(tmp_path / "b", tiny_base(), lora_alpha=0.5)["lora_alpha"] == 0.5
 
 
+def test_patterns_keep_their_order(tiny_base: Callable[..., Base], tmp_path: Path) -> None:
+    # The first that fits counts, there as here.
+    patterns = {"q_proj": 64, ".*": 8}
+    content = written(tmp_path, tiny_base(), target_modules="attention", alpha_pattern=patterns)
+    assert list(content["alpha_pattern"].items()) == list(patterns.items())
+    assert list(content) == sorted(content)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

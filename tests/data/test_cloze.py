@@ -143,8 +143,9 @@ def test_rows_that_are_too_long(encode: Callable[..., EncodedSet]) -> None:
 
 
 def test_rows_without_an_answer_are_left_out_and_told(encode: Callable[..., EncodedSet]) -> None:
-    options = {"template": "{{ text }} {{ mask }}", "target": " {{ label }}", "labels": ()}
-    found = encode(rows=[*ROWS, {"text": "a film", "label": " "}], **options)
+    options = {"template": "{{ film }} {{ mask }}", "target": " {{ said }}", "labels": ()}
+    rows = [{"film": row["text"], "said": row["label"]} for row in ROWS]
+    found = encode(rows=[*rows, {"film": "a film", "said": " "}], **options)
     assert (len(found.rows), found.report.dropped) == (2, {"nothing to learn (the target is empty)": 1})
 
 

@@ -1,4 +1,7 @@
+import pytest
+
 from petune.data.conversation import Conversation, parse_messages, parse_sharegpt
+from petune.data.problems import RowProblem
 
 USER = {"role": "user", "content": "hello"}
 ASSISTANT = {"role": "assistant", "content": "good morning"}
@@ -23,6 +26,12 @@ def test_sharegpt_becomes_messages():
         {"role": "assistant", "content": "so"},
         {"role": "user", "content": "bye"},
     )
+
+
+def test_a_system_text_of_another_kind_is_told():
+    row = {"system": ["be brief"], "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
+    with pytest.raises(RowProblem, match=r"'system' is .*list.*, expected a string"):
+        parse_sharegpt(row, True)
 
 
 def test_text_parts_are_joined_and_nulls_left_out():

@@ -151,3 +151,17 @@ def test_rows_that_do_not_fit_their_layout(layout, row, reason):
         LAYOUTS[layout].parse(row, True)
     assert reason in caught.value.reason
     assert caught.value.fix
+
+
+def test_rows_to_predict_may_lack_the_column_that_a_target_is_mapped_from():
+    mapped = map_columns(rows({"review": "dull"}), {"text": "review", "label": "stars"}, require_target=False)
+    assert mapped.columns == ("review", "text")
+    with pytest.raises(DataError, match="--columns names 'revew' for 'text'"):
+        map_columns(rows({"review": "dull"}), {"text": "revew", "label": "stars"}, require_target=False)
+
+
+def test_a_label_is_told_without_the_blanks_around_it():
+    parse = LAYOUTS["text-label"].parse
+    assert parse({"text": "good film", "label": " positive "}, True) == {"text": "good film", "label": "positive"}
+    with pytest.raises(RowProblem, match="'label' is empty"):
+        parse({"text": "good film", "label": "  "}, True)

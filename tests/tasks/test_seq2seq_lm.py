@@ -1,5 +1,6 @@
 """Targets written for prompts by encoder-decoders."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,6 +117,26 @@ def test_rows_that_cannot_be_used(tiny_base: Callable[..., Base]) -> None:
     cut = TASK.encode(examples(("a" * 20, "b" * 20)), tokenizer, labels=(), max_length=9, overlong="truncate").rows
     assert [(len(row.input_ids), len(row.labels)) for row in cut] == [(9, 9)]
     assert cut[0].input_ids[-1] == tokenizer.eos_token_id
+    # A target that is cut is a row that is cut, though its prompt is whole, and however long that is.
+    for target in ("b" * 20, "b" * 8):
+        found = TASK.encode(examples(("a" * 8, target)), tokenizer, labels=(), max_length=9, overlong="truncate")
+        assert (found.cut, found.report.rows_cut) == (({"x:0"}, 1) if len(target) > 9 else (set(), 0))
     kept = TASK.encode(examples(("a", "b"), ("a", "")), tokenizer, labels=(), max_length=9)
     assert (len(kept.rows), sum(kept.report.dropped.values())) == (1, 1)
     assert IGNORED not in kept.rows[0].labels
+
+
+def test_words_stand_for_labels(tiny_base: Callable[..., Base]) -> None:
+    base, words = tiny_base("t5"), {"yes": "great", "no": "bad"}
+    row = Example("x:0", (), "film", "yes", "yes", {}, add_special_tokens=True, words=words)
+    data = ExampleSet([row], source="x.jsonl", layout="text-label")
+    (encoded,) = TASK.encode(data, base.tokenizer, labels=(), max_length=99).rows
+    assert base.tokenizer.decode(encoded.labels, skip_special_tokens=True) == "great"
+    plain = examples(("film", "great"), ("film", "bad"))
+    model = AdaptedModel(base)
+    options = EvaluationOptions(metrics=("accuracy",), labels=("yes", "no"))
+    (answer,) = TASK.evaluate(model, data, options).predictions
+    likely = log_likelihoods(model, TASK.encode(plain, base.tokenizer, labels=(), max_length=99).rows, batch_tokens=99)
+    assert answer.prediction == ("yes" if likely[0] > likely[1] else "no")
+    assert answer.probabilities is not None
+    assert answer.probabilities["yes"] == pytest.approx(1 / (1 + math.exp(likely[1] - likely[0])), abs=1e-5)

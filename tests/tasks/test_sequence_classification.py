@@ -203,6 +203,8 @@ def test_rows_that_cannot_be_used(tiny_base: Callable[..., Base], rows: Make, ba
     recipe = {"model": base_folder("bert"), "data": rows(same, "same"), "output_dir": "never"}
     with pytest.raises(DataError, match=r"1 distinct label \(x\); a classification needs two at least"):
         train(recipe)
+    with pytest.raises(DataError, match=r"--verbalizer gives words .* head has no words: leave"):
+        train({**recipe, "data": rows("reviews"), "verbalizer": {"pos": "great", "neg": "bad"}})
     with pytest.raises(
         ConfigError, match="metric 'bleu' is not of the task sequence_classification; choose from loss, a"
     ):

@@ -81,7 +81,7 @@ def to_json(layout: Layout, adapter: Adapter, base: Base) -> str:
         "trainable_token_indices": {path: slot.indices.tolist() for path, slot in own.items()} or None,
     }
     content |= {field: value for field, value in besides.items() if field in layout.besides}
-    return json.dumps(content, indent=2, sort_keys=True) + "\n"
+    return json.dumps(dict(sorted(content.items())), indent=2) + "\n"  # of patterns, the first that fits counts
 
 
 def to_tensors(layout: Layout, adapter: Adapter, structure: Structure) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ def generate(
     checked(GenerationOptions, generating)
     from petune import api
 
-    texts = [sys.stdin.read() if text == "-" else text for text in prompt]
+    texts = [sys.stdin.read().removesuffix("\n") if text == "-" else text for text in prompt]
     model = load_model(loading)
     if chat:
         answers = api.generate(model, [[{"role": "user", "content": text}] for text in texts], **generating)

@@ -111,7 +111,10 @@ class PeftConfig:
         Raises:
             OutputFolderError, ResourceError: it cannot be written.
         """
-        write_text(Path(save_directory) / CONFIG_FILE, json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n")
+        # The keys of patterns keep their order: the first that fits counts.
+        write_text(
+            Path(save_directory) / CONFIG_FILE, json.dumps(dict(sorted(self.to_dict().items())), indent=2) + "\n"
+        )
 
     @classmethod
     def from_pretrained(

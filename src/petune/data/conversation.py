@@ -46,7 +46,9 @@ def parse_sharegpt(row: Mapping[str, Any], require_target: bool) -> Conversation
     """
     messages: list[Mapping[str, Any]] = []
     system = row.get("system")
-    if isinstance(system, str) and system:
+    if system is not None and not isinstance(system, str):
+        raise RowProblem(f"'system' is {kind(system)}, expected a string", "write it in quotes")
+    if system:
         messages.append({"role": "system", "content": system})
     for i, turn in enumerate(_turn_list(row["conversations"], "conversations")):
         place = f"conversations[{i}]"

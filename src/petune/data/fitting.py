@@ -32,10 +32,7 @@ def text_ids(
     examples: Sequence[Example], tokenizer: "PreTrainedTokenizerBase", insertions: Sequence[Insertion] = ()
 ) -> list[list[int]]:
     """Return the token ids of each prompt as a text of its own, virtual tokens of the first version included."""
-    texts = [
-        replace(example, segments=(Segment(example.prompt, learned=False),), add_special_tokens=True)
-        for example in examples
-    ]
+    texts = [replace(example, segments=(Segment(example.prompt, learned=False),)) for example in examples]
     return [tokens.ids for tokens in tokenise([with_virtual_tokens(text, insertions) for text in texts], tokenizer)]
 
 

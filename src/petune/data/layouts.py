@@ -85,8 +85,12 @@ def choose_layout(
     )
 
 
-def map_columns(rows: Rows, columns: Mapping[str, str] | None, *, has_template: bool = False) -> Rows:
+def map_columns(
+    rows: Rows, columns: Mapping[str, str] | None, *, has_template: bool = False, require_target: bool = True
+) -> Rows:
     """Return rows in which each role of ``columns`` (role to column) is a column too.
+
+    Without ``require_target`` the column of a target may be missing.
 
     Raises:
         DataError: a role is none of the layouts', or a column is not in the rows.
@@ -99,13 +103,15 @@ def map_columns(rows: Rows, columns: Mapping[str, str] | None, *, has_template: 
             raise DataError(
                 f"--columns maps '{role}', which no layout has.{nearest(role, known)} Roles: {', '.join(sorted(known))}"
             )
-        if column not in rows.columns:
+        may_be_missing = not require_target and any(role in layout.target_columns for layout in LAYOUTS.values())
+        if column not in rows.columns and not may_be_missing:
             raise DataError(
                 f"{rows.source}: --columns names '{column}' for '{role}', and there is no such column."
                 f"{nearest(column, rows.columns)} Columns: {', '.join(rows.columns)}"
             )
     mapped = [{**row, **{role: row[column] for role, column in columns.items() if column in row}} for row in rows.rows]
-    return Rows(rows.source, rows.place, tuple(dict.fromkeys((*rows.columns, *columns))), mapped, rows.numbers)
+    there = [role for role, column in columns.items() if column in rows.columns]
+    return Rows(rows.source, rows.place, tuple(dict.fromkeys((*rows.columns, *there))), mapped, rows.numbers)
 
 
 def _named_layout(name: str, columns: tuple[str, ...], source: str, require_target: bool) -> Layout:
@@ -159,6 +165,7 @@ def _parse_text_label(row: Mapping[str, Any], require_target: bool) -> Slots:
         return {"text": text, "label": None}
     if "label" not in row:
         raise RowProblem("no column 'label'", "give each row its label")
+    label = label.strip() if isinstance(label, str) else label
     if not isinstance(label, str | int | float) or label == "":
         got = "empty" if label == "" else kind(label)
         raise RowProblem(f"'label' is {got}, expected a string or a number", "give each row its label")

@@ -188,7 +188,7 @@ def _check(
 
 
 def _check_rows(rows: Rows, source: str, options: DataOptions, require_target: bool, problems: Problems) -> CheckedRows:
-    rows = map_columns(rows, options.columns, has_template=options.template is not None)
+    rows = map_columns(rows, options.columns, has_template=options.template is not None, require_target=require_target)
     layout = choose_layout(rows.columns, options, source=source, require_target=require_target)
     parser = RowParser(layout, options, rows.columns, require_target=require_target)
     contents: list[Content] = []

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from petune.data.encoding import Encoded, EncodedSet, marked_text
@@ -46,8 +47,9 @@ def encode_pairs(
     if not answered:
         raise DataError(f"{examples.source}: none of {len(examples):,} rows has a target; see --columns and --target")
     rows = pairs(answered, tokenizer, insertions)
+    targets = {row.origin: row.labels for row in rows}
     fitted = fit(
-        rows,
+        [row.unlabelled() for row in rows],  # the target has a length of its own
         tokenizer,
         max_length=max_length,
         overlong=overlong,
@@ -55,23 +57,25 @@ def encode_pairs(
         room=room,
         source=examples.source,
     )
-    long = [row for row in fitted.rows if len(row.labels) > max_length]
+    whole = [replace(row, labels=targets[row.origin]) for row in fitted.rows]
+    long = [row for row in whole if len(row.labels) > max_length]
     if long and overlong == "error":
         raise DataError(
             f"{len(long):,} of {len(rows):,} targets are longer than {max_length:,} tokens, the first at"
             f" {long[0].origin}; raise --max-length, or choose --overlong drop or truncate"
         )
     if overlong == "drop":
-        kept = [row for row in fitted.rows if len(row.labels) <= max_length]
+        kept = [row for row in whole if len(row.labels) <= max_length]
         dropped[f"target longer than the maximum length of {max_length:,} tokens"] += len(long)
     else:
-        kept = [Encoded(row.input_ids, row.labels[:max_length], row.origin) for row in fitted.rows]
+        kept = [replace(row, labels=row.labels[:max_length]) for row in whole]
     if not kept:
         raise DataError(f"{examples.source}: every row is longer than {max_length:,} tokens; choose another --overlong")
+    cut = fitted.cut | {row.origin for row in long if overlong == "truncate"}
     target = tokenizer.decode(kept[0].labels, clean_up_tokenization_spaces=False)
     return encoded_set(
         examples,
-        Fitted(kept, fitted.cut, fitted.dropped + dropped),
+        Fitted(kept, cut, fitted.dropped + dropped),
         max_length=max_length,
         label_tokens=sum(len(row.labels) for row in kept),
         shown=f"{marked_text(kept[0].unlabelled(), tokenizer, insertions)} ⟦{target}⟧",
@@ -87,7 +91,8 @@ def pairs(
     for start in range(0, len(examples), _CHUNK):
         chunk = examples[start : start + _CHUNK]
         prompts = text_ids(chunk, tokenizer, insertions)
-        targets = tokenizer(text_target=[example.target or "" for example in chunk], verbose=False)["input_ids"]
+        answers = [example.words.get(example.target or "", example.target or "") for example in chunk]
+        targets = tokenizer(text_target=answers, verbose=False)["input_ids"]
         for example, ids, target in zip(chunk, prompts, targets, strict=True):
             rows.append(Encoded(ids, _ended(list(target), tokenizer.eos_token_id), example.origin))
     return rows

@@ -37,7 +37,16 @@ class SequenceClassification(HeadTask):
     default_metrics = ("loss", "accuracy", "f1")
 
     def reading(self, options: DataOptions) -> DataOptions:
-        """Return the options with the bare text as template: nothing asks a head for a label."""
+        """Return the options with the bare text as template: nothing asks a head for a label.
+
+        Raises:
+            DataError: words are given that stand for labels.
+        """
+        if options.verbalizer is not None:
+            raise DataError(
+                "--verbalizer gives words that stand for labels, and a classification head has no words: leave it out,"
+                " or choose --task masked_lm or causal_lm"
+            )
         if options.template is not None or options.target is not None:
             return options
         return options.model_copy(update={"template": "{{ text }}", "target": "{{ label }}"})
