@@ -144,10 +144,12 @@ def contenders_of(comparison: Comparison) -> list[Contender]:
             apart = _differing(trials[0] for trials in ordered)
             of_pair = searches.get(pair, {})
             for trials in ordered:
-                label, search = _label(pair[1], trials, apart), of_pair.get(trials[0].entry, ())
-                found.append(Contender(len(found) + 1, *pair, label, trials, tuple(search)))
-            for entry in of_pair.keys() - {trials[0].entry for trials in ordered}:
-                found.append(Contender(len(found) + 1, *pair, _label(pair[1], (), apart), (), tuple(of_pair[entry])))
+                label, own = _label(pair[1], trials, apart), of_pair.get(trials[0].entry, ())
+                found.append(Contender(len(found) + 1, *pair, label, trials, tuple(own)))
+            reached = {trials[0].entry for trials in ordered}
+            for entry, search in of_pair.items():
+                if entry not in reached:
+                    found.append(Contender(len(found) + 1, *pair, _label(pair[1], (), apart), (), tuple(search)))
     return found
 
 

@@ -46,14 +46,16 @@ class Standing:
     @property
     def behind(self) -> tuple[Contender, ...]:
         """Those behind the best by more than the noise."""
-        apart = [c for c in self.ranked if c.number in self.differences and c not in self.ties]
-        return tuple(c for c in apart if c not in self.ahead)
+        return tuple(c for c in self._apart if c not in self.ahead)
 
     @property
     def ahead(self) -> tuple[Contender, ...]:
         """Those whose rows score better than the best's, where the metric is no mean over rows."""
-        far = [c for c in self.ranked if c.number in self.differences and c not in self.ties]
-        return tuple(c for c in far if (self.differences[c.number].mean > 0) == self.higher_is_better)
+        return tuple(c for c in self._apart if (self.differences[c.number].mean > 0) == self.higher_is_better)
+
+    @property
+    def _apart(self) -> list[Contender]:
+        return [c for c in self.ranked if c.number in self.differences and c not in self.ties]
 
     @property
     def front(self) -> tuple[Contender, ...]:
