@@ -79,7 +79,9 @@ class Merges:
             raise ConfigError(f"'{last}' was merged after '{name}': unmerge '{last}' first")
         merge = self._done.pop(name)
         for path, original in merge.originals.items():  # the model may have moved since
-            original.data = original.data.to(self._model.get_parameter(path).device)
+            device = self._model.get_parameter(path).device
+            if original.device != device:
+                original.data = original.data.to(device)
         self._exchange(merge.originals)
         return merge.was_active
 

@@ -207,11 +207,11 @@ def _generate_batch(
             stopping_criteria=StoppingCriteriaList(criteria),
             **({} if cache is None else {"past_key_values": cache}),
         )
-    return [_finished(runner, row, options.stop) for row in sequences[:, width:].tolist()]
+    ends = stop_token_ids(runner, options.stop)
+    return [_finished(runner, row, ends, options.stop) for row in sequences[:, width:].tolist()]
 
 
-def _finished(runner: Runner, ids: list[int], stop: Sequence[str]) -> Generation:
-    ends = stop_token_ids(runner, stop)
+def _finished(runner: Runner, ids: list[int], ends: Sequence[int], stop: Sequence[str]) -> Generation:
     end = next((i for i, token in enumerate(ids) if token in ends), None)
     ids = ids[:end]
     text = decode(runner.tokenizer, ids)

@@ -33,7 +33,7 @@ def prompt_cache(runner: Runner, prompts: Sequence[list[int]]) -> DynamicCache |
         return None
     route = Routing.of(model).route
     batches = split_step(range(len(prompts)), [len(ids) for ids in prompts], max_rows=None, max_tokens=None)
-    end_in_text = all(ids[-1] < vocabulary_size(model) for ids in prompts)  # an adapter's tokens are read all at once
+    end_in_text = max(ids[-1] for ids in prompts) < vocabulary_size(model)  # an adapter's tokens are read all at once
     if len(batches) > 1 and min(map(len, prompts)) > 1 and end_in_text and route.num_rows in (0, len(prompts)):
         joined_on_the_left(cache, [(rows, _read(runner, [prompts[i] for i in rows], rows)) for rows in batches])
     return cache

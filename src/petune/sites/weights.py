@@ -103,7 +103,8 @@ class WeightSite:
         module, name = self._places[0]
         stands_in = module._parameters[name]
         assert stands_in is not None
-        self._original.data = self._original.data.to(stands_in.device)  # the model may have moved since
+        if self._original.device != stands_in.device:  # the model may have moved since
+            self._original.data = self._original.data.to(stands_in.device)
         self._set(self._original)
         self.slot.forget_copy()
         self.slot = self._name = None
