@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = settings_of(options)
     pythons: dict[str, Path | None] = {OURS: None, **{peer: environment(peer, options) for peer in options.peers}}
     results: dict[str, Any] = {"quick": options.quick, "to_loss": options.to_loss, "manners": list(options.manners)}
-    results |= {"same_rows": options.same_rows, "settings": settings.to_dict(), "machine": machine_facts()}
+    results |= {"compile": options.compile, "same_rows": options.same_rows}
+    results |= {"settings": settings.to_dict(), "machine": machine_facts()}
     with tempfile.TemporaryDirectory(prefix="petune-race-") as folder:
         work = Work(Path(folder))
         work.write_settings(settings)
@@ -107,7 +108,7 @@ def checked(name: str, whole: Work, pythons: dict[str, Path | None], options: ar
     contest, work = CONTESTS[name], contest_work(name, whole)
     tell(f"{contest.title}: start, floor, and the first steps of every side in float32.")
     threads = whole.settings.threads
-    own = [Entry(OURS), *(Entry(OURS, manner) for manner in options.manners if manner == "compiled")]
+    own = [Entry(OURS), *([Entry(OURS, "compiled")] if options.compile else [])]
     others = [Entry(peer, manner) for peer in options.peers for manner in options.manners]
     entries = [*own, *(entry for entry in others if entry.manner in PEERS[entry.side].manners)]
     absent = {entry.name: reason for entry in entries if (reason := why_absent(name, entry, pythons, options.device))}

@@ -36,6 +36,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--manners", nargs="+", choices=MANNERS, default=("default", "tuned"), help="how peers run (default: two)"
     )
+    parser.add_argument("--compile", action="store_true", help="petune with compiled blocks too, beside the plain one")
     parser.add_argument(
         "--same-rows", action="store_true", help="peers that run as they come take petune's rows in each step too"
     )

@@ -15,6 +15,7 @@ HEADINGS = (
     "",
     "tokens/s",
     "petune is",
+    "and compiled",
     "of the products",
     "FLOP use",
     "peak, MiB",
@@ -26,6 +27,10 @@ HEADINGS = (
 )
 
 
+WITHOUT_COMPILER = 2 / 3
+"""The share of a bar that petune is held to without its blocks compiled, where both were timed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """One entry of one contest; None where nothing was measured, and ``note`` says why."""
@@ -35,6 +40,8 @@ class Standing:
     tokens_per_second: Spread | None = None
     ratio: Spread | None = None
     """petune's tokens/s as a multiple of this entry's."""
+    compiled_ratio: Spread | None = None
+    """The same with petune's blocks compiled."""
     of_floor: float | None = None
     """Its tokens/s as a share of what the matrix products alone would allow."""
     flop_use: float | None = None
@@ -57,6 +64,7 @@ class Standing:
             f"  {self.entry}",
             "-" if self.tokens_per_second is None else self.tokens_per_second.text(".0f"),
             "" if self.ratio is None else f"x {self.ratio.text()}",
+            "" if self.compiled_ratio is None else f"x {self.compiled_ratio.text()}",
             "" if self.of_floor is None else f"{self.of_floor:.0%}",
             "" if self.flop_use is None else f"{self.flop_use:.0%}",
             "" if self.peak is None else f"{self.peak.median / MIB:.0f}",
@@ -81,7 +89,10 @@ def standings_of(name: str, found: Mapping[str, Any], *, judged: bool) -> list[S
         judged: whether bars are.
     """
     contest, rows = CONTESTS[name], []
-    own = {timing["repeat"]: timing for timing in found["timings"] if timing["entry"] == OURS}
+    plain, compiled = (
+        {timing["repeat"]: timing for timing in found["timings"] if timing["entry"] == entry.name}
+        for entry in (Entry(OURS), Entry(OURS, "compiled"))
+    )
     for key in found["entries"]:
         entry = Entry(*key.split(" "))
         timings = [timing for timing in found["timings"] if timing["entry"] == key]
@@ -90,9 +101,10 @@ def standings_of(name: str, found: Mapping[str, Any], *, judged: bool) -> list[S
             rows.append(Standing(name, entry.title, note=note or "not timed"))
             continue
         rates = Spread.of([timing["tokens_per_second"] for timing in timings])
-        both = [(own[timing["repeat"]], timing) for timing in timings if timing["repeat"] in own]
         ratios = {
-            k: Spread.of([a[k] / b[k] for a, b in both]) if both else None for k in ("tokens_per_second", "above")
+            "speed": _ratio(plain, timings, "tokens_per_second"),
+            "compiled": _ratio(compiled, timings, "tokens_per_second"),
+            "above": _ratio(plain, timings, "above"),
         }
         share, card = rates.median / found["floor"]["tokens_per_second"], found["floor"].get("card")
         most = most_operations(card)
@@ -104,7 +116,8 @@ def standings_of(name: str, found: Mapping[str, Any], *, judged: bool) -> list[S
                 name,
                 entry.title,
                 rates,
-                None if entry.side == OURS else ratios["tokens_per_second"],
+                None if entry.side == OURS else ratios["speed"],
+                None if entry.side == OURS else ratios["compiled"],
                 share,
                 None if most is None else rates.median * found["floor"]["operations_per_token"] / most,
                 Spread.of([timing["peak"] for timing in timings]),
@@ -119,6 +132,12 @@ def standings_of(name: str, found: Mapping[str, Any], *, judged: bool) -> list[S
     return rows
 
 
+def _ratio(own: Mapping[int, Mapping[str, Any]], timings: Sequence[Mapping[str, Any]], key: str) -> Spread | None:
+    """Return petune's figure as a multiple of an entry's, repeat by repeat; None where petune was not timed so."""
+    ratios = [own[timing["repeat"]][key] / timing[key] for timing in timings if timing["repeat"] in own]
+    return Spread.of(ratios) if ratios else None
+
+
 def _bar(
     bars: Bars, rival: str, entry: Entry, ratios: Mapping[str, Spread | None], share: float
 ) -> tuple[str, bool | None]:
@@ -129,9 +148,12 @@ def _bar(
         asked.append((f"{floor:.0%} of the products", share >= floor))
     if entry.side in (rival, UNSLOTH):
         least = {"default": bars.default, "tuned": bars.tuned}.get(entry.manner)
-        speed, above = ratios["tokens_per_second"], ratios["above"]
+        speed, compiled, above = ratios["speed"], ratios["compiled"], ratios["above"]
+        if least is not None and compiled is not None:
+            asked.append((f"x {least:g} compiled", compiled.median >= least))
+            least *= WITHOUT_COMPILER
         if least is not None and speed is not None:
-            asked.append((f"x {least:g}", speed.median >= least))
+            asked.append((f"x {least:.3g}", speed.median >= least))
         if entry.manner == "default" and bars.memory is not None and above is not None:
             asked.append((f"at most x {bars.memory:g} above the model", above.median <= bars.memory))
     return ", ".join(text for text, _ in asked), all(met for _, met in asked) if asked else None

@@ -174,6 +174,13 @@ class AdaptedModel(nn.Module):
                 raise ConfigError(f"'{name}' replaces weights of the base: every row must go through it")
         return self._sites.use(Route.of(stacks))
 
+    def without_virtual_tokens(self) -> AbstractContextManager[None]:
+        """Leave virtual tokens away inside the block, at the attentions and among the tokens: the caller adds them.
+
+        A context manager, to be used inside :meth:`route`.
+        """
+        return self._sites.routing.without_virtual_tokens()
+
     @property
     def insertions(self) -> tuple[Insertion, ...]:
         """The virtual tokens that the active adapters have written into rows."""

@@ -210,6 +210,21 @@ def test_petune_compiled_is_an_entry_with_a_bar_of_its_own() -> None:
     assert rows["petune, compiled"].bar == "55% of the products"
 
 
+def test_compiled_blocks_are_held_to_the_bar_and_plain_ones_to_two_thirds_of_it() -> None:
+    def row(plain: float, compiled: float) -> Standing:
+        timings = (timing("petune", plain), timing("petune compiled", compiled), timing("peft tuned", 200))
+        measured = {**found(*timings), "entries": ["petune", "petune compiled", "peft tuned"]}
+        return by_entry(standings_of("lora", measured, judged=True))["HF PEFT + Trainer, tuned"]
+
+    held = row(280, 410)
+    assert held.bar == "x 2 compiled, x 1.33"
+    assert held.met is True
+    assert held.compiled_ratio is not None
+    assert held.compiled_ratio.median == pytest.approx(2.05)
+    assert row(260, 410).met is False  # 1.3 times
+    assert row(280, 390).met is False  # 1.95 times
+
+
 def test_nobody_is_held_against_an_entry_that_computes_something_else() -> None:
     measured = found(
         timing("petune", 500), timing("peft default", 400), reasons={"peft default": "trains on other tokens"}

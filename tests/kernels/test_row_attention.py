@@ -1,5 +1,6 @@
 """Attention of rows that lie end to end equals that of each row alone."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -20,29 +21,36 @@ def tensors(kv_heads: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     return query, key, value
 
 
-def alone(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def alone(query: Tensor, key: Tensor, value: Tensor, fronts: Mapping[int, int]) -> Tensor:
     """Return the output [N, 1, H, D], row by row, by the formula."""
-    outputs, start = [], 0
-    for length in LENGTHS:
-        q, k, v = (t[start : start + length, :, 0].transpose(0, 1) for t in (query, key, value))
+    split = [t[:, :, 0].transpose(0, 1).split(LENGTHS, 1) for t in (query, key, value)]
+    outputs = []
+    for row, q in enumerate(split[0]):
+        seen = [row]
+        while seen[0] in fronts:
+            seen.insert(0, fronts[seen[0]])
+        k, v = (torch.cat([parts[i] for i in seen], 1) for parts in split[1:])
         k, v = (t.repeat_interleave(len(q) // len(t), 0) for t in (k, v))
         scores = 0.3 * q @ k.transpose(1, 2)
-        hidden = torch.ones(length, length).triu(1).bool()
+        hidden = torch.ones(scores.shape[1:]).triu(1 + k.shape[1] - LENGTHS[row]).bool()
         outputs.append((scores.masked_fill(hidden, float("-inf")).softmax(-1) @ v).transpose(0, 1))
-        start += length
     return torch.cat(outputs)[:, None]
 
 
 @pytest.mark.parametrize("buckets", [[[0, 1, 2, 3]], [[2, 3], [0], [1]], [[3, 0], [1, 2]]], ids=str)
 @pytest.mark.parametrize("learned", [True, False], ids=["products", "the library's"])
-def test_each_token_sees_its_own_row(buckets: list[list[int]], learned: bool) -> None:
+@pytest.mark.parametrize("fronts", [{}, {2: 0, 3: 1}, {1: 0, 2: 1, 3: 1}], ids=str)
+def test_each_token_sees_its_own_row_and_the_one_in_front(
+    buckets: list[list[int]], learned: bool, fronts: dict[int, int]
+) -> None:
     inputs = tensors()
-    layout = RowLayout(LENGTHS, buckets, CPU)
+    layout = RowLayout(LENGTHS, buckets, CPU, fronts)
+    layout.attended = []
     module = nn.Module()
     module.num_key_value_groups = 2  # type: ignore[assignment]
     with torch.set_grad_enabled(learned):
         found = attend_by_row(module, *inputs, layout, scaling=0.3, dropout=0.0)
-    expected = alone(*inputs)
+    expected = alone(*inputs, fronts)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert layout.attended == [module]
     if learned:
@@ -58,10 +66,15 @@ def test_where_rows_and_tokens_are() -> None:
     assert layout.bounds.tolist() == [0, 3, 4, 9, 13]
     assert layout.longest == 5
     assert layout.rows.tolist() == [0, 0, 0, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3]
-    assert [bucket.index.tolist() for bucket in layout.padded[0]] == [
+    assert [bucket.index.tolist() for bucket in layout.padded()[0]] == [
         [4, 5, 6, 7, 8, 9, 10, 11, 12, 12],  # behind a row's end its own last token
         [0, 1, 2, 3, 3, 3],
     ]
+
+
+def test_positions_go_on_behind_what_stands_in_front() -> None:
+    layout = RowLayout(LENGTHS, [[0, 1, 2, 3]], CPU, {1: 0, 3: 1})
+    assert layout.positions.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 4, 4, 5, 6, 7]
 
 
 def test_what_is_not_finite_stays_in_its_row() -> None:

@@ -70,6 +70,7 @@ def test_it_stands_for_attention_that_is_padded(
         monkeypatch.setattr(row_attention, "has_varlen", lambda *_, there=in_place: there)
         own = inputs(groups)
         layout = RowLayout(LENGTHS, [[2, 3], [0, 1]], torch.device("cpu"))
+        layout.attended = []
         output = attend_by_row(module, *own, layout, **options)
         assert layout.attended == [module]
         found.append([output, *torch.autograd.grad((output * weights).sum(), own)])

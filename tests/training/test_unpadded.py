@@ -1,7 +1,7 @@
 """Rows of several adapters end to end: same losses, same gradients, and reasons where it cannot be."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -22,26 +22,37 @@ def row(prompt: list[int], answer: list[int]) -> Encoded:
     return Encoded([*prompt, *answer], [IGNORED] * len(prompt) + answer, "rows:1")
 
 
+SOFT_PROMPTS: list[tuple[str, dict[str, Any]]] = [
+    ("prompt_tuning", {}),
+    ("p_tuning", {}),
+    ("p_tuning", {"encoder_reparameterization_type": "LSTM"}),
+]
 NAMES = ["first", "first", "second", "second"]
 ROWS = [row([11, 12, 13], [14]), row([15], [16, 17]), row([11, 18, 19, 20, 21], [22]), row([], [23, 24, 25])]
 
 
-def losses_and_gradients(model: AdaptedModel, unpadded: bool) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the losses of ``ROWS`` and the gradient of each adapter's masters."""
+ALIKE = [row([11, 12, 13], [14]), row([11, 12], [16, 17]), row([15, 18, 19, 20], [22]), row([15, 18, 24], [25])]
+"""Rows of which those of one adapter begin with a token, and those of the other with two, that predict no label."""
+
+
+def losses_and_gradients(
+    model: AdaptedModel, unpadded: bool, rows: Sequence[Encoded] = ROWS
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the losses of ``rows`` and the gradient of each adapter's masters."""
     objective = LabelLoss(model.model, model.plugged_into)
-    way = Unpadded(model, objective)
+    way = Unpadded(model, objective, shares_tokens=True)
     model.train()
     model.zero_grad()
     with model.fast_training():
         if unpadded:
-            assert way.suits(list(zip(NAMES, ROWS, strict=True)))
-            with way.routed(NAMES, ROWS):
-                losses = way.losses(NAMES, ROWS)
+            assert way.suits(list(zip(NAMES, rows, strict=True)))
+            with way.routed(NAMES, rows):
+                losses = way.losses(NAMES, rows)
                 losses.sum().backward()
         else:
-            batch = collate(ROWS, pad_token_id=0)
+            batch = collate(rows, pad_token_id=0)
             labels = batch.pop("labels")
-            with model.route(NAMES), model.answers_from(answer_starts(ROWS)):
+            with model.route(NAMES), model.answers_from(answer_starts(rows)):
                 losses = objective(batch, labels)
                 losses.sum().backward()
     masters = ((f"{a.name}.{n}", p) for a in model.adapters.values() for n, p in a.named_masters())
@@ -57,9 +68,9 @@ def two_on(base: Base, randomise: Callable[..., Adapter], method: str = "lora", 
     return model
 
 
-def assert_the_same(model: AdaptedModel) -> None:
-    padded, expected = losses_and_gradients(model, unpadded=False)
-    found, gradients = losses_and_gradients(model, unpadded=True)
+def assert_the_same(model: AdaptedModel, rows: Sequence[Encoded] = ROWS) -> None:
+    padded, expected = losses_and_gradients(model, unpadded=False, rows=rows)
+    found, gradients = losses_and_gradients(model, unpadded=True, rows=rows)
     torch.testing.assert_close(found, padded, atol=1e-5, rtol=1e-5)
     assert gradients.keys() == expected.keys()
     for name, gradient in gradients.items():
@@ -85,8 +96,80 @@ def test_losses_and_gradients_with_methods_that_change_tokens(
     assert_the_same(two_on(tiny_base(), randomise, method, **options))
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "gemma2"])
+@pytest.mark.parametrize("method", ["lora", "bottleneck", "prompt_tuning"])
+def test_what_rows_of_an_adapter_begin_with_is_computed_once(
+    architecture: str, method: str, tiny_base: Callable[..., Base], randomise: Callable[..., Adapter]
+) -> None:
+    changes = {"gemma2": {"layer_types": ["full_attention"] * 2}}.get(architecture, {})
+    model = two_on(tiny_base(architecture, **changes), randomise, method)
+    read: list[int] = []
+    handle = model.model.get_output_embeddings().register_forward_pre_hook(
+        lambda module, arguments: read.append(len(arguments[0])), prepend=True
+    )
+    try:
+        assert_the_same(model, ALIKE)
+    finally:
+        handle.remove()
+    virtual = sum(adapter.virtual_tokens for adapter in model.adapters.values())
+    assert read[-1] == virtual + sum(len(row.input_ids) for row in ALIKE) - 1 - 2
+
+
+def test_tokens_are_computed_once_only_where_that_is_asked_for_and_saves(
+    tiny_base: Callable[..., Base], randomise: Callable[..., Adapter]
+) -> None:
+    model = two_on(tiny_base(), randomise, r=2)
+    objective = LabelLoss(model.model, model.plugged_into)
+    sharing, plain = Unpadded(model, objective, shares_tokens=True), Unpadded(model, objective)
+    assert sharing.saves(NAMES, ALIKE)
+    assert not sharing.saves(NAMES, ROWS)
+    assert not plain.saves(NAMES, ALIKE)
+    long = [row([*range(11, 41), *range(k, k + 40)], [14]) for k in (15, 25)]
+    assert sharing.saves(["first", "first"], long)
+    assert not sharing.saves(["first", "first"], [row([11, *range(k, k + 60)], [14]) for k in (15, 25)])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "gemma2"])
+@pytest.mark.parametrize(("method", "options"), SOFT_PROMPTS, ids=["prompt tuning", "p-tuning", "LSTM"])
+def test_losses_and_gradients_behind_virtual_tokens(
+    architecture: str,
+    method: str,
+    options: dict[str, Any],
+    tiny_base: Callable[..., Base],
+    randomise: Callable[..., Adapter],
+) -> None:
+    changes = {"gemma2": {"layer_types": ["full_attention"] * 2}}.get(architecture, {})
+    assert_the_same(two_on(tiny_base(architecture, **changes), randomise, method, num_virtual_tokens=3, **options))
+
+
+def test_virtual_tokens_beside_none_and_beside_fewer(
+    tiny_base: Callable[..., Base], randomise: Callable[..., Adapter]
+) -> None:
+    base = tiny_base()
+    for others in (("lora", {"r": 2}), ("prompt_tuning", {"num_virtual_tokens": 2})):
+        model = AdaptedModel(base)
+        for name, (method, options) in {
+            "first": others,
+            "second": ("prompt_tuning", {"num_virtual_tokens": 5}),
+        }.items():
+            adapter = randomise(create_adapter(base, method, name=name, **options), seed=len(name))
+            adapter.set_trainable(True)
+            model.attach(adapter, active=False)
+        assert_the_same(model)
+        for name in ("first", "second"):
+            model.detach(name)
+
+
 def test_activations_may_be_computed_again(tiny_base: Callable[..., Base], randomise: Callable[..., Adapter]) -> None:
     model = two_on(tiny_base(), randomise, r=2)
+    with gradient_checkpointing(model.model):
+        assert_the_same(model)
+
+
+def test_activations_behind_virtual_tokens_may_be_computed_again(
+    tiny_base: Callable[..., Base], randomise: Callable[..., Adapter]
+) -> None:
+    model = two_on(tiny_base(), randomise, "prompt_tuning", num_virtual_tokens=3)
     with gradient_checkpointing(model.model):
         assert_the_same(model)
 
@@ -96,7 +179,7 @@ def test_activations_may_be_computed_again(tiny_base: Callable[..., Base], rando
     [
         (
             "llama",
-            "prompt_tuning",
+            "prefix_tuning",
             {"num_virtual_tokens": 2},
             "'first' does more than change what single tokens become",
         ),
@@ -125,4 +208,4 @@ def test_rows_are_padded_where_they_cannot_lie_end_to_end(
         assert not way.suits(rows)
         assert not way.suits(rows)
     assert torch.equal(before, torch.get_rng_state())
-    assert caplog.messages == [f"rows of several adapters are padded to one length: {reason}"]
+    assert caplog.messages == [f"rows are padded to one length: {reason}"]

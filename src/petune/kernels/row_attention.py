@@ -2,13 +2,15 @@
 
 On a CUDA device one kernel takes them as they lie, where it can; elsewhere rows of like lengths are padded meanwhile.
 
-Shapes: N tokens of all rows, B rows, b rows of a bucket, T tokens of its longest, H query heads, K key-value heads, D
-head width.
+A row may stand in front of others, and one in front of that: they see it as what they begin with, and it sees none of
+them.
+
+Shapes: N tokens of all rows, B rows, b rows of a bucket, T tokens of its longest, F tokens of the longest in front of
+them, H query heads, K key-value heads, D head width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, final
 
 import torch
@@ -36,9 +38,14 @@ class _Bucket:
 
     index: Tensor
     """Which token stands at each place [b * T]; behind a row's end its last one again, so that rows meet nowhere."""
+    keys: Tensor
+    """Which tokens it is shown [b * (F + T)], seen or not."""
     rows: int
     mask: Tensor
-    """What each token sees [b, 1, T, T]."""
+    """What each token sees [b, 1, T, F + T]."""
+
+
+_Padded = tuple[tuple[_Bucket, ...], Tensor]
 
 
 @final
@@ -49,31 +56,48 @@ class RowLayout:
         lengths: of the rows [B], one behind the other.
         buckets: rows whose attention is padded to one length; each row is in one.
         device: where the tokens lie.
+        fronts: by row, the one that stands in front of it.
 
     Attributes:
-        positions: position [N] of each token in its row.
+        positions: position [N] of each token in its row, behind what stands in front of it.
         rows: row [N] of each token.
         bounds: where rows begin, and where the last one ends [B + 1], int32.
         longest: tokens of the longest row.
-        attended: the attentions that went over it.
+        fronts: by row, the one in front of it.
+        attended: where the attentions that go over it are noted, while somebody wants to know; graphs that blocks share
+            note nothing.
     """
 
-    def __init__(self, lengths: Sequence[int], buckets: Sequence[Sequence[int]], device: torch.device) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        buckets: Sequence[Sequence[int]],
+        device: torch.device,
+        fronts: Mapping[int, int] | None = None,
+    ) -> None:
+        self.fronts = dict(fronts or {})
         self._sizes = torch.tensor(lengths)
         ends = self._sizes.cumsum(0)
         self._starts = ends - self._sizes
+        self._ahead = [self._in_front(row) for row in range(len(lengths))]
+        self._before = torch.tensor([len(tokens) for tokens in self._ahead])
         self._members = buckets
         self._device = device
         rows = torch.arange(len(lengths)).repeat_interleave(self._sizes)
-        positions = torch.arange(sum(lengths)) - self._starts[rows]
+        positions = torch.arange(sum(lengths)) - (self._starts - self._before)[rows]
         self.rows, self.positions = uploaded(rows, device), uploaded(positions, device)
         self.bounds = uploaded(F.pad(ends, (1, 0)).to(torch.int32), device)
         self.longest = max(lengths)
-        self.attended: list[nn.Module] = []
+        self.attended: list[nn.Module] | None = None
+        self._padded: _Padded | None = None
 
-    @cached_property
-    def padded(self) -> tuple[tuple[_Bucket, ...], Tensor]:
-        """The buckets, and where each token [N] stands in the outputs of all of them."""
+    def padded(self) -> _Padded:
+        """Return the buckets, and where each token [N] stands in the outputs of all of them; made at the first call."""
+        if self._padded is None:
+            self._padded = self._pad()
+        return self._padded
+
+    def _pad(self) -> _Padded:
         places, made, before = torch.empty(int(self._sizes.sum()), dtype=torch.int64), [], 0
         for members in self._members:
             own = torch.tensor(members)
@@ -83,10 +107,29 @@ class RowLayout:
             is_real = column < self._sizes[own, None]
             places[index[is_real]] = before + torch.arange(index.numel()).view_as(index)[is_real]
             seen = (column <= column[:, None]) & is_real[:, None, :]
-            flat, mask = uploaded(index.flatten(), self._device), uploaded(seen[:, None], self._device)
-            made.append(_Bucket(flat, len(members), mask))
+            front, is_front = self._front_of(members)
+            mask = torch.cat([is_front[:, None, :].expand(-1, longest, -1), seen], 2)[:, None]
+            parts = (index.flatten(), torch.cat([front, index], 1).flatten(), mask)
+            queries, keys, mask = (uploaded(tensor, self._device) for tensor in parts)
+            made.append(_Bucket(queries, keys, len(members), mask))
             before += index.numel()
         return tuple(made), uploaded(places, self._device)
+
+    def _in_front(self, row: int) -> Tensor:
+        """Return which tokens stand in front of ``row``, the first of them first."""
+        tokens: list[Tensor] = []
+        while row in self.fronts:
+            row = self.fronts[row]
+            tokens.insert(0, self._starts[row] + torch.arange(int(self._sizes[row])))
+        return torch.cat(tokens) if tokens else torch.empty(0, dtype=torch.int64)
+
+    def _front_of(self, members: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return which tokens are shown in front of rows [b, F], and which of them are; others are the row's own."""
+        own = torch.tensor(members)
+        is_real = torch.arange(int(self._before[own].max())) < self._before[own, None]
+        index = self._starts[own, None].expand(is_real.shape).clone()
+        index[is_real] = torch.cat([self._ahead[row] for row in members])
+        return index, is_real
 
 
 def attend_by_row(
@@ -107,17 +150,18 @@ def attend_by_row(
     """
     if not (options.keys() <= UNDERSTOOD and options.get("sliding_window") is None):
         raise NotByRowError(f"{type(module).__name__} is told {', '.join(options)}")
-    layout.attended.append(module)
-    if has_varlen(query, value, options):
+    if layout.attended is not None:
+        layout.attended.append(module)
+    if not layout.fronts and has_varlen(query, value, options):
         queries, keys, values = (t[:, :, 0] for t in (query, key, value))
         scale = options.get("scaling")
         return attend_in_place(queries, keys, values, layout.bounds, layout.longest, scale)[:, None]
     made = []
-    buckets, places = layout.padded
+    buckets, places = layout.padded()
     for bucket in buckets:
-        own = [
-            t[:, :, 0].index_select(0, bucket.index).view(bucket.rows, -1, *t.shape[1::2]).transpose(1, 2)
-            for t in (query, key, value)
-        ]
-        made.append(attend(module, own[0], own[1], own[2], bucket.mask, **options).flatten(0, 1))
+        queries, keys, values = (
+            tensor[:, :, 0].index_select(0, index).view(bucket.rows, -1, *tensor.shape[1::2]).transpose(1, 2)
+            for tensor, index in ((query, bucket.index), (key, bucket.keys), (value, bucket.keys))
+        )
+        made.append(attend(module, queries, keys, values, bucket.mask, **options).flatten(0, 1))
     return torch.cat(made).index_select(0, places)[:, None]

@@ -8,7 +8,7 @@ row stay together, so one index serves.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from weakref import WeakKeyDictionary
@@ -65,7 +65,7 @@ class Route:
     num_rows: int = 0
 
     virtual_tokens: bool = True
-    """Whether rows have virtual tokens, at the attentions or among their own; not while the base reads some alone."""
+    """Whether rows have virtual tokens, at the attentions or among their own; not where somebody lays them there."""
 
     _assigned: dict[tuple[int, ...], tuple[Group, Runs]] = field(default_factory=dict, compare=False)
 
@@ -159,6 +159,10 @@ class Routing:
             yield
         finally:
             self._active = before
+
+    def without_virtual_tokens(self) -> AbstractContextManager[None]:
+        """Apply the route in force inside the block, but leave virtual tokens away."""
+        return self.use(replace(self._active, virtual_tokens=False))
 
     @contextmanager
     def answers_from(self, starts: Sequence[int]) -> Iterator[None]:

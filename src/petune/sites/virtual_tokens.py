@@ -104,6 +104,8 @@ class VirtualTokens:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Compute what the route's sources give, and move the positions of rows with virtual tokens."""
         route = self._routing.route
+        if not route.virtual_tokens:
+            return None
         for name in {name for group in route.groups for name in group.stack if name in self._sources}:
             self._prepare(name, [group.stack for group in route.groups if name in group.stack])
         shifts = [self._shift(group.stack) for group in route.groups]

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from petune.backbone.structure import Structure
 from petune.errors import ConfigError, ResourceError
+from petune.kernels.row_attention import ROW_LAYOUT
 from petune.sites.routing import Routing
 from petune.training.recomputation import replaced
 
@@ -73,8 +74,9 @@ def _compiled(forward: Callable[..., Any], routing: Routing, backend: str) -> Ca
     fast = torch.compile(forward, dynamic=True, backend=backend)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        # One pass over virtual tokens has another route and notes keys; a dispatch mode has compilation given up.
-        learns = torch.is_grad_enabled() and routing.route.virtual_tokens and _get_current_dispatch_mode() is None
+        # A pass over virtual tokens alone notes keys, which no graph does; a dispatch mode has compilation given up.
+        of_rows = routing.route.virtual_tokens or ROW_LAYOUT in kwargs
+        learns = torch.is_grad_enabled() and of_rows and _get_current_dispatch_mode() is None
         return (fast if learns else forward)(*args, **kwargs)
 
     return call

@@ -100,9 +100,9 @@ class Loop:
             if shares and task.task.shares_prefix and task.headed is None
         }
         self._pads_nothing = has_kernel(model.device, model.model.dtype)
-        may_lie_end_to_end = self._pads_nothing or (len(runs) > 1 and model.device.type == "cpu")
+        may_lie_end_to_end = self._pads_nothing or model.device.type == "cpu"
         self._unpadded = {
-            name: Unpadded(model, objective)
+            name: Unpadded(model, objective, shares_tokens=self._options.share_prefix)
             for name, objective in self._objectives.items()
             if may_lie_end_to_end and isinstance(objective, LabelLoss)
         }
@@ -208,13 +208,16 @@ class Loop:
         names, rows = [step.run.adapter.name for step, _ in places], [row for _, row in places]
         task = rows[0].task
         fits = task in self._unpadded and self._around is no_trunk_cache and self._tasks[task].headed is None
+        if not fits or any(row.task != task for row in rows):
+            return False
+        way = self._unpadded[task]
         # Without a kernel for them, the rows of one adapter are as fast in batches of like lengths.
         gains = len(set(names)) > 1 or (self._pads_nothing and len({len(row.input_ids) for row in rows}) > 1)
-        if not fits or not gains or any(row.task != task for row in rows):
+        if not gains and not way.saves(names, rows):
             return False
-        if task in self._prefixes and self._prefixes[task].pays(names, rows):
+        if self._pads_nothing and task in self._prefixes and self._prefixes[task].pays(names, rows):
             return False
-        return self._unpadded[task].suits(list(zip(names, rows, strict=True)))
+        return way.suits(list(zip(names, rows, strict=True)))
 
     def _accumulate(self, batch: Sequence[Place], goes_back: Callable[[], bool] = lambda: True) -> Tensor:
         """Add the gradients of each row's share of its step's mean loss; return the losses [B], unread.
