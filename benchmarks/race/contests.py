@@ -41,6 +41,9 @@ class Contest:
     """Virtual tokens that go through the whole model, once a step at least."""
     trains_base: bool = False
     """Whether the base's own weights are learned, so that they need gradients."""
+    compared_at: float = 1.0
+    """The share of its rate at which first steps are compared: where a step changes the loss by half of it, what rounds
+    differently grows a thousandfold in the next."""
     cached_from_epoch_two: bool = False
     """Whether petune keeps what the untouched lower blocks give, and is timed where it uses it."""
 
@@ -79,6 +82,7 @@ CONTESTS: dict[str, Contest] = {
         {"num_virtual_tokens": VIRTUAL_TOKENS},
         _PROMPT_BARS,
         read_tokens=VIRTUAL_TOKENS,
+        compared_at=0.1,
     ),
     "p_tuning": Contest(
         "P-tuning, 20 virtual tokens, MLP",

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from race.contests import CONTESTS
 from race.gates import LOSSES_BAR, STEP_0_BAR, largest_distance
 from race.peers import PEERS
 from race.processes import WorkerError, run_worker
@@ -83,14 +84,14 @@ def verdicts(
         pythons: the interpreter of each side; None for this one.
     """
     threads, steps = work.settings.threads, work.settings.compared_steps
+    request = {"steps": steps, "dtype": "float32", "log_every_step": True, "planned": True}
+    request |= {"share_of_rate": CONTESTS[contest].compared_at}
     reference = run_worker(work, "contest_reference", threads, contest=contest)["loss"]
     found: dict[str, Verdict] = {}
     ours: list[float] = []
     for entry in entries:
         try:
-            report = entry.run(
-                work, contest, pythons[entry.side], steps=steps, dtype="float32", log_every_step=True, planned=True
-            )
+            report = entry.run(work, contest, pythons[entry.side], **request)
         except WorkerError as error:
             found[entry.name] = Verdict(entry.name, reason=f"failed: {last_line(error)}")
             continue

@@ -79,7 +79,7 @@ def train(
         arguments: its class of arguments.
         own: arguments beside those that are the same on every side.
     """
-    settings, steps = task.work.settings, int(task.arguments["steps"])
+    settings, steps = task.settings, int(task.arguments["steps"])
     tokenizer = tokenizer_of(task.work.model)
     validation = None
     if task.arguments.get("to_loss") is not None:

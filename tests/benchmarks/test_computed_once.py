@@ -34,8 +34,12 @@ def test_both_ways_are_timed(
     monkeypatch.setattr(computed_once.petune, "load_base", lambda *_, **__: tiny_base("llama"))
     threads = str(torch.get_num_threads())
     assert computed_once.main(["--repeats", "1", "--threads", threads]) == 0
-    lines = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith(("| top", "| rev"))]
+    printed = [line.split("|") for line in capsys.readouterr().out.splitlines()]
+    in_line = printed[-2:]
+    lines = [line for line in printed if "|".join(line).startswith(("| top", "| rev"))]
     assert [line[1].strip() for line in lines] == ["top 2 of 3", "top 1 of 3", "reviews in the chat template"]
+    assert all(float(line[4]) > 0 for line in in_line)
+    assert [line[1].strip() for line in in_line] == ["lora", "prompt_tuning"]
     assert all(float(line[4]) > 0 for line in lines)
     assert lines[1][5].strip() == "2.00"
     assert ways == ["off", "1GiB", "off", "1GiB", False, True]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from race import command, environments, options, plot
+from race import command, entries, environments, options, plot
 from race.cards import most_operations
 from race.contests import CONTESTS
 from race.entries import Entry, judge, last_line
@@ -389,6 +389,28 @@ def test_unsloth_is_given_what_everybody_starts_from(
     assert all(torch.equal(found[name], tensor) for name, tensor in start.items())
     assert (asked[0]["dtype"], asked[0]["load_in_4bit"]) == (torch.bfloat16, False)
     assert asked[1]["use_gradient_checkpointing"] is False
+
+
+def test_first_steps_are_compared_at_the_share_of_the_rate_that_a_contest_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Work(tmp_path)
+    work.write_settings(Settings(learning_rate=0.5))
+    rate = work.settings.learning_rate
+    assert Task(work, tmp_path / "report", {"share_of_rate": 0.1}).settings.learning_rate == pytest.approx(rate / 10)
+    assert Task(work, tmp_path / "report", {}).settings == work.settings
+    asked: list[dict[str, Any]] = []
+
+    def run_worker(work: Work, worker: str, threads: int, **request: Any) -> dict[str, Any]:
+        asked.append(request)
+        return {"loss": 1.0, "losses": [1.0], "tokens": [], "grad_norms": [1.0]}
+
+    monkeypatch.setattr(entries, "run_worker", run_worker)
+    monkeypatch.setattr(Work, "tokens_of_steps", lambda self: [])
+    found = entries.verdicts(work, "prompt_tuning", [Entry("petune")], {"petune": None})
+    assert found["petune"].passed
+    assert asked[-1]["share_of_rate"] == CONTESTS["prompt_tuning"].compared_at < 1
+    assert CONTESTS["lora"].compared_at == 1
 
 
 def test_lines_are_those_of_the_file(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def main() -> None:
 
 def recipe(task: Task) -> dict[str, Any]:
     """Return the recipe; the adapter starts from ``work.start_tensors``, which the same seed makes."""
-    contest, settings, steps = CONTESTS[task.arguments["contest"]], task.work.settings, int(task.arguments["steps"])
+    contest, settings, steps = CONTESTS[task.arguments["contest"]], task.settings, int(task.arguments["steps"])
     return {
         **reading(settings),
         "data": str(task.work.train_text),

@@ -1,4 +1,4 @@
-"""Rows of several adapters laid end to end, so that no product is spent on padding and one pass takes them all.
+"""Rows laid end to end, those of several adapters too: no product is spent on padding, and one pass takes them all.
 
 To the model each token is a row of one token at its own position; an attention of ours lets it see its own row. This
 saves most where steps are small: rows of unlike lengths need not be split into several passes over the weights. That
