@@ -5,7 +5,7 @@ from pathlib import Path
 
 from experiment.claims import CLAIMS, Claim
 from experiment.finding import Finding
-from experiment.parts import ORDER, PARTS
+from experiment.parts import PARTS, Scale, parts_of
 from experiment.records import Facts, Records
 from petune.comparison.record import Comparison
 from petune.comparison.reporting.contenders import Contender, Spread, contenders_of, value_text
@@ -17,10 +17,10 @@ _INTRODUCTION = Path(__file__).parent / "introduction.md"
 _UNTOLD = ("new_tokens", "module_learning_rates", "templates", "verbalizers", "prefix_init_text")
 """Settings that are told in other words, or that all have."""
 
-_TITLES = {"full": "The full edition", "small": "The small edition"}
+_TITLES: dict[Scale, str] = {"full": "The full edition", "small": "The small edition"}
 
 
-def page(editions: Mapping[str, Records]) -> str:
+def page(editions: Mapping[Scale, Records]) -> str:
     """Return the page.
 
     Args:
@@ -30,14 +30,15 @@ def page(editions: Mapping[str, Records]) -> str:
     shown = run or dict(list(editions.items())[:1])
     sections = [
         _INTRODUCTION.read_text(encoding="utf-8"),
-        *(_edition(_TITLES[name], records) for name, records in shown.items()),
+        *(_edition(name, records) for name, records in shown.items()),
     ]
     return "\n".join(sections).rstrip() + "\n"
 
 
-def _edition(title: str, records: Records) -> str:
+def _edition(scale: Scale, records: Records) -> str:
+    title = _TITLES[scale]
     findings = [(claim, claim.test(records)) for claim in CLAIMS.values()]
-    lines = [f"## {title}", "", *_circumstances(records), ""]
+    lines = [f"## {title}", "", *_circumstances(scale, records), ""]
     lines += ["| claim | from | here |", "|---|---|---|"]
     lines += [f"| {claim.says} | {claim.source} | {finding.told} |" for claim, finding in findings]
     lines += ["", f"### The figures of each claim, {title.lower()}", ""]
@@ -51,9 +52,9 @@ def _edition(title: str, records: Records) -> str:
     return "\n".join(lines)
 
 
-def _circumstances(records: Records) -> Iterator[str]:
+def _circumstances(scale: Scale, records: Records) -> Iterator[str]:
     """Yield what was run, where, and for how long."""
-    missing = [PARTS[part] for part in ORDER if part not in records.parts]
+    missing = [PARTS[part] for part in parts_of(scale) if part not in records.parts]
     if records.parts:
         trials = [trial for comparison in records.parts.values() for trial in comparison.trials]
         machine = next(iter(records.parts.values())).machine

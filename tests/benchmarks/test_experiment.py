@@ -318,7 +318,9 @@ def test_the_page_says_what_was_not_run() -> None:
     assert "## The small edition" in some
     assert "## The full edition" not in some
     assert "| lora, r 8 | 0.9" in some
-    assert "English dialogues" in some.partition("Not run yet: ")[2].partition("\n")[0]
+    missing = some.partition("Not run yet: ")[2].partition("\n")[0]
+    assert "English dialogues" in missing
+    assert "English reviews" not in missing, "the small edition has no such part"
 
 
 def test_answers_stand_side_by_side_as_text() -> None:
