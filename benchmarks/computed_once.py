@@ -137,8 +137,7 @@ def unpadded(way: Unpadded, rows: Sequence[Encoded]) -> Tensor:
     """Go forward and back over ``rows`` end to end, with what stands in front of them in the same line."""
     names = ["default"] * len(rows)
     assert way.suits(list(zip(names, rows, strict=True)))
-    with way.routed(names, rows):
-        losses = way.losses(names, rows)
+    with way.losses(names, rows) as losses:
         losses.sum().backward()
     return losses.detach()
 

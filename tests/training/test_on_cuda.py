@@ -166,6 +166,6 @@ def test_rows_of_one_adapter_lie_end_to_end(tiny_base: Callable[..., Base], rand
     labels = batch.pop("labels")
     with torch.no_grad(), model.route(names), model.answers_from(answer_starts(rows)):
         padded = objective(batch, labels)
-    with torch.no_grad(), way.routed(names, rows):
-        found = way.losses(names, rows)
+    with torch.no_grad(), way.losses(names, rows) as found:
+        pass
     torch.testing.assert_close(found, padded, rtol=2e-2, atol=2e-2)

@@ -46,8 +46,7 @@ def losses_and_gradients(
     with model.fast_training():
         if unpadded:
             assert way.suits(list(zip(NAMES, rows, strict=True)))
-            with way.routed(NAMES, rows):
-                losses = way.losses(NAMES, rows)
+            with way.losses(NAMES, rows) as losses:
                 losses.sum().backward()
         else:
             batch = collate(rows, pad_token_id=0)

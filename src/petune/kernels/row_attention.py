@@ -56,7 +56,7 @@ class RowLayout:
         lengths: of the rows [B], one behind the other.
         buckets: rows whose attention is padded to one length; each row is in one.
         device: where the tokens lie.
-        fronts: by row, the one that stands in front of it.
+        fronts: by row, the one that stands in front of it, which comes earlier.
 
     Attributes:
         positions: position [N] of each token in its row, behind what stands in front of it.
@@ -79,8 +79,11 @@ class RowLayout:
         self._sizes = torch.tensor(lengths)
         ends = self._sizes.cumsum(0)
         self._starts = ends - self._sizes
-        self._ahead = [self._in_front(row) for row in range(len(lengths))]
-        self._before = torch.tensor([len(tokens) for tokens in self._ahead])
+        before: list[int] = []
+        for row in range(len(lengths)):
+            front = self.fronts.get(row)
+            before.append(0 if front is None else before[front] + lengths[front])
+        self._before = torch.tensor(before)
         self._members = buckets
         self._device = device
         rows = torch.arange(len(lengths)).repeat_interleave(self._sizes)
@@ -99,6 +102,7 @@ class RowLayout:
 
     def _pad(self) -> _Padded:
         places, made, before = torch.empty(int(self._sizes.sum()), dtype=torch.int64), [], 0
+        ahead = self._ahead()
         for members in self._members:
             own = torch.tensor(members)
             longest = int(self._sizes[own].max())
@@ -107,7 +111,7 @@ class RowLayout:
             is_real = column < self._sizes[own, None]
             places[index[is_real]] = before + torch.arange(index.numel()).view_as(index)[is_real]
             seen = (column <= column[:, None]) & is_real[:, None, :]
-            front, is_front = self._front_of(members)
+            front, is_front = self._front_of(members, ahead)
             mask = torch.cat([is_front[:, None, :].expand(-1, longest, -1), seen], 2)[:, None]
             parts = (index.flatten(), torch.cat([front, index], 1).flatten(), mask)
             queries, keys, mask = (uploaded(tensor, self._device) for tensor in parts)
@@ -115,20 +119,21 @@ class RowLayout:
             before += index.numel()
         return tuple(made), uploaded(places, self._device)
 
-    def _in_front(self, row: int) -> Tensor:
-        """Return which tokens stand in front of ``row``, the first of them first."""
-        tokens: list[Tensor] = []
-        while row in self.fronts:
-            row = self.fronts[row]
-            tokens.insert(0, self._starts[row] + torch.arange(int(self._sizes[row])))
-        return torch.cat(tokens) if tokens else torch.empty(0, dtype=torch.int64)
+    def _ahead(self) -> dict[int, Tensor]:
+        """Return, for each row that stands in front of some, which tokens those see before their own."""
+        ahead: dict[int, Tensor] = {}
+        for front in sorted(set(self.fronts.values())):
+            own = self._starts[front] + torch.arange(int(self._sizes[front]))
+            ahead[front] = torch.cat([ahead[self.fronts[front]], own]) if front in self.fronts else own
+        return ahead
 
-    def _front_of(self, members: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _front_of(self, members: Sequence[int], ahead: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
         """Return which tokens are shown in front of rows [b, F], and which of them are; others are the row's own."""
         own = torch.tensor(members)
         is_real = torch.arange(int(self._before[own].max())) < self._before[own, None]
         index = self._starts[own, None].expand(is_real.shape).clone()
-        index[is_real] = torch.cat([self._ahead[row] for row in members])
+        if index.numel():
+            index[is_real] = torch.cat([ahead[self.fronts[row]] for row in members if row in self.fronts])
         return index, is_real
 
 

@@ -46,7 +46,7 @@ class LabelLoss:
         self._logits_are_head_output: bool | None = None
         self._shift = int(next_token)
 
-    def __call__(self, inputs: Mapping[str, Tensor], labels: Tensor, forward: Forward | None = None) -> Tensor:
+    def __call__(self, inputs: Mapping[str, Any], labels: Tensor, forward: Forward | None = None) -> Tensor:
         """Return the negative log-likelihood [B] of each row of ``labels`` [B, T], in fp32; -100 is not counted.
 
         Args:
@@ -76,7 +76,7 @@ class LabelLoss:
         return plain and self._logits_are_head_output is not False
 
     def _run(
-        self, run: Forward, inputs: Mapping[str, Tensor], places: tuple[Tensor, Tensor], *, only_first: bool
+        self, run: Forward, inputs: Mapping[str, Any], places: tuple[Tensor, Tensor], *, only_first: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the hidden states [N, d] at ``places``; the model's logits and the head's own output for them.
 

@@ -228,7 +228,9 @@ class Loop:
         """
         steps, rows = [step for step, _ in batch], [row for _, row in batch]
         names = [step.run.adapter.name for step in steps]
-        with (self._losses_end_to_end if self._fit_end_to_end(batch) else self._losses)(names, rows) as losses:
+        fits = self._fit_end_to_end(batch)
+        losses_of = partial(self._unpadded[rows[0].task].losses, forward=self._forward) if fits else self._losses
+        with losses_of(names, rows) as losses:
             if goes_back():
                 # Rows meet nowhere in the base, so a loss that is not finite spoils its own adapter's gradients alone.
                 shares = uploaded(torch.tensor([1 / step.labels for step in steps]), losses.device)
@@ -249,13 +251,6 @@ class Loop:
                 inputs, targets = self._prefixes[task].cut(names, rows, inputs, targets)
             forward = self._forward if self._tasks[task].headed is None else None
             yield self._objectives[task](inputs, targets, forward)
-
-    @contextmanager
-    def _losses_end_to_end(self, names: Sequence[str], rows: Sequence[Encoded]) -> Iterator[Tensor]:
-        """Do the same without padding; rows of one adapter lie side by side."""
-        unpadded = self._unpadded[rows[0].task]
-        with unpadded.routed(names, rows):
-            yield unpadded.losses(names, rows, self._forward)
 
     def _take(self, step: NextStep, norm: float, began: float, tokens_of_all: int) -> None:
         """Update the adapter, and tell."""

@@ -105,8 +105,9 @@ class Unpadded:
         shared = (self._shared(own) * (len(own) - 1) for own in _of_adapters(names, rows).values())
         return sum(shared) >= _LEAST_SAVED * sum(len(row.input_ids) for row in rows)
 
-    def losses(self, names: Sequence[str], rows: Sequence[Encoded], forward: Forward | None = None) -> Tensor:
-        """Return the loss [B] of each row; it and its backward pass belong inside :meth:`routed`.
+    @contextmanager
+    def losses(self, names: Sequence[str], rows: Sequence[Encoded], forward: Forward | None = None) -> Iterator[Tensor]:
+        """Yield the loss [B] of each row; its backward pass belongs inside the block.
 
         Args:
             names: the adapter of each row; those of one adapter side by side.
@@ -114,17 +115,14 @@ class Unpadded:
             forward: what to call in the model's place (a wrapper around it).
         """
         sequences = self._sequences(names, rows)
-        return self._losses(sequences, self._layout(sequences), forward)
+        with self._routed(sequences):
+            yield self._losses(sequences, self._layout(sequences), forward)
 
     @contextmanager
-    def routed(self, names: Sequence[str], rows: Sequence[Encoded]) -> Iterator[None]:
-        """Route each token of ``rows``, which are of the adapters ``names``, inside the block."""
-        of_tokens = [sequence.adapter for sequence in self._sequences(names, rows) for _ in sequence.ids]
-        with (
-            self._model.route(of_tokens),
-            self._model.without_virtual_tokens(),
-            self._model.own_attention(),
-        ):
+    def _routed(self, sequences: Sequence[_Sequence]) -> Iterator[None]:
+        """Route each token of ``sequences`` inside the block."""
+        of_tokens = [sequence.adapter for sequence in sequences for _ in sequence.ids]
+        with self._model.route(of_tokens), self._model.without_virtual_tokens(), self._model.own_attention():
             yield
 
     def _sequences(self, names: Sequence[str], rows: Sequence[Encoded]) -> list[_Sequence]:
@@ -162,7 +160,7 @@ class Unpadded:
         device = self._model.device
         labels = torch.tensor([label for sequence in sequences for label in sequence.labels])
         inputs = {**self._tokens(sequences), "position_ids": layout.positions[:, None], ROW_LAYOUT: layout}
-        of_tokens = self._by_token(inputs, labels[:, None], forward)  # type: ignore[arg-type]
+        of_tokens = self._by_token(inputs, labels[:, None], forward)
         of_sequences = of_tokens.new_zeros(len(sequences)).index_add(0, layout.rows, of_tokens)
         places = {s.row: place for place, s in enumerate(sequences) if s.row is not None}
         return of_sequences[uploaded(torch.tensor([places[row] for row in range(len(places))]), device)]
@@ -190,7 +188,8 @@ class Unpadded:
         sequences = self._sequences(names, rows)
         layout = self._layout(sequences)
         layout.attended = []
-        found = self._losses(sequences, layout)
+        with self._routed(sequences):
+            found = self._losses(sequences, layout)
         if len(layout.attended) < len(self._model.base.structure.attentions):
             raise NotByRowError(f"{type(self._model.model).__name__} attends elsewhere")
         return found
@@ -214,8 +213,7 @@ class Unpadded:
             if not torch.equal(before, random_numbers(device)):
                 return "each row draws a dropout of its own"
             try:
-                with self.routed(names, rows):
-                    found = self._watched(names, rows)
+                found = self._watched(names, rows)
             except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):
                 return f"{type(base).__name__} cannot be told where rows begin"
         apart = float((padded - found).abs().sum() / padded.abs().sum().clamp(min=1e-6))

@@ -46,7 +46,8 @@ class Standing:
     @property
     def behind(self) -> tuple[Contender, ...]:
         """Those behind the best by more than the noise."""
-        return tuple(c for c in self._apart if c not in self.ahead)
+        ahead = self.ahead
+        return tuple(c for c in self._apart if c not in ahead)
 
     @property
     def ahead(self) -> tuple[Contender, ...]:
