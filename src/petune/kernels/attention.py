@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from petune.kernels.wide_products import product_type
+
 PRODUCT_KEYS = 256
 """Up to how many keys batched products are used in training on CPU: beyond, the kept weights outgrow what they save."""
 INFERENCE_KEYS = 128
@@ -105,7 +107,8 @@ def product_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
         mixed: Tensor = _ProductAttention.apply(*flat, mask, scale, shape)  # type: ignore[no-untyped-call]
     else:
         # Weights are rounded to the values' precision, as PyTorch's kernel does; in bfloat16 it spares a copy in fp32.
-        mixed = torch.bmm(_weights(flat[0], flat[1], mask, scale, shape).to(value.dtype), flat[2])
+        weights, kind = _weights(flat[0], flat[1], mask, scale, shape), product_type(flat[0])
+        mixed = torch.bmm(weights.to(kind), flat[2].to(kind)).to(value.dtype)
     return mixed.view(rows, heads, queries, value.shape[3]).transpose(1, 2)
 
 
@@ -192,7 +195,8 @@ class _ProductAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (d_out,) = gradients
-        query, key, value, weights = ctx.saved_tensors
+        precision, kind = d_out.dtype, product_type(d_out)
+        d_out, query, key, value, weights = (t.to(kind) for t in (d_out, *ctx.saved_tensors))
         d_value = torch.bmm(weights.transpose(1, 2), d_out) if ctx.needs_input_grad[2] else None
         d_query = d_key = None
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
@@ -200,4 +204,5 @@ class _ProductAttention(torch.autograd.Function):
             d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype).mul_(ctx.scale)
             d_query = torch.bmm(d_scores, key) if ctx.needs_input_grad[0] else None
             d_key = torch.bmm(d_scores.transpose(1, 2), query) if ctx.needs_input_grad[1] else None
-        return d_query, d_key, d_value, None, None, None
+        found = (None if d is None else d.to(precision) for d in (d_query, d_key, d_value))
+        return *found, None, None, None

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from petune.backbone.packed_weight import whole
+from petune.kernels.wide_products import project, project_back, weight_gradient
 
 CHUNK_ROWS = 512
 
@@ -78,7 +78,7 @@ def _pass(
     d_bias = torch.zeros_like(weight[:, 0], dtype=wide) if wants_bias else None
     for start in range(0, hidden.shape[0], chunk_rows):
         rows = slice(start, start + chunk_rows)
-        logits = F.linear(hidden[rows], weight, bias).to(wide)
+        logits = project(hidden[rows], weight, bias).to(wide)
         target = labels[rows, None]
         normaliser = logits.logsumexp(-1, keepdim=True)
         if losses is not None:
@@ -93,7 +93,7 @@ def _pass(
             d_bias += d_logits.sum(0)
         small = d_logits.to(hidden.dtype)
         if d_hidden is not None:
-            d_hidden[rows] = small @ weight
+            d_hidden[rows] = project_back(small, weight)
         if d_weight is not None:
-            d_weight += small.t() @ hidden[rows]
+            d_weight += weight_gradient(small, hidden[rows])
     return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), d_bias

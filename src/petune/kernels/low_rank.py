@@ -16,6 +16,7 @@ from petune.backbone.packed_weight import whole
 from petune.kernels.constant_weights import in_precision, once
 from petune.kernels.reordered_linears import reordered, reordered_sum
 from petune.kernels.upload import uploaded
+from petune.kernels.wide_products import is_wide, linear, product_type
 
 Run = tuple[int, int, int]
 """Rows that follow one another and have the same pair: which pair, the first row, and the one behind the last."""
@@ -34,6 +35,8 @@ def add_low_rank(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float) -> Te
     product (``addmm``), so no array of y's size is made beside the result. While weights are constant, the scale is
     a part of B, and both are kept as this CPU's products want them.
     """
+    if is_wide(x):
+        return torch.add(y, linear(linear(x, a), b).to(y.dtype), alpha=scale)
     pair = once((a, b), (scale, x.dtype), lambda: _reordered_pair(a, b, scale, x.dtype)) if x.dtype == y.dtype else None
     if pair is not None:
         return reordered_sum(reordered_sum(x, pair[0]), pair[1], y)
@@ -50,7 +53,7 @@ def _reordered_pair(a: Tensor, b: Tensor, scale: float, dtype: torch.dtype) -> t
 
 def low_rank(x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """Return ``scale * (x A^T) B^T`` in x's precision."""
-    return F.linear(F.linear(x, in_precision(a, x.dtype)), in_precision(b, x.dtype)) * scale
+    return linear(linear(x, a), b) * scale
 
 
 def add_low_rank_by_run(
@@ -135,26 +138,26 @@ def _pieces(runs: tuple[Run, ...], device: torch.device) -> _Pieces:
 class _LowRankByRun(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, scales: Tensor, runs: tuple[Run, ...], *factors: Tensor) -> Tensor:
-        pieces, number = _pieces(runs, x.device), len(scales)
-        down = torch.stack(factors[:number]).to(x.dtype)[pieces.which]
-        up = (torch.stack(factors[number:]) * scales[:, None, None]).to(x.dtype)[pieces.which]
+        pieces, number, kind = _pieces(runs, x.device), len(scales), product_type(x)
+        down = torch.stack(factors[:number]).to(kind)[pieces.which]
+        up = (torch.stack(factors[number:]) * scales[:, None, None]).to(kind)[pieces.which]
         cut = pieces.cut(x)
-        hidden = torch.bmm(cut, down.transpose(1, 2))
+        hidden = torch.bmm(cut.to(kind), down.transpose(1, 2))
         ctx.save_for_backward(cut, down, up, hidden, scales)
         ctx.pieces, ctx.dtypes = pieces, [factor.dtype for factor in factors]
-        if pieces.is_whole:
+        if pieces.is_whole and kind == y.dtype:
             return torch.baddbmm(pieces.cut(y), hidden, up.transpose(1, 2)).flatten(0, 1)
-        return y + pieces.joined(torch.bmm(hidden, up.transpose(1, 2)))
+        return y + pieces.joined(torch.bmm(hidden, up.transpose(1, 2))).to(y.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         (d_out,) = gradients
         cut, down, up, hidden, scales = ctx.saved_tensors
         pieces: _Pieces = ctx.pieces
-        d_cut = pieces.cut(d_out.contiguous())
+        d_cut, cut_wide = (t.to(up.dtype) for t in (pieces.cut(d_out.contiguous()), cut))
         d_hidden = torch.bmm(d_cut, up)
-        d_x = pieces.joined(torch.bmm(d_hidden, down)) if ctx.needs_input_grad[0] else None
-        d_down = pieces.summed(torch.bmm(d_hidden.transpose(1, 2), cut), len(scales))
+        d_x = pieces.joined(torch.bmm(d_hidden, down)).to(cut.dtype) if ctx.needs_input_grad[0] else None
+        d_down = pieces.summed(torch.bmm(d_hidden.transpose(1, 2), cut_wide), len(scales))
         d_up = pieces.summed(torch.bmm(d_cut.transpose(1, 2), hidden), len(scales)) * scales[:, None, None]
         d_factors = [d.to(dtype) for d, dtype in zip((*d_down, *d_up), ctx.dtypes, strict=True)]
         return d_x, d_out if ctx.needs_input_grad[1] else None, None, None, *d_factors

@@ -30,11 +30,11 @@ from typing import Literal, Self, final
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from petune.backbone.sublayers import Norm, SubLayer, norms, sub_layers
 from petune.errors import ConfigError, nearest
+from petune.kernels.wide_products import linear
 from petune.methods.config import MethodConfig
 from petune.methods.method import Finding, Method, Paper, Target
 from petune.sites.host import Host
@@ -139,8 +139,8 @@ class BottleneckSlot(OutputSlot):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return y + s (W_up f(W_down z + b_down) + b_up) for the z that the settings choose."""
         z = self._read(x, y)
-        inner = self.activation(F.linear(z, self.down_weight.to(y.dtype), self.down_bias.to(y.dtype)))
-        return y + self.scaling * F.linear(inner, self.up_weight.to(y.dtype), self.up_bias.to(y.dtype))
+        inner = self.activation(linear(z, self.down_weight, self.down_bias))
+        return y + self.scaling * linear(inner, self.up_weight, self.up_bias)
 
     def _read(self, x: Tensor, y: Tensor) -> Tensor:
         """Return z: y, x, or their sum, as the base normalises it."""

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from petune.errors import ConfigError
 from petune.kernels.attention import products_without_gradients
+from petune.kernels.wide_products import wide_products
 from petune.sites.attention import AttentionSites, AttentionSlot, Source
 from petune.sites.embeddings import EmbeddingSite, EmbeddingSlot, EmbeddingSource
 from petune.sites.gated import GatedSlot
@@ -113,17 +114,17 @@ class Sites:
         Args:
             compiled: whether blocks are compiled, which does by itself what our own maths is for.
         """
-        with self.fast_inference(), nullcontext() if compiled else own_maths(self._model):
+        with nullcontext() if compiled else own_maths(self._model), self.fast_inference():
             yield
 
     @contextmanager
     def fast_inference(self) -> Iterator[None]:
-        """Run with our attention inside the block, where the model allows it and the device gains by it."""
+        """Run with our attention and wide products inside the block, where model and device allow it and gain by it."""
         # Kernels of other devices want the mask left out where it can be; ours has it written out.
         if self._model.device.type != "cpu":
             yield
             return
-        with self._attention.held(), products_without_gradients():
+        with self._attention.held(), products_without_gradients(), wide_products(self._model):
             yield
 
     @contextmanager

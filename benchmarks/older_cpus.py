@@ -1,0 +1,99 @@
+"""How fast LoRA trains on CPUs with fewer instructions than this one, in float32 and in bfloat16.
+
+PyTorch's library of products (oneDNN) is told to use no more than what an older CPU has; each way runs in a process of
+its own.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from computed_once import LORA, reviews, unpadded
+from race.machine import machine_facts, usable_cores
+
+import petune
+from petune.adapted_model import AdaptedModel
+from petune.adapter import create_adapter
+from petune.data.reviews import movie_reviews
+from petune.kernels import wide_products
+from petune.sites.head import LabelLoss
+from petune.training.unpadded import Unpadded
+
+CPUS = {"AVX2": "AVX2", "AVX-512": "AVX512_CORE", "this one": "DEFAULT"}
+"""What oneDNN calls what a CPU has."""
+WAYS = {
+    "float32": ("float32", None),
+    "bfloat16": ("bfloat16", None),
+    "bfloat16, products always as they are": ("bfloat16", False),
+}
+"""The precision of the base, and whether products in it are taken to be slow; None to have it measured."""
+STEPS = 3
+
+
+def rate(way: str, threads: int) -> dict[str, float | bool]:
+    """Return the median tokens/s of a way in this process, and whether products of halves were found slow."""
+    torch.set_num_threads(threads)
+    dtype, is_slow = WAYS[way]
+    if is_slow is not None:
+        wide_products._is_slow.update(dict.fromkeys(wide_products.HALVES, is_slow))
+    base = petune.load_base("demo", dtype=dtype, device="cpu")
+    steps = reviews(base, movie_reviews(96, 16).train)[1 : STEPS + 2]
+    model = AdaptedModel(base, [create_adapter(base, "lora", r=LORA["r"], target_modules=LORA["target_modules"])])
+    model.adapter("default").set_trainable(True)
+    model.train()
+    objective = LabelLoss(model.model, model.plugged_into)
+    step = partial(unpadded, Unpadded(model, objective, shares_tokens=True))
+    rates = []
+    with model.fast_training():
+        for rows in steps:
+            began = time.perf_counter()
+            step(rows)
+            rates.append(sum(len(row.input_ids) for row in rows) / (time.perf_counter() - began))
+    found = dtype != "float32" and wide_products.is_slow(torch.bfloat16)
+    return {"tokens_per_second": statistics.median(rates[1:]), "is_slow": found}
+
+
+def in_a_process(cpu: str, way: str, threads: int) -> dict[str, float | bool]:
+    """Return what :func:`rate` finds in a process that sees the instructions of ``cpu``."""
+    command = [sys.executable, __file__, "--only", way, "--threads", str(threads)]
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": CPUS[cpu]}
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    found: dict[str, float | bool] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a line for each CPU."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cpus", nargs="+", choices=CPUS, default=list(CPUS), help="which to be (default: all)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="runs of each way, in turn; medians are told (default 3)"
+    )
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="threads (default: all cores)")
+    parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.only is not None:
+        print(json.dumps(rate(options.only, options.threads)))
+        return 0
+    print(
+        f"{machine_facts()['cpu']}, {options.threads} threads, torch {torch.__version__}; tokens/s of LoRA on reviews\n"
+    )
+    print(f"| instructions | {' | '.join(WAYS)} | halves are multiplied in |\n|---|{'---|' * (len(WAYS) + 1)}")
+    for cpu in options.cpus:
+        found = [[in_a_process(cpu, way, options.threads) for way in WAYS] for _ in range(options.repeats)]
+        medians = [statistics.median(run[number]["tokens_per_second"] for run in found) for number in range(len(WAYS))]
+        wide = {run[1]["is_slow"] for run in found}
+        kind = " or ".join("float32" if is_slow else "half precision" for is_slow in sorted(wide))
+        print(f"| {cpu} | {' | '.join(f'{median:.0f}' for median in medians)} | {kind} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

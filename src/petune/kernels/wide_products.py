@@ -1,0 +1,213 @@
+"""Products in half precision computed in float32, on CPUs that are faster at that.
+
+A CPU may have no instructions for bfloat16 or float16, or slow ones; then its library takes up to fifty times as long
+for a product in them as for one in float32 with both factors converted beforehand. Factors are exact in float32 and so
+are their products; sums are made in float32 either way and rounded once. So the two ways differ by the order of a sum.
+
+Shapes: x [..., d_in], y [..., d_out], W [d_out, d_in], or [d_in, d_out] where it is stored transposed (Conv1D).
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
+
+from petune.kernels.constant_weights import in_precision
+
+HALVES = (torch.bfloat16, torch.float16)
+"""Types whose products may be computed in float32."""
+LEAST_ROWS = 16
+"""Fewer are multiplied as they are: converting the weight would take as long."""
+MOST_NUMBERS = 2**24
+"""Of a weight, in float32 at a time."""
+
+_GAIN = 2.0
+"""How much faster float32 must be. Without instructions for a type it is 4 to 50 times as fast; slow ones make less of
+a difference than the other work of a machine does, and the order of sums is not to change with that."""
+_TRIED_ROWS, _TRIED_WIDTH = 256, 256
+_REPEATS = 5
+_is_slow: dict[torch.dtype, bool] = {}
+
+
+@contextmanager
+def wide_products(model: nn.Module) -> Iterator[None]:
+    """Have the linears of ``model`` multiply in float32 inside the block, where they gain by it.
+
+    Only plain linears in half precision on a CPU do, and only for so many rows that converting the weight pays.
+    Nothing is kept in float32 for the backward pass. Hooks act as always.
+    """
+    changed: list[tuple[nn.Module, type[nn.Module]]] = []
+    try:
+        for module in model.modules():
+            kind = _WIDE.get(type(module))
+            if kind is not None and _gains(module):
+                changed.append((module, type(module)))
+                module.__class__ = kind  # by its class, so that compiled blocks that are alike share a graph
+        yield
+    finally:
+        for module, kind in changed:
+            module.__class__ = kind
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, transposed: bool = False) -> Tensor:
+    """Return ``x W^T + bias``, or ``x W + bias`` with a transposed weight, in x's precision.
+
+    Args:
+        x: [..., d_in].
+        weight: in x's precision, or a learned one in float32.
+        bias: [d_out], as the weight.
+        transposed: whether the weight is [d_in, d_out].
+    """
+    if is_wide(x):
+        if torch.is_grad_enabled():
+            return _WideProduct.apply(x, weight, bias, transposed)  # type: ignore[no-any-return, no-untyped-call]
+        return _forward(x, weight, bias, transposed)
+    weight = in_precision(weight, x.dtype)
+    return F.linear(x, weight.t() if transposed else weight, None if bias is None else in_precision(bias, x.dtype))
+
+
+def project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return ``x W^T + bias``, without gradients: in float32 where it is computed in that, else in x's type."""
+    return _product(x, weight, bias) if is_wide(x) else F.linear(x, weight, bias)
+
+
+def project_back(d_y: Tensor, weight: Tensor) -> Tensor:
+    """Return ``dy W``, the gradient of x, as :func:`project` does."""
+    return _back(d_y, weight) if is_wide(d_y) else d_y @ weight
+
+
+def weight_gradient(d_y: Tensor, x: Tensor) -> Tensor:
+    """Return ``dy^T x`` [d_out, d_in], the gradient of W, of x [R, d_in] and dy [R, d_out]: as :func:`project` does."""
+    kind = product_type(d_y.t())
+    return d_y.t().to(kind) @ x.to(kind)
+
+
+def product_type(x: Tensor) -> torch.dtype:
+    """Return the type in which products of rows x [..., d_in] are computed: x's own, or float32."""
+    return torch.float32 if is_wide(x) else x.dtype
+
+
+def is_wide(x: Tensor) -> bool:
+    """Say whether products of rows x [..., d_in] are computed in float32, which does not depend on what they hold."""
+    return x.dtype in HALVES and x.device.type == "cpu" and x.numel() >= LEAST_ROWS * x.shape[-1] and is_slow(x.dtype)
+
+
+def is_slow(dtype: torch.dtype) -> bool:
+    """Say whether this CPU lacks fast products in ``dtype``; measured once, in some milliseconds."""
+    if dtype not in _is_slow:
+        _is_slow[dtype] = _gain(dtype) >= _GAIN
+    return _is_slow[dtype]
+
+
+@torch.no_grad()
+def _gain(dtype: torch.dtype) -> float:
+    """Return how many times as fast products in ``dtype``, forward and backward, are in float32."""
+    with torch.inference_mode(mode=False):
+        x, weight = (torch.ones(count, _TRIED_WIDTH, dtype=dtype) for count in (_TRIED_ROWS, _TRIED_WIDTH))
+    plain, wide = _least_seconds(
+        lambda: (F.linear(x, weight), x @ weight),
+        lambda: (_product(x, weight, None).to(dtype), _back(x, weight).to(dtype)),
+    )
+    return plain / wide
+
+
+def _least_seconds(*works: Callable[[], Any]) -> list[float]:
+    """Return the least seconds of each of ``works``, run in turn, after a run that does not count."""
+    seconds: list[list[float]] = [[] for _ in works]
+    for _ in range(_REPEATS + 1):
+        for work, own in zip(works, seconds, strict=True):
+            began = time.perf_counter()
+            work()
+            own.append(time.perf_counter() - began)
+    return [min(own[1:]) for own in seconds]
+
+
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+    return _product(x, weight.t() if transposed else weight, bias).to(x.dtype)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x W^T + bias [..., d_out] in float32."""
+    wide, some = x.to(torch.float32), None if bias is None else bias.to(torch.float32)
+    if weight.numel() <= MOST_NUMBERS:
+        return F.linear(wide, weight.to(torch.float32), some)
+    y = wide.new_empty(*x.shape[:-1], len(weight))
+    for part in _parts(weight):
+        y[..., part] = F.linear(wide, weight[part].to(torch.float32), None if some is None else some[part])
+    return y
+
+
+def _back(d_y: Tensor, weight: Tensor) -> Tensor:
+    """Return dy W [..., d_in] in float32."""
+    wide = d_y.to(torch.float32)
+    if weight.numel() <= MOST_NUMBERS:
+        return wide @ weight.to(torch.float32)
+    d_x = wide.new_zeros(wide[..., 0].numel(), weight.shape[1])
+    for part in _parts(weight):
+        d_x.addmm_(wide[..., part].flatten(0, -2), weight[part].to(torch.float32))
+    return d_x.view(*d_y.shape[:-1], weight.shape[1])
+
+
+def _parts(weight: Tensor) -> Iterator[slice]:
+    rows = max(1, MOST_NUMBERS // weight.shape[1])
+    return (slice(start, start + rows) for start in range(0, len(weight), rows))
+
+
+class _WideProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+        learns_x, learns_weight, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(x if learns_weight else None, weight if learns_x else None)
+        ctx.transposed, ctx.learned = transposed, weight.dtype
+        return _forward(x, weight, bias, transposed)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (d_y,) = gradients
+        x, weight = ctx.saved_tensors
+        d_x = d_weight = d_bias = None
+        if weight is not None:
+            d_x = _back(d_y, weight.t() if ctx.transposed else weight).to(d_y.dtype)
+        if x is not None:
+            left, right = (x, d_y) if ctx.transposed else (d_y, x)
+            d_weight = left.flatten(0, -2).to(torch.float32).t() @ right.flatten(0, -2).to(torch.float32)
+            d_weight = d_weight.to(ctx.learned)
+        if ctx.needs_input_grad[2]:
+            d_bias = d_y.flatten(0, -2).sum(0, dtype=torch.float32).to(ctx.learned)
+        return d_x, d_weight, d_bias, None
+
+
+@final
+class WideLinear(nn.Linear):
+    """What a linear is meanwhile."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - its name in PyTorch
+        """Return x W^T + bias [..., d_out] for x [..., d_in]."""
+        return linear(input, self.weight, self.bias) if is_wide(input) else super().forward(input)
+
+
+@final
+class WideConv1D(Conv1D):  # type: ignore[misc]
+    """What a linear with a transposed weight is meanwhile."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x W + bias [..., d_out] for x [..., d_in]."""
+        if is_wide(x):
+            return linear(x, self.weight, self.bias, transposed=True)
+        return super().forward(x)  # type: ignore[no-any-return]
+
+
+_WIDE: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: WideLinear, Conv1D: WideConv1D}
+
+
+def _gains(module: nn.Module) -> bool:
+    """Say whether a linear has a plain weight in a slow precision on a CPU, and runs the ``forward`` of its class."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    plain = type(weight) is nn.Parameter and type(weight.data) is Tensor and "forward" not in vars(module)
+    return plain and weight.dtype in HALVES and weight.device.type == "cpu" and is_slow(weight.dtype)

@@ -1,0 +1,62 @@
+"""The timing of older CPUs: each way runs in a process that sees fewer instructions."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import older_cpus
+import pytest
+import torch
+
+from petune.backbone.base import Base
+from petune.kernels import wide_products
+
+
+@pytest.mark.parametrize(("way", "answer"), [("float32", False), ("bfloat16", True)])
+def test_a_way_trains_in_its_precision(
+    way: str,
+    answer: bool,
+    tmp_path: Path,
+    tiny_base: Callable[..., Base],
+    write_rows: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [{"text": f"it was {word}", "label": "positive"} for word in ("good", "fine", "bright", "warm")] * 20
+    files = SimpleNamespace(train=write_rows(tmp_path / "train.jsonl", rows))
+    asked: list[str] = []
+
+    def load(name: str, *, dtype: str, device: str) -> Base:
+        asked.append(dtype)
+        assert (name, device) == ("demo", "cpu")
+        return tiny_base(dtype=getattr(torch, dtype))
+
+    monkeypatch.setattr(wide_products, "_is_slow", dict.fromkeys(wide_products.HALVES, True))
+    monkeypatch.setattr(older_cpus, "movie_reviews", lambda *_: files)
+    monkeypatch.setattr(older_cpus.petune, "load_base", load)
+    found = older_cpus.rate(way, torch.get_num_threads())
+    assert asked == [way]
+    assert found["tokens_per_second"] > 0
+    assert found["is_slow"] is answer
+
+
+def test_a_line_for_each_cpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    ran: list[tuple[str, str]] = []
+
+    def run(command: list[str], *, env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[str]:
+        way, limit = command[command.index("--only") + 1], env["ONEDNN_MAX_CPU_ISA"]
+        ran.append((limit, way))
+        answer = {"tokens_per_second": float(len(ran)), "is_slow": limit == "AVX2" and way != "float32"}
+        return subprocess.CompletedProcess(command, 0, stdout=f"a warning\n{json.dumps(answer)}\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert older_cpus.main(["--cpus", "AVX2", "this one", "--repeats", "3"]) == 0
+    assert [limit for limit, _ in ran] == ["AVX2"] * 9 + ["DEFAULT"] * 9
+    assert [way for _, way in ran[:6]] == list(older_cpus.WAYS) * 2, "in turn"
+    lines = [
+        line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith(("| AVX2", "| this"))
+    ]
+    assert [line[1:4] for line in lines] == [["4", "5", "6"], ["13", "14", "15"]]
+    assert [line[4] for line in lines] == ["float32 |", "half precision |"]
