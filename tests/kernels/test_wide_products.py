@@ -230,6 +230,7 @@ def learned(model: AdaptedModel, *, compiled: bool = False) -> tuple[Tensor, Ten
         losses = objective({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ids)
         losses.sum().backward()
         kinds = {type(part) for part in model.model.modules()}
+        assert objective._fused(), "a wide head is a plain one"
     gradients = [p.grad.flatten().float() for p in adapter.parameters() if p.grad is not None]
     return losses.detach().float(), torch.cat(gradients), kinds
 

@@ -54,6 +54,11 @@ def wide_products(model: nn.Module) -> Iterator[None]:
             module.__class__ = kind
 
 
+def is_plain_linear(module: nn.Module) -> bool:
+    """Say whether ``module`` is an ``nn.Linear`` and no sub-class of another's, wide meanwhile or not."""
+    return type(module) in (nn.Linear, WideLinear)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, transposed: bool = False) -> Tensor:
     """Return ``x W^T + bias``, or ``x W + bias`` with a transposed weight, in x's precision.
 

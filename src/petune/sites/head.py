@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from petune.backbone.arguments import without_cache
 from petune.kernels.loss_head import label_cross_entropy
 from petune.kernels.upload import uploaded
+from petune.kernels.wide_products import is_plain_linear
 
 IGNORED = -100
 Forward = Callable[..., Any]
@@ -72,7 +73,7 @@ class LabelLoss:
         return _of_rows(nn.functional.cross_entropy(logits.to(wide), targets, reduction="none"), rows, len(labels))
 
     def _fused(self) -> bool:
-        plain = type(self._head) is nn.Linear and not self._head_is_changed(self._head)
+        plain = is_plain_linear(self._head) and not self._head_is_changed(self._head)
         return plain and self._logits_are_head_output is not False
 
     def _run(
