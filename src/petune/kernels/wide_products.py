@@ -69,9 +69,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, transposed:
         transposed: whether the weight is [d_in, d_out].
     """
     if is_wide(x):
-        if torch.is_grad_enabled():
-            return _WideProduct.apply(x, weight, bias, transposed)  # type: ignore[no-any-return, no-untyped-call]
-        return _forward(x, weight, bias, transposed)
+        return _wide_linear(x, weight, bias, transposed=transposed)
     weight = in_precision(weight, x.dtype)
     return F.linear(x, weight.t() if transposed else weight, None if bias is None else in_precision(bias, x.dtype))
 
@@ -88,8 +86,7 @@ def project_back(d_y: Tensor, weight: Tensor) -> Tensor:
 
 def weight_gradient(d_y: Tensor, x: Tensor) -> Tensor:
     """Return ``dy^T x`` [d_out, d_in], the gradient of W, of x [R, d_in] and dy [R, d_out]: as :func:`project` does."""
-    kind = product_type(d_y.t())
-    return d_y.t().to(kind) @ x.to(kind)
+    return _outer(d_y, x) if is_wide(d_y.t()) else d_y.t() @ x
 
 
 def product_type(x: Tensor) -> torch.dtype:
@@ -132,6 +129,12 @@ def _least_seconds(*works: Callable[[], Any]) -> list[float]:
     return [min(own[1:]) for own in seconds]
 
 
+def _wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool = False) -> Tensor:
+    if torch.is_grad_enabled():
+        return _WideProduct.apply(x, weight, bias, transposed)  # type: ignore[no-any-return, no-untyped-call]
+    return _forward(x, weight, bias, transposed)
+
+
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
     return _product(x, weight.t() if transposed else weight, bias).to(x.dtype)
 
@@ -158,6 +161,11 @@ def _back(d_y: Tensor, weight: Tensor) -> Tensor:
     return d_x.view(*d_y.shape[:-1], weight.shape[1])
 
 
+def _outer(left: Tensor, right: Tensor) -> Tensor:
+    """Return the sum over rows of ``left right^T`` [d_left, d_right] in float32."""
+    return left.flatten(0, -2).to(torch.float32).t() @ right.flatten(0, -2).to(torch.float32)
+
+
 def _parts(weight: Tensor) -> Iterator[slice]:
     rows = max(1, MOST_NUMBERS // weight.shape[1])
     return (slice(start, start + rows) for start in range(0, len(weight), rows))
@@ -179,9 +187,7 @@ class _WideProduct(torch.autograd.Function):
         if weight is not None:
             d_x = _back(d_y, weight.t() if ctx.transposed else weight).to(d_y.dtype)
         if x is not None:
-            left, right = (x, d_y) if ctx.transposed else (d_y, x)
-            d_weight = left.flatten(0, -2).to(torch.float32).t() @ right.flatten(0, -2).to(torch.float32)
-            d_weight = d_weight.to(ctx.learned)
+            d_weight = (_outer(x, d_y) if ctx.transposed else _outer(d_y, x)).to(ctx.learned)
         if ctx.needs_input_grad[2]:
             d_bias = d_y.flatten(0, -2).sum(0, dtype=torch.float32).to(ctx.learned)
         return d_x, d_weight, d_bias, None
@@ -193,7 +199,7 @@ class WideLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - its name in PyTorch
         """Return x W^T + bias [..., d_out] for x [..., d_in]."""
-        return linear(input, self.weight, self.bias) if is_wide(input) else super().forward(input)
+        return _wide_linear(input, self.weight, self.bias) if is_wide(input) else super().forward(input)
 
 
 @final
@@ -203,7 +209,7 @@ class WideConv1D(Conv1D):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
         """Return x W + bias [..., d_out] for x [..., d_in]."""
         if is_wide(x):
-            return linear(x, self.weight, self.bias, transposed=True)
+            return _wide_linear(x, self.weight, self.bias, transposed=True)
         return super().forward(x)  # type: ignore[no-any-return]
 
 

@@ -114,7 +114,7 @@ class Sites:
         Args:
             compiled: whether blocks are compiled, which does by itself what our own maths is for.
         """
-        with nullcontext() if compiled else own_maths(self._model), self.fast_inference():
+        with self.fast_inference(), nullcontext() if compiled else own_maths(self._model):
             yield
 
     @contextmanager
