@@ -15,8 +15,10 @@ from petune.backbone.base import Base
 from petune.kernels import wide_products
 
 
+@pytest.mark.parametrize("work", older_cpus.WORKS)
 @pytest.mark.parametrize(("way", "answer"), [("float32", False), ("bfloat16", True)])
-def test_a_way_trains_in_its_precision(
+def test_a_way_works_in_its_precision(
+    work: str,
     way: str,
     answer: bool,
     tmp_path: Path,
@@ -36,27 +38,32 @@ def test_a_way_trains_in_its_precision(
     monkeypatch.setattr(wide_products, "_is_slow", dict.fromkeys(wide_products.HALVES, True))
     monkeypatch.setattr(older_cpus, "movie_reviews", lambda *_: files)
     monkeypatch.setattr(older_cpus.petune, "load_base", load)
-    found = older_cpus.rate(way, torch.get_num_threads())
+    found = older_cpus.rate(work, way, torch.get_num_threads())
     assert asked == [way]
     assert found["tokens_per_second"] > 0
     assert found["is_slow"] is answer
 
 
+WORKS = ("training", "generation of 1 row")
+
+
 def test_a_line_for_each_cpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    ran: list[tuple[str, str]] = []
+    ran: list[tuple[str, str, str]] = []
 
     def run(command: list[str], *, env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[str]:
-        way, limit = command[command.index("--only") + 1], env["ONEDNN_MAX_CPU_ISA"]
-        ran.append((limit, way))
+        at, limit = command.index("--only"), env["ONEDNN_MAX_CPU_ISA"]
+        work, way = command[at + 1 : at + 3]
+        ran.append((limit, work, way))
         answer = {"tokens_per_second": float(len(ran)), "is_slow": limit == "AVX2" and way != "float32"}
         return subprocess.CompletedProcess(command, 0, stdout=f"a warning\n{json.dumps(answer)}\n")
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert older_cpus.main(["--cpus", "AVX2", "this one", "--repeats", "3"]) == 0
-    assert [limit for limit, _ in ran] == ["AVX2"] * 9 + ["DEFAULT"] * 9
-    assert [way for _, way in ran[:6]] == list(older_cpus.WAYS) * 2, "in turn"
+    assert older_cpus.main(["--cpus", "AVX2", "this one", "--works", *WORKS, "--repeats", "3"]) == 0
+    assert [(work, limit) for limit, work, _ in ran[::9]] == [(w, c) for w in WORKS for c in ("AVX2", "DEFAULT")]
+    assert [way for *_, way in ran[:6]] == list(older_cpus.WAYS) * 2, "in turn"
     lines = [
         line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith(("| AVX2", "| this"))
     ]
-    assert [line[1:4] for line in lines] == [["4", "5", "6"], ["13", "14", "15"]]
-    assert [line[4] for line in lines] == ["float32 |", "half precision |"]
+    assert [line[1:4] for line in lines[:2]] == [["4.0", "5.0", "6.0"], ["13.0", "14.0", "15.0"]]
+    assert [line[1:4] for line in lines[2:]] == [["22", "23", "24"], ["31", "32", "33"]]
+    assert [line[4] for line in lines] == ["float32 |", "half precision |"] * 2

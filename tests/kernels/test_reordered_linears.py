@@ -1,8 +1,10 @@
 import pytest
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
-from petune.kernels.reordered_linears import reordered, reordered_linears, reordered_sum
+from petune.kernels.reordered_linears import reordered_linears
+from petune.kernels.wide_products import HALVES, LEAST_ROWS, wide_products
 
 TYPES = [torch.float32, torch.bfloat16]
 
@@ -19,6 +21,7 @@ def model_of(dtype: torch.dtype) -> nn.Sequential:
     return nn.Sequential(nn.Linear(48, 96), nn.GELU(), nn.Linear(96, 40, bias=False), Wider(40, 8)).to(dtype)
 
 
+@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("shape", [(48,), (1, 1, 48), (5, 1, 48), (3, 7, 48)])
 def test_products_are_those_of_the_module(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
@@ -30,6 +33,43 @@ def test_products_are_those_of_the_module(dtype: torch.dtype, shape: tuple[int, 
             got = model(x)
     torch.testing.assert_close(got, expected, rtol=1e-5 if dtype == torch.float32 else 0, atol=1e-6)
     assert got.shape == (*shape[:-1], 8)
+
+
+def mixed() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(48, 96), Conv1D(40, 96), nn.Linear(40, 24, bias=False), Wider(24, 8))
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("rows", [1, 2, LEAST_ROWS])
+def test_where_a_precision_is_slow_products_are_those_of_float32(dtype: torch.dtype, rows: int) -> None:
+    model = mixed().to(dtype)
+    given = [torch.randn(rows, 1, width).to(dtype) for width in (48, 96, 40)]
+    with torch.inference_mode(), wide_products(model), reordered_linears(model) as number:
+        assert number == 3
+        assert "forward" not in vars(model[3]), "a sub-class has a forward pass of its own"
+        found = [part(x) for part, x in zip(model, given, strict=False)]
+    assert all("forward" not in vars(part) for part in model)
+    for part, x, y in zip(model.float(), given, found, strict=False):
+        torch.testing.assert_close(y, part(x.float()).to(dtype))
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_weight_is_converted_once() -> None:
+    model, x = mixed().bfloat16(), torch.randn(2, 1, 48).bfloat16()
+    with torch.inference_mode(), reordered_linears(model):
+        before = model[0](x)
+        model[0].weight.zero_()
+        assert torch.equal(model[0](x), before)
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_copy_in_float32_counts_as_large_as_it_is() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).bfloat16()
+    for most, expected in ((4 * 64 - 1, 0), (4 * 64, 1), (2 * 4 * 64, 2)):
+        with reordered_linears(model, most_bytes=most) as number:
+            assert number == expected
 
 
 def test_modules_are_as_before_after_an_error() -> None:
@@ -73,22 +113,3 @@ def test_a_release_without_the_operations_runs_linears_as_they_are(monkeypatch: 
     monkeypatch.setattr("petune.kernels.reordered_linears._OPERATIONS", ("_linear_pointwise", "_no_such_operation"))
     with reordered_linears(model_of(torch.float32)) as number:
         assert number == 0
-
-
-@pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("shape", [(24,), (5, 1, 24), (3, 7, 24)])
-def test_a_product_is_added_and_rounded_once(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    x, weight = torch.randn(shape).to(dtype), torch.randn(6, 24).to(dtype)
-    y = torch.randn(*shape[:-1], 6).to(dtype)
-    copy = reordered(weight)
-    assert copy is not None
-    with torch.inference_mode():
-        product, total = reordered_sum(x, copy), reordered_sum(x, copy, y)
-    exact = x.double() @ weight.double().t()
-    torch.testing.assert_close(product, exact.to(dtype))
-    torch.testing.assert_close(total, (exact + y.double()).to(dtype))
-
-
-@pytest.mark.parametrize("weight", [torch.ones(2, 3, dtype=torch.float64), torch.ones(2, 3, device="meta")])
-def test_what_the_library_does_not_reorder_stays(weight: torch.Tensor) -> None:
-    assert reordered(weight) is None

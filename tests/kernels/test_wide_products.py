@@ -23,18 +23,6 @@ from petune.training.compiled_blocks import compiled_blocks
 ROWS = 2 * LEAST_ROWS
 
 
-@pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take half precision to be slow, whatever the machine has."""
-    monkeypatch.setattr(module, "_is_slow", dict.fromkeys(module.HALVES, True))
-
-
-@pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take half precision to be fast."""
-    monkeypatch.setattr(module, "_is_slow", dict.fromkeys(module.HALVES, False))
-
-
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 

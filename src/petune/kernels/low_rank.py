@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from petune.backbone.packed_weight import whole
-from petune.kernels.constant_weights import in_precision, once
-from petune.kernels.reordered_linears import reordered, reordered_sum
+from petune.kernels.constant_weights import in_precision
 from petune.kernels.upload import uploaded
-from petune.kernels.wide_products import is_wide, linear, product_type
+from petune.kernels.wide_products import HALVES, is_wide, linear, product_type
 
 Run = tuple[int, int, int]
 """Rows that follow one another and have the same pair: which pair, the first row, and the one behind the last."""
@@ -25,6 +24,8 @@ MOST_PARTS = 16
 """Into how many pieces the longest run may be cut."""
 ROWS_OF_A_PIECE = 8
 """How many rows more a piece costs for being one."""
+FEW_ROWS = 64
+"""Up to so many, on a CPU, products as small as these are faster in float32: half precision takes longer to set up."""
 
 
 def add_low_rank(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -32,23 +33,24 @@ def add_low_rank(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float) -> Te
 
     The fp32 masters A and B are cast to x's precision, never x to theirs: the cast of a few thousand numbers is cheap,
     and what autograd keeps for the backward pass stays in the small precision. Scale and sum ride on the second
-    product (``addmm``), so no array of y's size is made beside the result. While weights are constant, the scale is
-    a part of B, and both are kept as this CPU's products want them.
+    product (``addmm``), so no array of y's size is made beside the result. A few rows without gradients, as in
+    generation, are computed in fp32 and rounded once.
     """
     if is_wide(x):
         return torch.add(y, linear(linear(x, a), b).to(y.dtype), alpha=scale)
-    pair = once((a, b), (scale, x.dtype), lambda: _reordered_pair(a, b, scale, x.dtype)) if x.dtype == y.dtype else None
-    if pair is not None:
-        return reordered_sum(reordered_sum(x, pair[0]), pair[1], y)
+    if _are_few(x):
+        update = F.linear(F.linear(x.to(torch.float32), a.to(torch.float32)), b.to(torch.float32))
+        return torch.add(y, update, alpha=scale).to(y.dtype)
     hidden, up = F.linear(x, in_precision(a, x.dtype)), in_precision(b, x.dtype).t()
     flat = torch.addmm(y.reshape(-1, y.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), up, alpha=scale)
     return flat.view(y.shape)
 
 
-def _reordered_pair(a: Tensor, b: Tensor, scale: float, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
-    """Return A and scale * B for products in ``dtype``; None where they run best as they are."""
-    down, up = reordered(a.to(dtype)), reordered((scale * b).to(dtype))
-    return None if down is None or up is None else (down, up)
+def _are_few(x: Tensor) -> bool:
+    """Say whether rows x [..., d_in] in half precision are so few that products without gradients gain by float32."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return False
+    return x.dtype in HALVES and x.device.type == "cpu" and x.numel() <= FEW_ROWS * x.shape[-1]
 
 
 def low_rank(x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:

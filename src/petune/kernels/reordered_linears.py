@@ -2,15 +2,21 @@
 
 The CPU's library (oneDNN) multiplies blocks of numbers, and brings a weight into that order at every call: with a few
 rows, as in generation, this takes about as long as the product. Here it is done once. Sums are made in the same order
-in bfloat16, bit for bit; in float32 they differ by rounding.
+in bfloat16, bit for bit; in float32 they differ by rounding. On a CPU that is slow at products in half precision a
+weight is converted to float32 once, where :mod:`petune.kernels.wide_products` does it at every call, or, for a few
+rows, not at all.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
+
+from petune.kernels.wide_products import multiplies_slowly
 
 REORDERED_BYTES = 2**30
 """Most memory that copies of weights may take; linears beyond it run as they are."""
@@ -22,7 +28,7 @@ _OPERATIONS = ("_is_mkldnn_bf16_supported", "_linear_pointwise", "_reorder_linea
 
 @contextmanager
 def reordered_linears(model: nn.Module, *, most_bytes: int = REORDERED_BYTES) -> Iterator[int]:
-    """Run the linears of ``model`` on reordered copies of their weights inside the block, which must not change them.
+    """Run the linears of ``model`` on copies of their weights inside the block, which must not change them.
 
     Only plain linears on a CPU are: a sub-class, a weight of another kind, or a ``forward`` put there by somebody else
     stays as it is. Hooks act as always.
@@ -32,34 +38,50 @@ def reordered_linears(model: nn.Module, *, most_bytes: int = REORDERED_BYTES) ->
         most_bytes: memory that the copies may take.
 
     Yields:
-        How many linears are reordered.
+        How many linears have a copy.
     """
-    reordered: list[nn.Linear] = []
+    changed: list[nn.Module] = []
     room = most_bytes
     try:
-        for module in model.modules() if _is_supported() else ():
-            if type(module) is nn.Linear and _is_plain(module) and module.weight.nbytes <= room:
-                weight = _reordered(module.weight.detach())
-                reordered.append(module)
-                module.forward = partial(_product, weight, module.bias)  # type: ignore[method-assign]
-                room -= module.weight.nbytes
-        yield len(reordered)
+        for module in model.modules():
+            made = _product_of(module, room)
+            if made is not None:
+                changed.append(module)
+                module.forward, size = made
+                room -= size
+        yield len(changed)
     finally:
-        for module in reordered:
+        for module in changed:
             vars(module).pop("forward", None)
 
 
-def reordered(weight: Tensor) -> Tensor | None:
-    """Return a copy of ``weight`` [d_out, d_in] for :func:`reordered_sum`; None where it runs best as it is."""
-    return _reordered(weight.contiguous()) if _is_supported() and _is_fit(weight) else None
+def _product_of(module: nn.Module, room: int) -> tuple[Callable[[Tensor], Tensor], int] | None:
+    """Return what ``module`` is to run, and the bytes of its copy; None where it stays as it is."""
+    if multiplies_slowly(module):
+        size, make = torch.float32.itemsize * module.get_parameter("weight").numel(), _wide_product
+    elif type(module) is nn.Linear and _is_supported() and _is_plain(module):
+        size, make = module.weight.nbytes, _reordered_product
+    else:
+        return None
+    return (make(module), size) if size <= room else None
 
 
-def reordered_sum(x: Tensor, weight: Tensor, y: Tensor | None = None) -> Tensor:
-    """Return ``x W^T``, or ``y + x W^T`` rounded once [..., d_out], for x [..., d_in] and a reordered weight."""
-    if y is None:
-        return _product(weight, None, x)
-    total: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, y, weight, None, "add")
-    return total
+def _wide_product(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    plain, bias = module.get_parameter("weight").detach(), module._parameters.get("bias")
+    is_transposed = isinstance(module, Conv1D)
+    weight = (plain.t() if is_transposed else plain).to(torch.float32)
+    wide_bias = None if bias is None else bias.detach().to(torch.float32)
+
+    def product(x: Tensor) -> Tensor:
+        if x.numel() == x.shape[-1] and not is_transposed:  # a single row is summed as fast, and half as much is read
+            return F.linear(x, plain, bias)
+        return F.linear(x.to(torch.float32), weight, wide_bias).to(x.dtype)
+
+    return product
+
+
+def _reordered_product(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    return partial(_product, _reordered(module.get_parameter("weight").detach()), module._parameters.get("bias"))
 
 
 def _reordered(weight: Tensor) -> Tensor:

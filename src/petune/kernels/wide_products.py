@@ -45,13 +45,27 @@ def wide_products(model: nn.Module) -> Iterator[None]:
     try:
         for module in model.modules():
             kind = _WIDE.get(type(module))
-            if kind is not None and _gains(module):
+            if kind is not None and multiplies_slowly(module):
                 changed.append((module, type(module)))
                 module.__class__ = kind  # by its class, so that compiled blocks that are alike share a graph
         yield
     finally:
         for module, kind in changed:
             module.__class__ = kind
+
+
+def multiplies_slowly(module: nn.Module) -> bool:
+    """Say whether ``module`` is a plain linear in a precision that its CPU is slow at."""
+    weight = module._parameters.get("weight")
+    return (
+        type(module) in (*_WIDE, *_WIDE.values())
+        and type(weight) is nn.Parameter
+        and type(weight.data) is Tensor
+        and "forward" not in vars(module)
+        and weight.dtype in HALVES
+        and weight.device.type == "cpu"
+        and is_slow(weight.dtype)
+    )
 
 
 def is_plain_linear(module: nn.Module) -> bool:
@@ -214,11 +228,3 @@ class WideConv1D(Conv1D):  # type: ignore[misc]
 
 
 _WIDE: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: WideLinear, Conv1D: WideConv1D}
-
-
-def _gains(module: nn.Module) -> bool:
-    """Say whether a linear has a plain weight in a slow precision on a CPU, and runs the ``forward`` of its class."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    plain = type(weight) is nn.Parameter and type(weight.data) is Tensor and "forward" not in vars(module)
-    return plain and weight.dtype in HALVES and weight.device.type == "cpu" and is_slow(weight.dtype)
