@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from race.environments import find_python
+from race.kept import kept
 from race.machine import load_average, machine_facts, usable_cores
 from race.peers import PEERS
 from race.processes import WorkerError, run_worker
@@ -29,17 +30,21 @@ MIB = 2**20
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; return 0 where the texts agree and the bar is met, 1 where not."""
     options = parse(arguments)
-    results: dict[str, Any] = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "quick": options.quick}
-    results |= {"rows": options.rows, "new_tokens": options.new_tokens, "threads": options.threads}
-    results |= {"machine": machine_facts(), "load_average_before": load_average()}
+    results: dict[str, Any] = {"quick": options.quick, "rows": options.rows, "new_tokens": options.new_tokens}
+    results |= {"repeats": options.repeats, "manners": list(options.manners), "threads": options.threads}
+    results |= {"machine": machine_facts()}
+    results["methods"] = kept(options.output, "methods", results)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="petune-generation-") as folder:
         work = Work(Path(folder))
         work.write_settings(Settings(threads=options.threads))
         bench = Bench(work, options)
-        results["methods"] = {method: bench.race(method) for method in options.methods}
-    results["load_average_after"] = load_average()
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        for method in options.methods:
+            if method in results["methods"]:
+                print(f"{method}: timed before, see {options.output}.", flush=True)
+                continue
+            results["methods"][method] = bench.race(method)
+            options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(
         f"\n{results['machine']['cpu']}, {options.threads} threads, {options.rows} rows, {options.new_tokens} tokens\n"
     )
@@ -61,7 +66,11 @@ class Bench:
         self._python = Path(options.peft_python) if options.peft_python else find_python("peft", PEERS["peft"])
 
     def race(self, method: str) -> dict[str, Any]:
-        """Return whether both sides write the same in float32, and their timings in bfloat16, in turn."""
+        """Return whether both sides write the same in float32, and their timings in bfloat16, in turn.
+
+        PEFT is asked for each text alone: with a soft prompt, what it writes after a prompt depends on the others.
+        """
+        found: dict[str, Any] = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "load_average_before": load_average()}
         start = {"contest": method, "rows": self._options.rows, "end": END}
         prompts = run_worker(self._work, "generation_start", self._options.threads, **start)["prompts"]
         ours, theirs = (
@@ -76,11 +85,12 @@ class Bench:
                 speed = sum(report["tokens"]) / min(report["seconds"])
                 timings.append({"side": side, "repeat": repeat, "tokens_per_second": speed, "peak": report["peak"]})
                 print(f"  {method}, {side}, repeat {repeat + 1}: {speed:.0f} tokens/s", flush=True)
-        return {"same_texts": same, "rows": len(prompts), "timings": timings}
+        found |= {"same_texts": same, "rows": len(prompts), "timings": timings}
+        return {**found, "load_average_after": load_average()}
 
     def _run(self, side: str, method: str, prompts: list[str], dtype: str, *, repeats: int) -> dict[str, Any]:
         asked = {"contest": method, "prompts": prompts, "dtype": dtype, "repeats": repeats, "manner": side}
-        asked["new_tokens"] = self._options.new_tokens
+        asked |= {"new_tokens": self._options.new_tokens, "one_by_one": not repeats}
         if side == "petune":
             return run_worker(self._work, "petune_generation", self._options.threads, **asked)
         return run_worker(self._work, "peft_generation", self._options.threads, python=self._python, **asked)
@@ -132,7 +142,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=usable_cores(), help="threads (default: all cores)")
     parser.add_argument("--peft-python", help="interpreter with HF PEFT (default: the race's environment, or this one)")
     parser.add_argument("--quick", action="store_true", help="a small edition: a minute, timings not judged")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="file of the results (JSON)")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="results (JSON); methods it holds run not again")
     options = parser.parse_args(arguments)
     small = {"rows": 2, "new_tokens": 4, "repeats": 1} if options.quick else {}
     for name, value in {"rows": 16, "new_tokens": 64, "repeats": 5, **small}.items():

@@ -14,6 +14,7 @@ from typing import Any
 from race.contests import CONTESTS
 from race.entries import OURS, Entry, last_line, verdicts
 from race.environments import PreparationError, find_python, prepare
+from race.kept import kept
 from race.machine import load_average, machine_facts
 from race.options import parse, settings_of
 from race.peers import PEERS
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell("Making the work: model, token ids, order of the rows.")
         results["work"] = run_worker(work, "prepare", settings.threads)
         results["environments"] = {peer: versions_of(peer, pythons[peer], work) for peer in options.peers}
-        results["contests"] = raced_before(options.output, results)
+        results["contests"] = kept(options.output, "contests", results)
         for name in options.methods:
             if name in results["contests"]:
                 tell(f"{CONTESTS[name].title}: raced before, see {options.output}.")
@@ -56,25 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"\n{options.output.with_suffix('.txt').read_text(encoding='utf-8')}")
     print(f"{options.output}, {options.output.with_suffix('.txt')} and {options.output.with_suffix('.png')} hold it.")
     return 1 if missed(results, rows) else 0
-
-
-def raced_before(path: Path, race: dict[str, Any]) -> dict[str, Any]:
-    """Return the contests that the file of results holds; none where there is no file.
-
-    Args:
-        path: the file.
-        race: what is the same in all contests of a file: sizes, machine, work, releases.
-
-    Raises:
-        SystemExit: the file holds another race.
-    """
-    if not path.is_file():
-        return {}
-    earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    other = [key for key, value in race.items() if earlier.get(key) != json.loads(json.dumps(value))]
-    if other:
-        raise SystemExit(f"{path} holds a race with other {', '.join(other)}; choose another --output, or remove it")
-    return dict(earlier["contests"])
 
 
 def raced(name: str, work: Work, pythons: dict[str, Path | None], options: argparse.Namespace) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setattr(generation, "run_worker", worker)
 
     def run(*arguments: str) -> tuple[int, dict[str, Any], list[dict[str, Any]]]:
+        asked.clear()
         code = generation.main([*arguments, "--output", str(tmp_path / "results.json")])
         return code, json.loads((tmp_path / "results.json").read_text()), asked
 
@@ -36,6 +37,7 @@ def test_bar_and_figures(bench: Any, capsys: pytest.CaptureFixture[str]) -> None
     assert code == 0
     assert results["methods"]["lora"]["same_texts"] == 16
     assert [request["dtype"] for request in asked] == ["float32"] * 2 + ["bfloat16"] * 6
+    assert [request["one_by_one"] for request in asked] == [True] * 2 + [False] * 6
     printed = capsys.readouterr().out
     assert "| lora | petune | 512 (512 to 512) |  |  | 1 | 16 of 16 |" in printed
     assert "| lora | PEFT, default | 205 (205 to 205) | x 2.50 (2.50 to 2.50) | x 2 | 1 |  |" in printed
@@ -45,7 +47,22 @@ def test_bar_and_figures(bench: Any, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_missed_bar_fails_unless_the_edition_is_small(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation, "SPEED_BAR", 2.6)
     assert bench("--methods", "lora", "--repeats", "1")[0] == 1
+    monkeypatch.setattr(generation, "SPEED_BAR", 2.5)
+    assert bench("--methods", "lora", "--repeats", "1")[0] == 0
+
+
+def test_a_small_edition_judges_no_timing(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "SPEED_BAR", 2.6)
     assert bench("--methods", "lora", "--quick")[0] == 0
+
+
+def test_methods_that_the_file_holds_are_not_timed_again(bench: Any) -> None:
+    _, first, _ = bench("--methods", "lora", "--repeats", "1")
+    _, results, asked = bench("--methods", "lora", "prompt_tuning", "--repeats", "1")
+    assert {request["contest"] for request in asked} == {"prompt_tuning"}
+    assert results["methods"]["lora"] == first["methods"]["lora"]
+    with pytest.raises(SystemExit, match=r"results\.json holds a run with other repeats"):
+        bench("--methods", "lora", "--repeats", "2")
 
 
 def test_other_texts_fail(bench: Any) -> None:

@@ -14,6 +14,7 @@ from race import command, entries, environments, options, plot
 from race.cards import most_operations
 from race.contests import CONTESTS
 from race.entries import Entry, judge, last_line
+from race.kept import kept
 from race.peers import PEERS, Peer
 from race.processes import WorkerError
 from race.settings import Settings
@@ -263,11 +264,11 @@ def test_the_exit_code(tmp_path: Path) -> None:
 
 def test_what_the_file_holds_is_not_raced_again(tmp_path: Path) -> None:
     file, race = tmp_path / "race.json", {"settings": {"rows": 16, "peers": ("default",)}, "to_loss": None}
-    assert command.raced_before(file, race) == {}
+    assert kept(file, "contests", race) == {}
     file.write_text(json.dumps({**race, "contests": {"lora": {"date": "today"}}}))
-    assert command.raced_before(file, race) == {"lora": {"date": "today"}}
-    with pytest.raises(SystemExit, match="holds a race with other to_loss; choose another --output, or remove it"):
-        command.raced_before(file, {**race, "to_loss": 0.4})
+    assert kept(file, "contests", race) == {"lora": {"date": "today"}}
+    with pytest.raises(SystemExit, match="holds a run with other to_loss; choose another --output, or remove it"):
+        kept(file, "contests", {**race, "to_loss": 0.4})
 
 
 def test_the_picture(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from petune.cli import main as command_line
-from petune.evaluation.scoring import score_choices
+from petune.evaluation.head import read_log_probabilities
 
 
 def test_every_row_is_answered_in_order(petune: Callable[..., str], adapter: str) -> None:
@@ -52,11 +52,11 @@ def test_rows_are_written_as_they_are_answered(
         seen.append(Path("answers.jsonl.part").read_text(encoding="utf-8") if seen else "")
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return score_choices(*arguments, **options)
+        return read_log_probabilities(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr("petune.evaluation.predict._LABEL_WINDOW", 2)
-        patch.setattr("petune.evaluation.likelihood.score_choices", fail_at_the_third_window)
+        patch.setattr("petune.evaluation.likelihood.read_log_probabilities", fail_at_the_third_window)
         assert command_line.run(command) == 130
     said = capsys.readouterr().err
     assert "answers.jsonl is not complete: the first 4 rows are in answers.jsonl.part\n" in said

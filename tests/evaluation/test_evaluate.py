@@ -18,6 +18,23 @@ from petune.evaluation.scoring import score_choices
 LABELS = ("negative", "positive")
 
 
+@pytest.mark.parametrize(("labels", "passes"), [((), 5), (("negative", "positive", "so-so"), 15)])
+def test_label_words_are_scored_on_the_way_of_the_loss(runner, reviews, labels: tuple[str, ...], passes: int) -> None:
+    """Words of one token need no pass of their own; of several, the right one."""
+    ran: list[int] = []
+    handle = runner.model.register_forward_pre_hook(lambda m, a, k: ran.append(len(k["input_ids"])), with_kwargs=True)
+    result = evaluate(runner, reviews, EvaluationOptions(labels=labels))
+    handle.remove()
+    assert sum(ran) == passes
+    alone = [evaluate(runner, reviews, EvaluationOptions(labels=labels, metrics=(name,))) for name in result.metrics]
+    for own in alone:
+        for name, value in own.metrics.items():
+            assert result.metrics[name] == pytest.approx(value, abs=1e-5)
+    shares = [prediction.probabilities for prediction in alone[1].predictions]
+    for prediction, expected in zip(result.predictions, shares, strict=True):
+        assert prediction.probabilities == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.fixture
 def answers(row) -> ExampleSet:
     rows = [row("the river rises", "in the hills"), row("the film", "was dull", origin="rows.jsonl:2")]

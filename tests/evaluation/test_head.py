@@ -3,7 +3,8 @@ import torch
 
 from petune.errors import BaseModelError
 from petune.evaluation import head
-from petune.evaluation.head import Query, read_log_probabilities
+from petune.evaluation.head import Reading, read_log_probabilities
+from petune.evaluation.passes import Query
 
 QUERIES = [
     Query([5, 6, 7, 8, 9], [4]),
@@ -14,7 +15,8 @@ QUERIES = [
 
 
 def read_all(runner, queries, batch_tokens):
-    return read_log_probabilities(runner, queries, lambda _, rows: rows.clone(), batch_tokens=batch_tokens)
+    reading = Reading(queries, lambda _, rows: rows.clone(), lambda found: found)
+    return read_log_probabilities(runner, [reading], batch_tokens=batch_tokens)[0]
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 24, 10_000])
@@ -50,7 +52,7 @@ def test_nothing_stays_behind(runner) -> None:
         raise KeyError
 
     with pytest.raises(KeyError):
-        read_log_probabilities(runner, QUERIES, fail, batch_tokens=100)
+        read_log_probabilities(runner, [Reading(QUERIES, fail, lambda found: found)], batch_tokens=100)
     assert not output_head._forward_pre_hooks
     assert runner.model(input_ids=torch.tensor([[1, 2, 3]])).logits.shape[1] == 3
 

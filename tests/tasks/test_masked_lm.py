@@ -61,7 +61,7 @@ def measured(model: AdaptedModel, options: DataOptions) -> tuple[float, list[tup
     """Return the loss of the rows, and the scores of their labels."""
     examples = load_examples(TASK.reading(options), model.tokenizer)
     loss = TASK.evaluate(model, examples, EvaluationOptions(metrics=("loss",))).metrics["loss"]
-    choices = MaskedLikelihood().choices(model, examples, LABELS, batch_tokens=40)
+    _, choices = MaskedLikelihood().measure(model, None, examples, LABELS, batch_tokens=40)
     return loss, [choice.log_probabilities for choice in choices]
 
 
@@ -87,6 +87,19 @@ def test_scores_are_those_of_the_words_at_the_mask(
         row = ids(base, f"{text} it was <mask>.")
         expected.append(at_the_mask(base, model(input_ids=torch.tensor([row])).logits[0], row))
     assert_scores(measured(model, options), expected, base)
+
+
+def test_the_loss_and_the_words_at_the_mask_come_from_one_pass(base: Base, options: DataOptions) -> None:
+    model = AdaptedModel(base)
+    examples = load_examples(TASK.reading(options), model.tokenizer)
+    ran: list[int] = []
+    handle = base.model.register_forward_pre_hook(lambda m, a, k: ran.append(len(k["input_ids"])), with_kwargs=True)
+    both = TASK.evaluate(model, examples, EvaluationOptions(metrics=("loss", "accuracy"))).metrics
+    assert sum(ran) == len(examples)
+    handle.remove()
+    for name, value in both.items():
+        alone = TASK.evaluate(model, examples, EvaluationOptions(metrics=(name,))).metrics
+        assert alone[name] == pytest.approx(value, abs=1e-5)
 
 
 @torch.no_grad()
@@ -169,7 +182,7 @@ def test_prompts_of_an_ensemble_answer_together(
         _, scores = measured(AdaptedModel(base, [one]), options)
         members.append(torch.tensor(scores, dtype=torch.float64).softmax(-1))
     examples = load_examples(TASK.reading(options), base.tokenizer)
-    found = MaskedLikelihood().choices(AdaptedModel(base, [whole]), examples, LABELS, batch_tokens=8192)
+    _, found = MaskedLikelihood().measure(AdaptedModel(base, [whole]), None, examples, LABELS, batch_tokens=8192)
     mean = torch.stack(members).mean(0)
     torch.testing.assert_close(
         torch.tensor([c.probabilities for c in found], dtype=torch.float64), mean, rtol=1e-3, atol=1e-4

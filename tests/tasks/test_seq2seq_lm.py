@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,20 @@ def test_the_loss_is_the_models_own(architecture: str, tiny_base: Callable[..., 
     assert -sum(batch) == pytest.approx(summed, rel=1e-4)
     loss = TASK.evaluate(AdaptedModel(base), data, EvaluationOptions()).metrics["loss"]
     assert loss == pytest.approx(summed / sum(len(row.labels) for row in rows), rel=1e-4)
+
+
+def test_a_row_and_its_right_label_are_computed_once(tiny_base: Callable[..., Base]) -> None:
+    model = AdaptedModel(tiny_base("t5"))
+    data = [replace(e, choices_key=e.target) for e in examples(("good film", "pos"), ("bad film", "neg"), ("a", "pos"))]
+    rows = ExampleSet(data, source="rows", layout="classification")
+    ran: list[int] = []
+    forward = model.model.register_forward_pre_hook(lambda m, a, k: ran.append(len(k["input_ids"])), with_kwargs=True)
+    both = TASK.evaluate(model, rows, EvaluationOptions()).metrics
+    assert sum(ran) == 3 * 2
+    forward.remove()
+    for name in ("loss", "accuracy"):
+        alone = TASK.evaluate(model, rows, EvaluationOptions(metrics=(name,))).metrics
+        assert alone[name] == pytest.approx(both[name], abs=1e-5)
 
 
 @torch.no_grad()

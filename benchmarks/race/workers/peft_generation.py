@@ -12,7 +12,10 @@ from race.trainer_contest import ATTENTION
 
 
 def main() -> None:
-    """Continue ``prompts`` by ``new_tokens`` with the adapter of ``contest``, ``repeats`` times after a first."""
+    """Continue ``prompts`` by ``new_tokens`` with the adapter of ``contest``, ``repeats`` times after a first.
+
+    ``one_by_one`` says whether each prompt is a batch of its own.
+    """
     task = Task.from_command_line()
     asked = task.arguments
     torch.set_num_threads(task.work.settings.threads)
@@ -23,16 +26,19 @@ def main() -> None:
     model = PeftModel.from_pretrained(base, task.work.folder / asked["contest"]).eval()
     if asked["manner"] != "default" and not model.peft_config["default"].is_prompt_learning:
         model = model.merge_and_unload()
-    seconds, written = [], torch.empty(0)
+    batches = [[prompt] for prompt in asked["prompts"]] if asked["one_by_one"] else [asked["prompts"]]
+    seconds, texts, tokens = [], [], []
     for _ in range(int(asked["repeats"]) + 1):
         began = time.perf_counter()
-        inputs = tokenizer(asked["prompts"], return_tensors="pt", padding=True)
-        with torch.inference_mode():
-            whole = model.generate(**inputs, max_new_tokens=asked["new_tokens"], do_sample=False)
-        written = whole[:, inputs["input_ids"].shape[1] :]
-        texts = tokenizer.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        texts, tokens = [], []
+        for prompts in batches:
+            inputs = tokenizer(prompts, return_tensors="pt", padding=True)
+            with torch.inference_mode():
+                whole = model.generate(**inputs, max_new_tokens=asked["new_tokens"], do_sample=False)
+            written = whole[:, inputs["input_ids"].shape[1] :]
+            texts += tokenizer.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            tokens += [written.shape[1]] * len(written)
         seconds.append(time.perf_counter() - began)
-    tokens = [written.shape[1]] * len(written)
     task.answer({"seconds": seconds[1:], "texts": texts, "tokens": tokens, "peak": peak_memory()})
 
 

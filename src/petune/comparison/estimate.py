@@ -17,6 +17,7 @@ from petune.backbone.quantization import weights_size
 from petune.comparison import machine
 from petune.comparison.budget import tokens_per_step
 from petune.comparison.job import Job
+from petune.comparison.scores import together
 from petune.comparison.survey import Survey
 from petune.evaluation.metrics import resolve_metric
 from petune.evaluation.options import GenerationOptions
@@ -128,9 +129,9 @@ def _work(job: Job, survey: Survey, options: TrainingOptions) -> _Work:
     per_step = tokens_per_step(survey.train, options)
     steps = (job.keys.get("max_steps") or 0) if trains else 0
     evaluations = -(-steps // job.keys["eval_steps"]) if trains and "eval_steps" in job.keys else 0
-    # Each kind of metric reads the rows once: the loss, which is always measured, and the comparison of labels.
+    # The loss, which is always measured, and the comparison of labels read the rows once, where not measured apart.
     needs = [resolve_metric(name).needs for name in dict.fromkeys((job.measures.metric, *job.measures.metrics))]
-    passes = 1 + any(need in ("choices", "predictions") for need in needs)
+    passes = 1 + bool(together(job.measures.metric, job.measures.metrics)[1])
     measured = [survey.development] if job.measures.test is None else [survey.development, survey.test]
     read = evaluations * sum(survey.development) + passes * sum(map(sum, measured))
     written = 0.0

@@ -19,9 +19,11 @@ from petune.data.examples import Example, ExampleSet
 from petune.data.fitting import versions_of
 from petune.data.lengths import resolve_max_length
 from petune.errors import DataError
-from petune.evaluation.head import Query, Read, read_log_probabilities
+from petune.evaluation.head import Reading, read_log_probabilities
+from petune.evaluation.likelihood import read_both
 from petune.evaluation.loss import TokenLoss
 from petune.evaluation.options import GenerationOptions
+from petune.evaluation.passes import Query
 from petune.evaluation.predict import are_choices
 from petune.evaluation.prompts import listed
 from petune.evaluation.runner import Runner, context_length, longest_input, versions
@@ -50,37 +52,24 @@ class MaskedLikelihood:
             insertions=runner.insertions,
         ).rows
 
-    def loss(self, runner: Runner, rows: Sequence[Encoded], *, batch_tokens: int) -> TokenLoss:
-        """Return the loss of the tokens in the gaps of ``rows``."""
-        answers = [torch.tensor([label for label in row.labels if label != IGNORED]) for row in rows]
-
-        def read(index: int, log_probabilities: Tensor) -> Tensor:
-            return -log_probabilities.gather(1, answers[index].to(log_probabilities.device)[:, None]).sum()
-
-        losses = _read_gaps(runner, rows, read, batch_tokens)
-        return TokenLoss(math.fsum(loss.item() for loss in losses), sum(map(len, answers)))
-
-    def choices(
-        self, runner: Runner, examples: Sequence[Example], labels: Sequence[str], *, batch_tokens: int
-    ) -> list[Choice]:
-        """Score every label in the gap of every row.
+    def measure(
+        self,
+        runner: Runner,
+        rows: Sequence[Encoded] | None,
+        examples: Sequence[Example],
+        labels: Sequence[str],
+        *,
+        batch_tokens: int,
+    ) -> tuple[TokenLoss | None, list[Choice]]:
+        """Return the loss of the tokens in the gaps of ``rows``, and the scores of every label in each row's gap.
 
         Raises:
             ConfigError: the labels cannot be compared.
             DataError: label words do not fit the same gap, or a row does not fit the model.
         """
-        check_labels(labels)
-        found = AnswerTokens(runner.tokenizer)
-        words = [found.of_labels(example, labels) for example in examples]
-        number, combine = versions(runner)
-
-        def read(index: int, log_probabilities: Tensor) -> Tensor:
-            ids = torch.tensor(words[index // number], device=log_probabilities.device)  # [labels, K]
-            return log_probabilities.gather(1, ids.T).sum(0)
-
-        rows = _written(runner, examples, [own[0] for own in words])
-        scores = [score.tolist() for score in _read_gaps(runner, rows, read, batch_tokens)]
-        return [combined_choice(labels, scores[i : i + number], combine) for i in range(0, len(rows), number)]
+        loss = None if rows is None else _loss(rows)
+        choices = _choices(runner, examples, labels) if labels else None
+        return read_both(runner, loss, choices, batch_tokens=batch_tokens)
 
     def texts(
         self, runner: Runner, examples: Sequence[Example], options: GenerationOptions, *, first_row: int = 0
@@ -92,15 +81,51 @@ class MaskedLikelihood:
         """
         tokenizer = runner.tokenizer
         special = torch.tensor(tokenizer.all_special_ids)
+        rows = _written(runner, examples, [[tokenizer.pad_token_id]] * len(examples))
 
         def read(index: int, log_probabilities: Tensor) -> Tensor:
             return log_probabilities[0].index_fill(0, special.to(log_probabilities.device), -torch.inf).argmax()
 
-        rows = _written(runner, examples, [[tokenizer.pad_token_id]] * len(examples))
-        best = [int(token) for token in _read_gaps(runner, rows, read, options.batch_tokens)]
-        number, _ = versions(runner)
-        voted = [Counter(best[i : i + number]).most_common(1)[0][0] for i in range(0, len(best), number)]
-        return [str(tokenizer.decode([token])).strip() for token in voted]
+        def finish(found: list[Tensor]) -> list[str]:
+            best = [int(token) for token in found]
+            number, _ = versions(runner)
+            voted = [Counter(best[i : i + number]).most_common(1)[0][0] for i in range(0, len(best), number)]
+            return [str(tokenizer.decode([token])).strip() for token in voted]
+
+        texts: list[str]
+        (texts,) = read_log_probabilities(
+            runner, [Reading(_gaps(rows), read, finish)], batch_tokens=options.batch_tokens
+        )
+        return texts
+
+
+def _loss(rows: Sequence[Encoded]) -> Reading[TokenLoss]:
+    answers = [torch.tensor([label for label in row.labels if label != IGNORED]) for row in rows]
+
+    def read(index: int, log_probabilities: Tensor) -> Tensor:
+        return -log_probabilities.gather(1, answers[index].to(log_probabilities.device)[:, None]).sum()
+
+    def finish(losses: list[Tensor]) -> TokenLoss:
+        return TokenLoss(math.fsum(loss.item() for loss in losses), sum(map(len, answers)))
+
+    return Reading(_gaps(rows), read, finish)
+
+
+def _choices(runner: Runner, examples: Sequence[Example], labels: Sequence[str]) -> Reading[list[Choice]]:
+    check_labels(labels)
+    found = AnswerTokens(runner.tokenizer)
+    words = [found.of_labels(example, labels) for example in examples]
+    number, combine = versions(runner)
+
+    def read(index: int, log_probabilities: Tensor) -> Tensor:
+        ids = torch.tensor(words[index // number], device=log_probabilities.device)  # [labels, K]
+        return log_probabilities.gather(1, ids.T).sum(0)
+
+    def finish(own: list[Tensor]) -> list[Choice]:
+        scores = [score.tolist() for score in own]
+        return [combined_choice(labels, scores[i : i + number], combine) for i in range(0, len(scores), number)]
+
+    return Reading(_gaps(_written(runner, examples, [own[0] for own in words])), read, finish)
 
 
 def _written(runner: Runner, examples: Sequence[Example], answers: Sequence[Sequence[int]]) -> list[Encoded]:
@@ -120,9 +145,8 @@ def _written(runner: Runner, examples: Sequence[Example], answers: Sequence[Sequ
     return [version for row in rows for version in versions_of(row, runner.insertions)]
 
 
-def _read_gaps(runner: Runner, rows: Sequence[Encoded], read: Read, batch_tokens: int) -> list[Tensor]:
-    """Return what ``read`` makes of the log-probabilities [K, V] at the gap of each row."""
-    queries = [
+def _gaps(rows: Sequence[Encoded]) -> list[Query]:
+    """Return what asks for the log-probabilities [K, V] at the gap of each row."""
+    return [
         Query(row.input_ids, [t for t, label in enumerate(row.labels) if label != IGNORED], whole=True) for row in rows
     ]
-    return read_log_probabilities(runner, queries, read, batch_tokens=batch_tokens)

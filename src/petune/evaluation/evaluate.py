@@ -76,13 +76,13 @@ def evaluate(
     metrics, labels = settle(examples, options)
     needs = {metric.needs for metric in metrics}
 
-    loss: TokenLoss | None = None
-    if "tokens" in needs:
-        rows = rows if rows is not None else likelihood.encode(runner, examples)
-        loss = likelihood.loss(runner, rows, batch_tokens=options.batch_tokens)
+    if "tokens" in needs and rows is None:
+        rows = likelihood.encode(runner, examples)
+    loss, choices = likelihood.measure(
+        runner, rows if "tokens" in needs else None, examples, labels, batch_tokens=options.batch_tokens
+    )
     predictions: dict[Need, list[Prediction]] = {}
     if "choices" in needs:
-        choices = likelihood.choices(runner, examples, labels, batch_tokens=options.batch_tokens)
         predictions["choices"] = [chosen(e, labels, c) for e, c in zip(examples, choices, strict=True)]
     if "text" in needs:
         predictions["text"] = list(predict_texts(runner, examples, options.generation, likelihood))

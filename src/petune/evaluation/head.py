@@ -14,7 +14,7 @@ Shapes: B rows of a batch, T tokens of its longest row, K scored positions of a 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from petune.backbone.arguments import without_cache
 from petune.data.batching import collate, split_step
 from petune.data.encoding import IGNORED, Encoded
 from petune.errors import BaseModelError
+from petune.evaluation.passes import Query, passes_for
 from petune.evaluation.runner import Runner, evaluating
 from petune.sites.routing import Routing
 
@@ -30,36 +31,34 @@ MAX_LOGITS = 2**26
 """Most logits (B x K x V) of one forward pass; 256 MiB in fp32."""
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A sequence, and the positions whose hidden states say the distribution that is wanted.
+Read = Callable[[int, Tensor], Tensor]
+"""Takes a query's number and its log-probabilities [K, V] in fp32; returns the small tensor to keep."""
 
-    In a causal model that is of the next token: the answer begins behind the first of them, and nothing after the last
-    is computed.
+T = TypeVar("T")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[T]):
+    """What is wanted of the log-probabilities of many sequences.
+
+    Attributes:
+        queries: what to run; each with at least one position.
+        read: called once for each query; must not keep the tensor it is given.
+        finish: makes the result of what ``read`` returned, in the order of the queries.
     """
 
-    input_ids: Sequence[int]
-    positions: Sequence[int]
-    whole: bool = False
-    """Whether the model reads what is behind the positions too, as an encoder does."""
-
-    @property
-    def length(self) -> int:
-        """How many tokens are run."""
-        return len(self.input_ids) if self.whole else self.positions[-1] + 1
+    queries: Sequence[Query]
+    read: Read
+    finish: Callable[[list[Tensor]], T]
 
 
-Read = Callable[[int, Tensor], Tensor]
-"""Takes a query's index and its log-probabilities [K, V] in fp32; returns the small tensor to keep."""
-
-
-def read_log_probabilities(runner: Runner, queries: Sequence[Query], read: Read, *, batch_tokens: int) -> list[Tensor]:
-    """Run every query and return what ``read`` made of its log-probabilities, in the order of the queries.
+def read_log_probabilities(runner: Runner, readings: Sequence[Reading[Any]], *, batch_tokens: int) -> list[Any]:
+    """Return the result of each reading; queries of one or of several share passes where they can.
 
     Args:
         runner: the model.
-        queries: what to run; each with at least one position.
-        read: called once for each query; must not keep the tensor it is given.
+        readings: what is wanted.
         batch_tokens: most tokens of a batch, padding included; a longer query is a batch of its own.
 
     Raises:
@@ -71,14 +70,28 @@ def read_log_probabilities(runner: Runner, queries: Sequence[Query], read: Read,
             f"{type(runner.model).__name__} has no output head over a vocabulary; use a causal language model"
         )
     vocabulary = runner.model.config.get_text_config().vocab_size
+    asked = [(reading, i) for reading in readings for i in range(len(reading.queries))]
+    passes = passes_for([reading.queries[i] for reading, i in asked])
     results: dict[int, Tensor] = {}
     with evaluating(runner):
-        for batch in _batches(queries, vocabulary, batch_tokens):
-            logits = _logits(runner, head, [queries[i] for i in batch])
-            for i, row in zip(batch, logits, strict=True):
-                scored = row[: len(queries[i].positions)].to(torch.float32)
-                results[i] = read(i, torch.log_softmax(scored, dim=-1))
-    return [results[i] for i in range(len(queries))]
+        for batch in _batches([one.query for one in passes], vocabulary, batch_tokens):
+            logits = _logits(runner, head, [passes[number].query for number in batch])
+            for number, row in zip(batch, logits, strict=True):
+                own = passes[number]
+                shares = torch.log_softmax(row[: len(own.query.positions)].to(torch.float32), dim=-1)
+                for answered in own.answers:
+                    reading, i = asked[answered]
+                    results[answered] = reading.read(i, _of(reading.queries[i], own.query, shares))
+    found = iter([results[number] for number in range(len(asked))])
+    return [reading.finish([next(found) for _ in reading.queries]) for reading in readings]
+
+
+def _of(query: Query, one: Query, shares: Tensor) -> Tensor:
+    """Return the log-probabilities at the positions of ``query``, of those at all positions of its pass ``one``."""
+    if len(query.positions) == len(one.positions):
+        return shares
+    places = [one.positions.index(position) for position in query.positions]
+    return shares[torch.tensor(places, device=shares.device)]
 
 
 def _batches(queries: Sequence[Query], vocabulary: int, batch_tokens: int) -> list[list[int]]:

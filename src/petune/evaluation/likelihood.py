@@ -7,10 +7,11 @@ from petune.data.encoding import Encoded
 from petune.data.examples import Example, ExampleSet
 from petune.data.lengths import encode_within
 from petune.evaluation.generate import generate
-from petune.evaluation.loss import TokenLoss, token_loss
+from petune.evaluation.head import Reading, read_log_probabilities
+from petune.evaluation.loss import TokenLoss, loss_reading
 from petune.evaluation.options import GenerationOptions
 from petune.evaluation.runner import Runner, context_length
-from petune.evaluation.scoring import Choice, score_choices
+from petune.evaluation.scoring import Choice, choices_reading
 
 
 class Likelihood(Protocol):
@@ -20,14 +21,28 @@ class Likelihood(Protocol):
         """Return rows with targets as token ids."""
         ...
 
-    def loss(self, runner: Runner, rows: Sequence[Encoded], *, batch_tokens: int) -> TokenLoss:
-        """Return the loss of the labels of ``rows``."""
-        ...
+    def measure(
+        self,
+        runner: Runner,
+        rows: Sequence[Encoded] | None,
+        examples: Sequence[Example],
+        labels: Sequence[str],
+        *,
+        batch_tokens: int,
+    ) -> tuple[TokenLoss | None, list[Choice]]:
+        """Return the loss of ``rows``, and the scores of every label as the answer to each prompt, from shared passes.
 
-    def choices(
-        self, runner: Runner, examples: Sequence[Example], labels: Sequence[str], *, batch_tokens: int
-    ) -> list[Choice]:
-        """Score every label as the answer to every row's prompt."""
+        Args:
+            runner: the model.
+            rows: token ids with labels; None for no loss.
+            examples: rows with the prompts.
+            labels: label words; none for no scores.
+            batch_tokens: most tokens of a batch, padding included.
+
+        Raises:
+            ConfigError: the labels cannot be compared.
+            DataError: a row does not fit the model, or none has a label token.
+        """
         ...
 
     def texts(
@@ -54,21 +69,34 @@ class CausalLikelihood:
             insertions=runner.insertions,
         ).rows
 
-    def loss(self, runner: Runner, rows: Sequence[Encoded], *, batch_tokens: int) -> TokenLoss:
-        """Return the loss of the labels of ``rows``."""
-        return token_loss(runner, rows, batch_tokens=batch_tokens)
-
-    def choices(
-        self, runner: Runner, examples: Sequence[Example], labels: Sequence[str], *, batch_tokens: int
-    ) -> list[Choice]:
-        """Score every label after every row's prompt."""
-        return score_choices(runner, examples, labels, batch_tokens=batch_tokens)
+    def measure(
+        self,
+        runner: Runner,
+        rows: Sequence[Encoded] | None,
+        examples: Sequence[Example],
+        labels: Sequence[str],
+        *,
+        batch_tokens: int,
+    ) -> tuple[TokenLoss | None, list[Choice]]:
+        """Return the loss of ``rows``, and the scores of every label behind each prompt."""
+        loss = None if rows is None else loss_reading(rows)
+        choices = choices_reading(runner, examples, labels) if labels else None
+        return read_both(runner, loss, choices, batch_tokens=batch_tokens)
 
     def texts(
         self, runner: Runner, examples: Sequence[Example], options: GenerationOptions, *, first_row: int = 0
     ) -> list[str]:
         """Generate after every row's prompt."""
         return generated_texts(runner, examples, options, first_row=first_row)
+
+
+def read_both(
+    runner: Runner, loss: Reading[TokenLoss] | None, choices: Reading[list[Choice]] | None, *, batch_tokens: int
+) -> tuple[TokenLoss | None, list[Choice]]:
+    """Return the results of two readings: None and no choices for one that is left out."""
+    readings = [reading for reading in (loss, choices) if reading is not None]
+    found = iter(read_log_probabilities(runner, readings, batch_tokens=batch_tokens))
+    return None if loss is None else next(found), [] if choices is None else next(found)
 
 
 def generated_texts(

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from petune.data.encoding import IGNORED, Encoded
 from petune.errors import DataError
-from petune.evaluation.head import Query, read_log_probabilities
+from petune.evaluation.head import Reading, read_log_probabilities
 from petune.evaluation.metrics import perplexity
+from petune.evaluation.passes import Query
 from petune.evaluation.runner import Runner
 
 
@@ -44,6 +45,13 @@ def token_loss(runner: Runner, rows: Sequence[Encoded], *, batch_tokens: int = 8
     Raises:
         DataError: no row has a label.
     """
+    found: TokenLoss
+    (found,) = read_log_probabilities(runner, [loss_reading(rows)], batch_tokens=batch_tokens)
+    return found
+
+
+def loss_reading(rows: Sequence[Encoded]) -> Reading[TokenLoss]:
+    """Return what is to be read for :func:`token_loss`, for the same rows and with the same errors."""
     scored = [(row, [t for t in range(len(row.labels) - 1) if row.labels[t + 1] != IGNORED]) for row in rows]
     scored = [(row, positions) for row, positions in scored if positions]
     if not scored:
@@ -56,6 +64,7 @@ def token_loss(runner: Runner, rows: Sequence[Encoded], *, batch_tokens: int = 8
         target = targets[index].to(log_probabilities.device)
         return -log_probabilities.gather(1, target[:, None]).sum()
 
-    queries = [Query(row.input_ids, positions) for row, positions in scored]
-    losses = read_log_probabilities(runner, queries, read, batch_tokens=batch_tokens)
-    return TokenLoss(math.fsum(loss.item() for loss in losses), sum(len(target) for target in targets))
+    def finish(losses: list[Tensor]) -> TokenLoss:
+        return TokenLoss(math.fsum(loss.item() for loss in losses), sum(len(target) for target in targets))
+
+    return Reading([Query(row.input_ids, positions) for row, positions in scored], read, finish)

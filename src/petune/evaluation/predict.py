@@ -107,5 +107,5 @@ def _predict_labels(
 ) -> Iterator[Prediction]:
     for start in range(0, len(examples), _LABEL_WINDOW):
         window = examples[start : start + _LABEL_WINDOW]
-        choices = likelihood.choices(runner, window, labels, batch_tokens=batch_tokens)
+        _, choices = likelihood.measure(runner, None, window, labels, batch_tokens=batch_tokens)
         yield from (chosen(e, labels, c) for e, c in zip(window, choices, strict=True))

@@ -22,7 +22,8 @@ from torch import Tensor
 from petune.data.encoding import IGNORED, encode
 from petune.data.examples import Example, ExampleSet, Segment
 from petune.errors import ConfigError, DataError
-from petune.evaluation.head import Query, read_log_probabilities
+from petune.evaluation.head import Reading, read_log_probabilities
+from petune.evaluation.passes import Query
 from petune.evaluation.prompts import listed
 from petune.evaluation.runner import Runner, end_token_ids, longest_input, versions
 from petune.sites.placement import Combine
@@ -83,10 +84,15 @@ def score_choices(
         ConfigError: the labels cannot be compared.
         DataError: a row with its label is longer than the model's context, or a label has no token.
     """
+    found: list[Choice]
+    (found,) = read_log_probabilities(runner, [choices_reading(runner, examples, labels)], batch_tokens=batch_tokens)
+    return found
+
+
+def choices_reading(runner: Runner, examples: Sequence[Example], labels: Sequence[str]) -> Reading[list[Choice]]:
+    """Return what is to be read for :func:`score_choices`, with the same arguments and errors."""
     check_labels(labels)
-    if not examples:
-        return []
-    rows = _encode(runner, examples, labels)
+    rows = _encode(runner, examples, labels) if examples else []
     number, combine = versions(runner)
     ends = torch.tensor(end_token_ids(runner), dtype=torch.int64)
     queries: list[Query] = []
@@ -114,12 +120,13 @@ def score_choices(
             score = score + log_probabilities[len(answer), ends.to(score.device)].logsumexp(0)
         return score[None]
 
-    scores: list[list[float]] = [[] for _ in rows]
-    for (row, _), values in zip(
-        reads, read_log_probabilities(runner, queries, read, batch_tokens=batch_tokens), strict=True
-    ):
-        scores[row].extend(values.tolist())
-    return [combined_choice(labels, scores[i : i + number], combine) for i in range(0, len(rows), number)]
+    def finish(found: list[Tensor]) -> list[Choice]:
+        scores: list[list[float]] = [[] for _ in rows]
+        for (row, _), values in zip(reads, found, strict=True):
+            scores[row].extend(values.tolist())
+        return [combined_choice(labels, scores[i : i + number], combine) for i in range(0, len(rows), number)]
+
+    return Reading(queries, read, finish)
 
 
 def combined_choice(labels: Sequence[str], scores: Sequence[Sequence[float]], combine: Combine) -> Choice:

@@ -37,33 +37,33 @@ class Seq2SeqLikelihood:
         )
         return encode_pairs(examples, runner.tokenizer, max_length=longest, insertions=runner.insertions).rows
 
-    def loss(self, runner: Runner, rows: Sequence[Encoded], *, batch_tokens: int) -> TokenLoss:
-        """Return the loss of the targets.
+    def measure(
+        self,
+        runner: Runner,
+        rows: Sequence[Encoded] | None,
+        examples: Sequence[Example],
+        labels: Sequence[str],
+        *,
+        batch_tokens: int,
+    ) -> tuple[TokenLoss | None, list[Choice]]:
+        """Return the loss of the targets, and the scores of every label, and the end after it, as each row's target.
 
         Raises:
-            DataError: there is none.
+            ConfigError: the labels cannot be compared.
+            DataError: there is no target, or a prompt does not fit the model.
         """
-        tokens = sum(len(row.labels) for row in rows)
-        if not tokens:
+        own, asked = list(rows or ()), _labelled(runner, examples, labels) if labels else []
+        tokens = sum(len(row.labels) for row in own)
+        if rows is not None and not tokens:
             raise DataError(f"none of the {len(rows):,} rows has a target to compute a loss on; give rows with targets")
-        return TokenLoss(-math.fsum(log_likelihoods(runner, rows, batch_tokens=batch_tokens)), tokens)
-
-    def choices(
-        self, runner: Runner, examples: Sequence[Example], labels: Sequence[str], *, batch_tokens: int
-    ) -> list[Choice]:
-        """Score every label, and the end after it, as the target of every row."""
-        check_labels(labels)
-        asked = [replace(e, target=label) for e in examples for label in labels]
-        rows = pairs(asked, runner.tokenizer, runner.insertions)
-        limit = longest_input(runner)
-        long = next((row.origin for row in rows if limit is not None and len(row.input_ids) > limit), None)
-        if long is not None:
-            raise DataError(f"the prompt of {long} is longer than the model's {limit:,} positions; shorten it")
+        found = log_likelihoods(runner, [*own, *asked], batch_tokens=batch_tokens)
+        loss = None if rows is None else TokenLoss(-math.fsum(found[: len(own)]), tokens)
+        if not asked:
+            return loss, []
         number, combine = versions(runner)
-        written = [version for row in rows for version in versions_of(row, runner.insertions)]
-        scores = torch.tensor(log_likelihoods(runner, written, batch_tokens=batch_tokens), dtype=torch.float64)
+        scores = torch.tensor(found[len(own) :], dtype=torch.float64)
         by_version = scores.view(len(examples), len(labels), number).transpose(1, 2).tolist()
-        return [combined_choice(labels, own, combine) for own in by_version]
+        return loss, [combined_choice(labels, own, combine) for own in by_version]
 
     def texts(
         self, runner: Runner, examples: Sequence[Example], options: GenerationOptions, *, first_row: int = 0
@@ -72,8 +72,29 @@ class Seq2SeqLikelihood:
         return generated_texts(runner, examples, options, first_row=first_row)
 
 
+def _labelled(runner: Runner, examples: Sequence[Example], labels: Sequence[str]) -> list[Encoded]:
+    """Return every version of every row with every label as its target."""
+    check_labels(labels)
+    asked = [replace(e, target=label) for e in examples for label in labels]
+    rows = pairs(asked, runner.tokenizer, runner.insertions)
+    limit = longest_input(runner)
+    long = next((row.origin for row in rows if limit is not None and len(row.input_ids) > limit), None)
+    if long is not None:
+        raise DataError(f"the prompt of {long} is longer than the model's {limit:,} positions; shorten it")
+    return [version for row in rows for version in versions_of(row, runner.insertions)]
+
+
 def log_likelihoods(runner: Runner, rows: Sequence[Encoded], *, batch_tokens: int) -> list[float]:
-    """Return the log-probability (nats) of each row's labels given its prompt, with the log-softmax in fp32."""
+    """Return the log-probability (nats) of each row's labels given its prompt, with the log-softmax in fp32.
+
+    Rows with the same prompt and the same labels are computed once.
+    """
+    alike = {(tuple(row.input_ids), tuple(row.labels)): row for row in rows}
+    found = dict(zip(alike, _log_likelihoods(runner, list(alike.values()), batch_tokens), strict=True))
+    return [found[tuple(row.input_ids), tuple(row.labels)] for row in rows]
+
+
+def _log_likelihoods(runner: Runner, rows: Sequence[Encoded], batch_tokens: int) -> list[float]:
     vocabulary = runner.model.config.vocab_size
     costs = [
         max(len(row.input_ids) + len(row.labels), -(-len(row.labels) * vocabulary * batch_tokens // MAX_LOGITS))
