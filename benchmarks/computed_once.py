@@ -1,7 +1,7 @@
 """What is saved by computing once what never changes, or is the same for many rows.
 
-That is the output of the blocks below an adapter (the trunk cache), the tokens that all rows begin with, and virtual
-tokens.
+That is the output of the blocks below an adapter (the trunk cache), the tokens that all rows begin with, virtual
+tokens, and, where a model is measured, rows whose loss and label words are wanted.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from petune.training.events import Silent, Step
 from petune.training.unpadded import Unpadded
 
 EPOCHS = 3
-PARTS = ("trunk", "prefix", "line")
+PARTS = ("trunk", "prefix", "line", "labels")
 ROWS_PER_STEP = 16
 LORA = {"method": "lora", "r": 8, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 
@@ -112,6 +112,22 @@ def line(base: petune.Base, data: Path, repeats: int) -> None:
         print(f"| {name} | {apart:.2f} | {together:.2f} | {ratio:.2f} |", flush=True)
 
 
+def labels(base: petune.Base, data: Path, repeats: int) -> None:
+    """Print a line for a measurement by loss and accuracy, each alone and both at once."""
+    model = AdaptedModel(base)
+    found = []
+    for _ in range(repeats + 1):
+        parts = [
+            petune.evaluate(model, data, metrics=metrics, **prompt_format())
+            for metrics in (("loss",), ("accuracy",), ("loss", "accuracy"))
+        ]
+        loss, words, both = (part.seconds for part in parts)
+        found.append((loss + words, both, (loss + words) / both))
+    apart, together, ratio = (statistics.median(own) for own in zip(*found[1:], strict=True))
+    print("\n| measured | s, one after the other | at once | ratio |\n|---|---|---|---|")
+    print(f"| loss and accuracy | {apart:.2f} | {together:.2f} | {ratio:.2f} |", flush=True)
+
+
 def reviews(base: petune.Base, data: Path) -> list[list[Encoded]]:
     """Return the rows as steps of rows of like lengths."""
     tokens, found = base.tokenizer, []
@@ -170,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data = movie_reviews(options.rows, 16).train
     print(f"{machine_facts()['cpu']}, {options.threads} threads, torch {torch.__version__}, {options.rows} rows")
     for part in options.parts:
-        {"trunk": trunk, "prefix": prefix, "line": line}[part](base, data, options.repeats)
+        {"trunk": trunk, "prefix": prefix, "line": line, "labels": labels}[part](base, data, options.repeats)
     return 0
 
 
