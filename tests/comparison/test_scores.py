@@ -8,8 +8,9 @@ from petune import api
 from petune.adapted_model import AdaptedModel
 from petune.backbone.base import Base
 from petune.comparison.scores import row_scores, together
+from petune.evaluation.evaluate import evaluate
 from petune.evaluation.metrics import resolve_metric
-from petune.tasks.registry import get
+from petune.evaluation.options import EvaluationOptions
 
 
 @pytest.fixture
@@ -28,8 +29,8 @@ def data(tmp_path: Path, write_rows: Callable[..., Path]) -> Path:
 def scores(model: AdaptedModel, data: Path, name: str) -> tuple[list[float], Any]:
     metric = resolve_metric(name)
     found = api.evaluate(model, data, metrics=(name,), max_new_tokens=3)
-    examples, encoded = api.read_rows(model, data)
-    return row_scores(get("causal_lm"), model, examples, encoded.rows, metric, found), found
+    examples, _ = api.read_rows(model, data)
+    return row_scores(examples, metric, found), found
 
 
 @pytest.mark.parametrize("name", ["accuracy", "exact_match", "rouge_l"])
@@ -45,6 +46,10 @@ def test_losses_weighted_by_tokens_are_the_loss(model: AdaptedModel, data: Path)
     assert sum(tokens) == evaluation.num_label_tokens
     weighted = sum(loss * n for loss, n in zip(found, tokens, strict=True)) / sum(tokens)
     assert weighted == pytest.approx(evaluation.metrics["loss"], abs=1e-5)
+    examples, encoded = api.read_rows(model, data)
+    for place, (example, row) in enumerate(zip(examples, encoded.rows, strict=True)):
+        alone = evaluate(model, examples[place : place + 1], EvaluationOptions(metrics=("loss",)), rows=[row])
+        assert (example.origin, found[place]) == (row.origin, pytest.approx(alone.metrics["loss"], abs=1e-5))
 
 
 def test_a_user_s_own_metric(model: AdaptedModel, data: Path, tmp_path: Path) -> None:
@@ -61,7 +66,7 @@ def test_rows_that_cannot_be_used_have_no_score(
     data = write_rows(tmp_path / "pairs.jsonl", [*rows, {"prompt": "f" * 60, "completion": "g"}])
     examples, encoded = api.read_rows(model, data, max_length=20, overlong="drop")
     found = api.evaluate(model, data, metrics=("loss",), max_length=20, overlong="drop")
-    losses = row_scores(get("causal_lm"), model, examples, encoded.rows, resolve_metric("loss"), found)
+    losses = row_scores(examples, resolve_metric("loss"), found)
     assert len(examples) == 4
     assert len(losses) == len({row.origin for row in encoded.rows}) < 4
 

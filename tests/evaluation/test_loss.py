@@ -35,9 +35,15 @@ def test_equals_the_loss_of_transformers(runner) -> None:
 
 
 def test_perplexity() -> None:
-    assert TokenLoss(total=6.0, tokens=4).perplexity == pytest.approx(4.481689)
+    assert TokenLoss((("a:1", 4.0, 3), ("a:2", 2.0, 1))).perplexity == pytest.approx(4.481689)
 
 
 def test_no_label_at_all(runner) -> None:
     with pytest.raises(DataError, match=r"none of the 1 rows has a label token .*give rows with targets"):
         token_loss(runner, [ROWS[2]])
+
+
+def test_versions_of_a_row_are_taken_together_and_rows_without_labels_left_out() -> None:
+    loss = TokenLoss((("a:1", 4.0, 3), ("a:1", 2.0, 1), ("a:2", 0.0, 0), ("a:3", 5.0, 2)))
+    assert (loss.total, loss.tokens) == (11.0, 6)
+    assert loss.by_origin == {"a:1": 1.5, "a:3": 2.5}

@@ -136,7 +136,7 @@ def _work(job: Job, survey: Survey, options: TrainingOptions) -> _Work:
     read = evaluations * sum(survey.development) + passes * sum(map(sum, measured))
     written = 0.0
     if job.measures.test is not None:
-        read += _SIDE_TOKENS + (sum(survey.test) if needs[0] == "tokens" else 0)  # a score for each row
+        read += _SIDE_TOKENS
         written += _SIDE_STEPS
     if "text" in needs:
         written += sum(_batches(lengths, job.measures.max_new_tokens) for lengths in measured) * (

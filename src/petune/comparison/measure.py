@@ -201,7 +201,7 @@ def measured(job: Job, model: AdaptedModel, data: str) -> tuple[dict[str, float]
 
 def _of_test(job: Job, model: AdaptedModel) -> dict[str, Any]:
     """Return quality on the test split, the score of each row, and some answers."""
-    data, task = str(job.measures.test), get_task(model.base.task)
+    data = str(job.measures.test)
     examples, encoded = api.read_rows(model, data, **_options(job))
     values, found = measured(job, model, data)
     answered = {answer.origin: answer for answer in found.predictions}
@@ -210,7 +210,7 @@ def _of_test(job: Job, model: AdaptedModel) -> dict[str, Any]:
     answers = [answered[e.origin] for e in shown] if answered else _answers(job, model, shown)
     return {
         "test": values,
-        "scores": row_scores(task, model, examples, encoded.rows, resolve_metric(job.measures.metric), found),
+        "scores": row_scores(examples, resolve_metric(job.measures.metric), found),
         "examples": [_example(e.prompt, answer) for e, answer in zip(shown, answers, strict=bool(answers))],
     }
 

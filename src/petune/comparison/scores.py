@@ -1,58 +1,32 @@
 """A score for each row, for intervals over pairs of trials: the metric that decides, taken of the row alone."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from petune.adapted_model import AdaptedModel
-from petune.data.encoding import Encoded
 from petune.data.examples import ExampleSet
 from petune.errors import ConfigError
 from petune.evaluation.evaluate import Evaluation
 from petune.evaluation.metrics import Metric, compute, resolve_metric
-from petune.evaluation.options import EvaluationOptions
 from petune.evaluation.predict import Prediction
-from petune.tasks.task import Task
 
 logger = logging.getLogger("petune")
 
 
-def row_scores(
-    task: Task,
-    model: AdaptedModel,
-    examples: ExampleSet,
-    rows: Sequence[Encoded],
-    metric: Metric,
-    found: Evaluation,
-) -> list[float]:
+def row_scores(examples: ExampleSet, metric: Metric, found: Evaluation) -> list[float]:
     """Return the score of each row that was measured, in order; none where the metric says nothing of one row.
 
     Args:
-        task: what the model is trained for.
-        model: the model that was measured.
-        examples: the rows.
-        rows: the same as tokens; those that cannot be used are missing, and a row of several versions stands there as
-            often.
+        examples: the rows; those that were not measured are passed over.
         metric: the metric that decides.
         found: the measurement of all rows by that metric.
     """
     if metric.needs == "tokens":
-        return list(_losses(task, model, examples, rows))
+        return [found.row_losses[e.origin] for e in examples if e.origin in found.row_losses]
     try:
         return [_score(metric, prediction) for prediction in found.predictions]
     except ConfigError as error:  # a metric of the user's own that needs several rows, a correlation for instance
         logger.info("no score of a row alone, so no interval: %s", error)
         return []
-
-
-def _losses(task: Task, model: AdaptedModel, examples: ExampleSet, rows: Sequence[Encoded]) -> Iterator[float]:
-    by_origin: dict[str, list[Encoded]] = {}
-    for row in rows:
-        by_origin.setdefault(row.origin, []).append(row)
-    options = EvaluationOptions(metrics=("loss",))
-    for place, example in enumerate(examples):
-        if example.origin in by_origin:
-            own = by_origin[example.origin]
-            yield task.evaluate(model, examples[place : place + 1], options, rows=own).metrics["loss"]
 
 
 def _score(metric: Metric, prediction: Prediction) -> float:

@@ -5,7 +5,6 @@
 Label words are compared at one gap, in one forward pass. Without labels, the likeliest token is the answer.
 """
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import final
@@ -106,7 +105,7 @@ def _loss(rows: Sequence[Encoded]) -> Reading[TokenLoss]:
         return -log_probabilities.gather(1, answers[index].to(log_probabilities.device)[:, None]).sum()
 
     def finish(losses: list[Tensor]) -> TokenLoss:
-        return TokenLoss(math.fsum(loss.item() for loss in losses), sum(map(len, answers)))
+        return TokenLoss.of(rows, (loss.item() for loss in losses), map(len, answers))
 
     return Reading(_gaps(rows), read, finish)
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from petune.data.encoding import Encoded
@@ -34,9 +34,11 @@ class Evaluation:
     """Tokens that the loss is a mean over; 0 where it was not asked for."""
     seconds: float
     """Wall-clock time of it all."""
+    row_losses: Mapping[str, float] = field(default_factory=dict)
+    """Nats per label token of each row that has one, by its origin; empty where the loss was not asked for."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the predictions, ready for JSON."""
+        """Return everything but what is said of single rows, ready for JSON."""
         return {
             "metrics": dict(self.metrics),
             "labels": list(self.labels),
@@ -92,6 +94,7 @@ def evaluate(
         labels=labels,
         num_rows=len(examples) if rows is None else len(rows),
         num_label_tokens=loss.tokens if loss is not None else 0,
+        row_losses=loss.by_origin if loss is not None else {},
         seconds=time.perf_counter() - started,
     )
 

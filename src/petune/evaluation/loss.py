@@ -1,8 +1,9 @@
 """The mean loss per label token."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
@@ -15,12 +16,38 @@ from petune.evaluation.passes import Query
 from petune.evaluation.runner import Runner
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class TokenLoss:
-    """Negative log-likelihood (nats) summed over label tokens, and how many there were."""
+    """Negative log-likelihoods of label tokens, in nats."""
 
-    total: float
-    tokens: int
+    rows: tuple[tuple[str, float, int], ...]
+    """Of each row, or each version of one: its origin, the sum over its label tokens, and how many there are."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Encoded], sums: Iterable[float], tokens: Iterable[int]) -> "TokenLoss":
+        """Return the losses of ``rows`` with these sums over so many label tokens."""
+        return cls(tuple(zip((row.origin for row in rows), sums, tokens, strict=True)))
+
+    @property
+    def total(self) -> float:
+        """The sum over all label tokens."""
+        return math.fsum(own for _, own, _ in self.rows)
+
+    @property
+    def tokens(self) -> int:
+        """How many label tokens there are."""
+        return sum(count for *_, count in self.rows)
+
+    @property
+    def by_origin(self) -> dict[str, float]:
+        """Nats per label token of each row that has one, its versions together."""
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for origin, own, count in self.rows:
+            sums[origin] = sums.get(origin, 0.0) + own
+            counts[origin] = counts.get(origin, 0) + count
+        return {origin: sums[origin] / count for origin, count in counts.items() if count}
 
     @property
     def mean(self) -> float:
@@ -65,6 +92,6 @@ def loss_reading(rows: Sequence[Encoded]) -> Reading[TokenLoss]:
         return -log_probabilities.gather(1, target[:, None]).sum()
 
     def finish(losses: list[Tensor]) -> TokenLoss:
-        return TokenLoss(math.fsum(loss.item() for loss in losses), sum(len(target) for target in targets))
+        return TokenLoss.of([row for row, _ in scored], (loss.item() for loss in losses), map(len, targets))
 
     return Reading([Query(row.input_ids, positions) for row, positions in scored], read, finish)

@@ -3,7 +3,6 @@
 Shapes: B rows, T target tokens, V vocabulary.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import final
@@ -53,11 +52,11 @@ class Seq2SeqLikelihood:
             DataError: there is no target, or a prompt does not fit the model.
         """
         own, asked = list(rows or ()), _labelled(runner, examples, labels) if labels else []
-        tokens = sum(len(row.labels) for row in own)
-        if rows is not None and not tokens:
+        tokens = [len(row.labels) for row in own]
+        if rows is not None and not any(tokens):
             raise DataError(f"none of the {len(rows):,} rows has a target to compute a loss on; give rows with targets")
         found = log_likelihoods(runner, [*own, *asked], batch_tokens=batch_tokens)
-        loss = None if rows is None else TokenLoss(-math.fsum(found[: len(own)]), tokens)
+        loss = None if rows is None else TokenLoss.of(own, (-likely for likely in found[: len(own)]), tokens)
         if not asked:
             return loss, []
         number, combine = versions(runner)

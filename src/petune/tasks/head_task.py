@@ -105,6 +105,7 @@ class HeadTask(Task, ABC):
             labels=tuple(labels),
             num_rows=len(examples),
             num_label_tokens=loss.tokens if loss is not None else 0,
+            row_losses=loss.by_origin if loss is not None else {},
             seconds=time.perf_counter() - started,
         )
 
@@ -167,9 +168,10 @@ class HeadTask(Task, ABC):
         return labels
 
     def _total_loss(self, runner: Runner, rows: Sequence[Encoded], batch_tokens: int) -> TokenLoss:
-        passes = _passes(runner, rows, batch_tokens)
-        total = sum(float(self.loss(output, targets).sum()) for _, targets, output in passes)
-        return TokenLoss(total, sum(self.num_labels(row) for row in rows))
+        losses: dict[int, float] = {}
+        for batch, targets, output in _passes(runner, rows, batch_tokens):
+            losses.update(zip(batch, self.loss(output, targets).tolist(), strict=True))
+        return TokenLoss.of(rows, (losses[i] for i in range(len(rows))), map(self.num_labels, rows))
 
 
 @final
