@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -84,10 +84,11 @@ class HeadTask(Task, ABC):
         if missing:
             raise DataError(f"{len(missing):,} of {len(examples):,} rows have no target: {listed(missing)}; add them")
         labels = self.head_labels(runner, options)
-        loss: TokenLoss | None = None
+        labelled: Sequence[Encoded] | None = None
         if any(metric.needs == "tokens" for metric in metrics):
-            if rows is None:
-                rows = self.encode_within(
+            labelled = rows
+            if labelled is None:
+                labelled = self.encode_within(
                     examples,
                     runner.tokenizer,
                     labels=labels,
@@ -95,10 +96,10 @@ class HeadTask(Task, ABC):
                     virtual_tokens=runner.virtual_tokens,
                     insertions=runner.insertions,
                 ).rows
-            loss = self._total_loss(runner, rows, options.batch_tokens)
-        predictions: list[Prediction] = []
-        if any(metric.needs == self.compares for metric in metrics):
-            predictions = list(self.predict(runner, examples, options))
+        compares = any(metric.needs == self.compares for metric in metrics)
+        windows = self.inputs(runner, examples, _longest(runner)) if compares else []
+        loss, kept = self._read(runner, labelled, [row for several in windows for row in several], options.batch_tokens)
+        predictions = list(self._answers(runner, examples, windows, kept)) if compares else []
         return Evaluation(
             metrics=values_of(metrics, loss, {self.compares: predictions}),
             predictions=tuple(predictions),
@@ -126,14 +127,8 @@ class HeadTask(Task, ABC):
         self.head_labels(runner, options)
         windows = self.inputs(runner, examples, _longest(runner))
         rows = [row for several in windows for row in several]
-        kept: list[Any] = [None] * len(rows)
-        for batch, _, output in _passes(runner, rows, options.batch_tokens):
-            for index, number in enumerate(batch):
-                kept[number] = self.read(output, index, rows[number])
-        done = 0
-        for example, several in zip(examples, windows, strict=True):
-            yield self.answer(runner, example, kept[done : done + len(several)])
-            done += len(several)
+        _, kept = self._read(runner, None, rows, options.batch_tokens)
+        yield from self._answers(runner, examples, windows, kept)
 
     def check_metrics(self, names: Sequence[str]) -> None:
         """Check that metrics of these names can be measured.
@@ -167,11 +162,35 @@ class HeadTask(Task, ABC):
             )
         return labels
 
-    def _total_loss(self, runner: Runner, rows: Sequence[Encoded], batch_tokens: int) -> TokenLoss:
+    def _read(
+        self, runner: Runner, labelled: Sequence[Encoded] | None, asked: Sequence[Encoded], batch_tokens: int
+    ) -> tuple[TokenLoss | None, list[Any]]:
+        """Return the loss of labelled rows, and what is kept of each row that is asked; like inputs are run once."""
+        places: dict[Hashable, list[int]] = {}
+        for place, row in enumerate(asked):
+            places.setdefault(_inputs(row), []).append(place)
         losses: dict[int, float] = {}
-        for batch, targets, output in _passes(runner, rows, batch_tokens):
+        kept: list[Any] = [None] * len(asked)
+        for batch, targets, output in _passes(runner, labelled or (), batch_tokens):
             losses.update(zip(batch, self.loss(output, targets).tolist(), strict=True))
-        return TokenLoss.of(rows, (losses[i] for i in range(len(rows))), map(self.num_labels, rows))
+            for index, number in enumerate(batch):
+                for place in places.pop(_inputs((labelled or ())[number]), ()):
+                    kept[place] = self.read(output, index, asked[place])
+        left = [place for own in places.values() for place in own]
+        for batch, _, output in _passes(runner, [asked[place] for place in left], batch_tokens):
+            for index, number in enumerate(batch):
+                kept[left[number]] = self.read(output, index, asked[left[number]])
+        if labelled is None:
+            return None, kept
+        return TokenLoss.of(labelled, (losses[i] for i in range(len(labelled))), map(self.num_labels, labelled)), kept
+
+    def _answers(
+        self, runner: Runner, examples: ExampleSet, windows: Sequence[Sequence[Encoded]], kept: Sequence[Any]
+    ) -> Iterator[Prediction]:
+        done = 0
+        for example, several in zip(examples, windows, strict=True):
+            yield self.answer(runner, example, kept[done : done + len(several)])
+            done += len(several)
 
 
 @final
@@ -182,6 +201,11 @@ class _HeadObjective:
 
     def __call__(self, inputs: Mapping[str, Tensor], labels: Tensor, forward: Forward | None = None) -> Tensor:
         return self.task.loss((forward or self.model)(**inputs), uploaded(labels, self.model.device))
+
+
+def _inputs(row: Encoded) -> Hashable:
+    """Return what a model is given of a row."""
+    return tuple(row.input_ids), tuple(row.token_types)
 
 
 def _passes(runner: Runner, rows: Sequence[Encoded], batch_tokens: int) -> Iterator[tuple[list[int], Tensor, Any]]:

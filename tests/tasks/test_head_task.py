@@ -1,0 +1,43 @@
+"""What tasks with a head of their own share."""
+
+from collections.abc import Callable
+
+import pytest
+
+from petune import api
+from petune.adapted_model import AdaptedModel
+from petune.adapter import Adapter, create_adapter
+from petune.backbone.base import Base
+
+Make = Callable[..., str]
+TASKS = {
+    "sequence_classification": ("reviews", ("neg", "pos")),
+    "token_classification": ("entities", ("B-LOC", "B-PER", "O")),
+    "question_answering": ("questions", ()),
+}
+"""Rows and labels."""
+
+
+@pytest.mark.parametrize("method", [None, "lora", "prefix_tuning"])
+@pytest.mark.parametrize("task", TASKS)
+def test_loss_and_answers_come_from_the_same_passes(
+    task: str, method: str | None, rows: Make, tiny_base: Callable[..., Base], randomise: Callable[..., Adapter]
+) -> None:
+    what, labels = TASKS[task]
+    base = tiny_base("bert", task=task, labels=labels)
+    model, data = AdaptedModel(base, [randomise(create_adapter(base, method))] if method else []), rows(what)
+    ran: list[int] = []
+    handle = base.model.register_forward_pre_hook(lambda m, a, k: ran.append(len(k["input_ids"])), with_kwargs=True)
+    measured = api.evaluate(model, data)
+    assert sum(ran) == measured.num_rows
+    ran.clear()
+    loss = api.evaluate(model, data, metrics=("loss",))
+    answers = api.predict(model, data)
+    assert sum(ran) == 2 * measured.num_rows
+    handle.remove()
+    assert measured.metrics["loss"] == pytest.approx(loss.metrics["loss"], abs=1e-5)
+    assert len(measured.row_losses) == measured.num_rows
+    assert measured.row_losses == pytest.approx(loss.row_losses, abs=1e-5)
+    assert [p.prediction for p in measured.predictions] == [p.prediction for p in answers]
+    assert [p.details for p in measured.predictions] == [p.details for p in answers]
+    assert [p.origin for p in measured.predictions] == [p.origin for p in answers]
