@@ -95,7 +95,7 @@ def read_both(
 ) -> tuple[TokenLoss | None, list[Choice]]:
     """Return the results of two readings: None and no choices for one that is left out."""
     readings = [reading for reading in (loss, choices) if reading is not None]
-    found = iter(read_log_probabilities(runner, readings, batch_tokens=batch_tokens))
+    found = iter(read_log_probabilities(runner, readings, batch_tokens=batch_tokens) if readings else ())
     return None if loss is None else next(found), [] if choices is None else next(found)
 
 
