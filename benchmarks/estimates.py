@@ -32,20 +32,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{machine_facts()['cpu']}, {options.threads} threads, {options.rows} rows, {options.max_steps} steps")
     print("\n| method | rows | s | estimated | off | MiB above the model | estimated | in all | off | computed again |")
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
-    found = []
+    found: list[dict[str, Any]] = []
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+
+    def tell(one: dict[str, Any]) -> None:
+        found.append(one)
+        options.output.write_text(json.dumps({"machine": machine_facts(), "runs": found}, indent=2) + "\n")
+        print(line(one), flush=True)
+
     for rows in options.batch_sizes:
         for method in options.methods:
             keys = {"method": method, "data": str(data), "per_device_train_batch_size": rows, **prompt_format()}
             keys |= {"max_steps": options.max_steps}
             plain = fresh(keys, options)
-            found.append(plain)
-            print(line(plain), flush=True)
+            tell(plain)
             if options.budgets:
                 budget = plain["model"] + int(BUDGETED * (plain["peak"] - plain["model"]))
-                found.append({**fresh({**keys, "memory_budget": str(budget)}, options), "budget": budget})
-                print(line(found[-1]), flush=True)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps({"machine": machine_facts(), "runs": found}, indent=2) + "\n")
+                tell({**fresh({**keys, "memory_budget": str(budget)}, options), "budget": budget})
     wrong = [one for one in found if not holds(one)]
     print(f"\n{len(found) - len(wrong)} of {len(found)} within {TOLERANCE:.0%} and their budgets")
     return 1 if wrong else 0
@@ -69,13 +72,19 @@ def fresh(keys: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any
 def run(task: dict[str, Any], model: str) -> int:
     """Do one run in this process, and write down what it took."""
     import petune
+    from petune.errors import ConfigError
 
     report = Path(task.pop("report"))
-    result = petune.train({**task, "model": model}, estimate=True)
+    found = {"method": task["method"], "rows": task["per_device_train_batch_size"]}
+    try:
+        result = petune.train({**task, "model": model}, estimate=True)
+    except ConfigError as error:
+        if "memory_budget" not in task:
+            raise
+        report.write_text(json.dumps({**found, "refused": str(error)}), encoding="utf-8")
+        return 0
     assert result.estimate is not None
-    found = {
-        "method": task["method"],
-        "rows": task["per_device_train_batch_size"],
+    found |= {
         "seconds": result.seconds,
         "peak": result.peak_memory,
         "model": result.estimate.model,
@@ -86,8 +95,10 @@ def run(task: dict[str, Any], model: str) -> int:
 
 
 def holds(one: Mapping[str, Any]) -> bool:
-    """Say whether a run's estimates were near enough, and its budget was kept."""
-    return max(map(abs, errors(one))) <= TOLERANCE and one["peak"] <= one.get("budget", one["peak"])
+    """Say whether a run's estimates were near enough, and its budget was kept, or refused before any step."""
+    return "refused" in one or (
+        max(map(abs, errors(one))) <= TOLERANCE and one["peak"] <= one.get("budget", one["peak"])
+    )
 
 
 def errors(one: Mapping[str, Any]) -> tuple[float, float]:
@@ -98,6 +109,8 @@ def errors(one: Mapping[str, Any]) -> tuple[float, float]:
 
 def line(one: Mapping[str, Any]) -> str:
     """Return the line of a run in the table."""
+    if "refused" in one:
+        return f"| {one['method']}, budget {one['budget'] / MIB:,.0f} MiB | {one['rows']} | refused: {one['refused']} |"
     guess, (time, memory) = one["estimate"], errors(one)
     name = one["method"] + (f", budget {one['budget'] / MIB:,.0f} MiB" if "budget" in one else "")
     above = (one["peak"] - one["model"]) / MIB, (guess["memory_bytes"] - one["model"]) / MIB

@@ -9,6 +9,8 @@ import estimates
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from petune.errors import ConfigError
+
 
 def test_runs_are_held_against_their_estimates(
     tmp_path: Path,
@@ -27,6 +29,20 @@ def test_runs_are_held_against_their_estimates(
     assert (found["method"], found["rows"], found["estimate"]["steps"]) == ("lora", 2, 3)
     assert found["peak"] > found["model"] > 0
     assert f"| lora | 2 | {found['seconds']:.1f} |" in capsys.readouterr().out
+
+
+def test_a_budget_that_is_refused_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(recipe: dict[str, Any], **_: Any) -> None:
+        raise ConfigError("the least is 2 GiB")
+
+    monkeypatch.setattr("petune.train", train)
+    task = {"method": "full", "per_device_train_batch_size": 4, "report": str(tmp_path / "report.json")}
+    with pytest.raises(ConfigError):
+        estimates.run(dict(task), "tiny")
+    assert estimates.run({**task, "memory_budget": "1GiB"}, "tiny") == 0
+    found = {**json.loads((tmp_path / "report.json").read_text()), "budget": 2**30}
+    assert estimates.holds(found)
+    assert estimates.line(found) == "| full, budget 1,024 MiB | 4 | refused: the least is 2 GiB |"
 
 
 def test_what_holds() -> None:
