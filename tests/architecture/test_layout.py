@@ -74,7 +74,6 @@ TESTED_ELSEWHERE = {
     "sites/sites.py": "test_adapter.py",
     "sites/virtual_tokens.py": "sites/test_attention.py",
     "tasks/causal_lm.py": "training/test_run.py",
-    "tasks/head_task.py": "tasks/test_sequence_classification.py",
     "tasks/reading.py": "test_api.py",
     "tasks/rows.py": "training/test_rows.py",
     "tasks/task.py": "tasks/test_registry.py",
