@@ -85,17 +85,12 @@ class MaskedLikelihood:
         def read(index: int, log_probabilities: Tensor) -> Tensor:
             return log_probabilities[0].index_fill(0, special.to(log_probabilities.device), -torch.inf).argmax()
 
-        def finish(found: list[Tensor]) -> list[str]:
-            best = [int(token) for token in found]
-            number, _ = versions(runner)
-            voted = [Counter(best[i : i + number]).most_common(1)[0][0] for i in range(0, len(best), number)]
-            return [str(tokenizer.decode([token])).strip() for token in voted]
-
-        texts: list[str]
-        (texts,) = read_log_probabilities(
-            runner, [Reading(_gaps(rows), read, finish)], batch_tokens=options.batch_tokens
-        )
-        return texts
+        reading = Reading(_gaps(rows), read, list)
+        (found,) = read_log_probabilities(runner, [reading], batch_tokens=options.batch_tokens)
+        best = [int(token) for token in found]
+        number, _ = versions(runner)
+        voted = [Counter(best[i : i + number]).most_common(1)[0][0] for i in range(0, len(best), number)]
+        return [str(tokenizer.decode([token])).strip() for token in voted]
 
 
 def _loss(rows: Sequence[Encoded]) -> Reading[TokenLoss]:

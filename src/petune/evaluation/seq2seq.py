@@ -62,7 +62,7 @@ class Seq2SeqLikelihood:
         number, combine = versions(runner)
         scores = torch.tensor(found[len(own) :], dtype=torch.float64)
         by_version = scores.view(len(examples), len(labels), number).transpose(1, 2).tolist()
-        return loss, [combined_choice(labels, own, combine) for own in by_version]
+        return loss, [combined_choice(labels, scored, combine) for scored in by_version]
 
     def texts(
         self, runner: Runner, examples: Sequence[Example], options: GenerationOptions, *, first_row: int = 0

@@ -36,11 +36,11 @@ def add_low_rank(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float) -> Te
     product (``addmm``), so no array of y's size is made beside the result. A few rows without gradients, as in
     generation, are computed in fp32 and rounded once.
     """
-    if is_wide(x):
-        return torch.add(y, linear(linear(x, a), b).to(y.dtype), alpha=scale)
     if _are_few(x):
         update = F.linear(F.linear(x.to(torch.float32), a.to(torch.float32)), b.to(torch.float32))
         return torch.add(y, update, alpha=scale).to(y.dtype)
+    if is_wide(x):
+        return torch.add(y, linear(linear(x, a), b).to(y.dtype), alpha=scale)
     hidden, up = F.linear(x, in_precision(a, x.dtype)), in_precision(b, x.dtype).t()
     flat = torch.addmm(y.reshape(-1, y.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), up, alpha=scale)
     return flat.view(y.shape)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from petune.kernels.wide_products import multiplies_slowly
+from petune.kernels.wide_products import has_plain_weight, multiplies_slowly
 
 REORDERED_BYTES = 2**30
 """Most memory that copies of weights may take; linears beyond it run as they are."""
@@ -59,7 +59,7 @@ def _product_of(module: nn.Module, room: int) -> tuple[Callable[[Tensor], Tensor
     """Return what ``module`` is to run, and the bytes of its copy; None where it stays as it is."""
     if multiplies_slowly(module):
         size, make = torch.float32.itemsize * module.get_parameter("weight").numel(), _wide_product
-    elif type(module) is nn.Linear and _is_supported() and _is_plain(module):
+    elif type(module) is nn.Linear and _is_supported() and has_plain_weight(module) and _is_fit(module.weight):
         size, make = module.weight.nbytes, _reordered_product
     else:
         return None
@@ -100,20 +100,9 @@ def _is_supported() -> bool:
     return available and all(hasattr(torch.ops.mkldnn, name) for name in _OPERATIONS)
 
 
-def _is_plain(linear: nn.Linear) -> bool:
-    weight = linear.weight
-    return (
-        "forward" not in vars(linear)
-        and type(weight) is nn.Parameter
-        and type(weight.data) is Tensor
-        and weight.is_contiguous()
-        and _is_fit(weight)
-    )
-
-
 def _is_fit(weight: Tensor) -> bool:
     computes = weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and _multiplies_bfloat16())
-    return weight.device.type == "cpu" and computes
+    return weight.device.type == "cpu" and weight.is_contiguous() and computes
 
 
 def _multiplies_bfloat16() -> bool:

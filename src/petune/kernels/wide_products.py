@@ -56,16 +56,16 @@ def wide_products(model: nn.Module) -> Iterator[None]:
 
 def multiplies_slowly(module: nn.Module) -> bool:
     """Say whether ``module`` is a plain linear in a precision that its CPU is slow at."""
+    if type(module) not in (*_WIDE, *_WIDE.values()) or not has_plain_weight(module):
+        return False
+    weight = module.get_parameter("weight")
+    return weight.dtype in HALVES and weight.device.type == "cpu" and is_slow(weight.dtype)
+
+
+def has_plain_weight(module: nn.Module) -> bool:
+    """Say whether ``module`` has a weight that is no sub-class of a tensor, and runs the ``forward`` of its class."""
     weight = module._parameters.get("weight")
-    return (
-        type(module) in (*_WIDE, *_WIDE.values())
-        and type(weight) is nn.Parameter
-        and type(weight.data) is Tensor
-        and "forward" not in vars(module)
-        and weight.dtype in HALVES
-        and weight.device.type == "cpu"
-        and is_slow(weight.dtype)
-    )
+    return type(weight) is nn.Parameter and type(weight.data) is Tensor and "forward" not in vars(module)
 
 
 def is_plain_linear(module: nn.Module) -> bool:
