@@ -29,11 +29,11 @@ from petune.training.unpadded import Unpadded
 CPUS = {"AVX2": "AVX2", "AVX-512": "AVX512_CORE", "this one": "DEFAULT"}
 """What oneDNN calls what a CPU has."""
 WAYS = {
-    "float32": ("float32", None),
-    "bfloat16": ("bfloat16", None),
+    "float32": ("float32", True),
+    "bfloat16": ("bfloat16", True),
     "bfloat16, products always as they are": ("bfloat16", False),
 }
-"""The precision of the base, and whether products in it are taken to be slow; None to have it measured."""
+"""The precision of the base, and whether products may be computed in another."""
 STEPS = 3
 NEW_TOKENS = 32
 
@@ -70,25 +70,25 @@ WORKS: dict[str, Callable[[AdaptedModel], float]] = {
 }
 
 
-def rate(work: str, way: str, threads: int) -> dict[str, float | bool]:
-    """Return the tokens/s of a work and a way in this process, and whether products of halves were found slow."""
+def rate(work: str, way: str, threads: int) -> dict[str, float | int]:
+    """Return the tokens/s of a work and a way in this process, and whether products of halves were in float32."""
     torch.set_num_threads(threads)
-    dtype, is_slow = WAYS[way]
-    if is_slow is not None:
-        wide_products._is_slow.update(dict.fromkeys(wide_products.HALVES, is_slow))
+    dtype, may_differ = WAYS[way]
+    if not may_differ:
+        wide_products._least_rows.update(dict.fromkeys(wide_products.HALVES, wide_products.NEVER))
     base = petune.load_base("demo", dtype=dtype, device="cpu")
     model = AdaptedModel(base, [create_adapter(base, "lora", r=LORA["r"], target_modules=LORA["target_modules"])])
     model.adapter("default").set_trainable(True)
-    found = dtype != "float32" and wide_products.is_slow(torch.bfloat16)
-    return {"tokens_per_second": WORKS[work](model), "is_slow": found}
+    least = wide_products.NEVER if dtype == "float32" else wide_products.least_rows(torch.bfloat16)
+    return {"tokens_per_second": WORKS[work](model), "least_rows": least}
 
 
-def in_a_process(cpu: str, work: str, way: str, threads: int) -> dict[str, float | bool]:
+def in_a_process(cpu: str, work: str, way: str, threads: int) -> dict[str, float | int]:
     """Return what :func:`rate` finds in a process that sees the instructions of ``cpu``."""
     command = [sys.executable, __file__, "--only", work, way, "--threads", str(threads)]
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": CPUS[cpu]}
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    found: dict[str, float | bool] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, float | int] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -111,7 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for work in options.works:
         print(f"\n{work}\n")
-        print(f"| instructions | {' | '.join(WAYS)} | halves are multiplied in |\n|---|{'---|' * (len(WAYS) + 1)}")
+        print(
+            f"| instructions | {' | '.join(WAYS)} | rows of halves are multiplied in |\n|---|{'---|' * (len(WAYS) + 1)}"
+        )
         for cpu in options.cpus:
             print(line(cpu, work, options.repeats, options.threads), flush=True)
     return 0
@@ -121,8 +123,8 @@ def line(cpu: str, work: str, repeats: int, threads: int) -> str:
     """Return a CPU's line of the table of a work."""
     found = [[in_a_process(cpu, work, way, threads) for way in WAYS] for _ in range(repeats)]
     medians = [statistics.median(run[number]["tokens_per_second"] for run in found) for number in range(len(WAYS))]
-    wide = {run[1]["is_slow"] for run in found}
-    kind = " or ".join("float32" if is_slow else "half precision" for is_slow in sorted(wide))
+    least = sorted({int(run[1]["least_rows"]) for run in found})
+    kind = " or ".join("half precision" if rows == wide_products.NEVER else f"float32 from {rows} on" for rows in least)
     return f"| {cpu} | {' | '.join(f'{median:.{0 if median >= 20 else 1}f}' for median in medians)} | {kind} |"
 
 

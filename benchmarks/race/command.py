@@ -149,7 +149,7 @@ def time_all(
     """Time every entry of a contest once, in turn."""
     work = contest_work(name, whole)
     warm_up = work.settings.warm_up_steps
-    request = {"steps": warm_up + work.settings.timed_steps, "dtype": "bfloat16", "log_every_step": False}
+    request = {"steps": warm_up + work.settings.timed_steps, "dtype": work.settings.dtype, "log_every_step": False}
     for entry in runnable(found):
         load = load_average()
         try:
@@ -174,7 +174,12 @@ def train_to_loss(
 ) -> None:
     """Train every entry until the held-out loss is ``target``, for one pass at most."""
     work = contest_work(name, whole)
-    request = {"steps": work.settings.epoch_steps, "dtype": "bfloat16", "log_every_step": False, "to_loss": target}
+    request = {
+        "steps": work.settings.epoch_steps,
+        "dtype": work.settings.dtype,
+        "log_every_step": False,
+        "to_loss": target,
+    }
     for entry in runnable(found):
         try:
             report = entry.run(work, name, pythons[entry.side], planned=same_rows or entry.grouped, **request)
@@ -208,7 +213,7 @@ def missed(results: dict[str, Any], rows: Sequence[Standing]) -> bool:
 
 def write(path: Path, results: dict[str, Any]) -> list[Standing]:
     """Write the JSON, the table and the picture; return the table's rows."""
-    judged = not results["quick"]
+    judged = not results["quick"] and results["settings"]["dtype"] == "bfloat16"  # which bars are of
     rows = [row for name, found in results["contests"].items() for row in standings_of(name, found, judged=judged)]
     results["rows"] = [row.to_dict() for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -233,7 +238,8 @@ def describe(results: dict[str, Any]) -> str:
     ]
     settings, floors = results["settings"], (found["floor"] for found in results["contests"].values())
     card = next((floor["card"] for floor in floors if floor.get("card")), None)
-    lines.append(f"base: {settings['base']}, {settings['rows_per_step']} rows a step, on {card or 'the CPU'}")
+    base = f"{settings['base']} in {settings['dtype']}"
+    lines.append(f"base: {base}, {settings['rows_per_step']} rows a step, on {card or 'the CPU'}")
     for peer, held in results["environments"].items():
         lines.append(f"{PEERS[peer].title}: {held if isinstance(held, str) else _listed(held)}")
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from race.settings import Settings
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "race.json"
 MANNERS = ("default", "tuned", "compiled")
+DTYPES = ("bfloat16", "float32")
 SIZES: dict[str, Any] = {"rows": 1600, "timed_steps": 12, "repeats": 5, "compared_steps": 3}
 QUICK: dict[str, Any] = {
     "rows": 16,
@@ -56,6 +57,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--base", choices=(DEMO, *SHAPES), default=DEMO, help="SmolLM2, or random weights of a shape (default smollm2)"
     )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default=DTYPES[0], help=f"precision of the base (default {DTYPES[0]})"
+    )
     parser.add_argument("--threads", type=int, default=usable_cores(), help="threads (default: all cores)")
     parser.add_argument("--quick", action="store_true", help="a small edition: minutes, nothing but correctness judged")
     parser.add_argument(
@@ -90,6 +94,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         "test_data": options.test_data,
         "device": options.device,
         "base": options.base,
+        "dtype": options.dtype,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     settings = Settings(**{**SIZES, **(QUICK if options.quick else {}), **given})

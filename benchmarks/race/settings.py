@@ -63,6 +63,8 @@ class Settings:
     """Where every side trains: cpu or cuda."""
     base: str = DEMO
     """What is trained on: a name of :mod:`race.bases`."""
+    dtype: str = "bfloat16"
+    """Precision of the base in what is timed."""
     measured_every: int = 10
     """Steps between measurements of the held-out loss, where a run ends once that is low enough."""
 

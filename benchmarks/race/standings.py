@@ -164,7 +164,8 @@ def render(results: Mapping[str, Any], rows: Sequence[Standing]) -> str:
     lines: list[tuple[str, ...]] = []
     for name, found in results["contests"].items():
         floor = found["floor"]
-        head = f"{found['title']}; the products alone: {floor['tokens_per_second']:.0f} tokens/s"
+        way = f", in {floor['precision']}" if "precision" in floor else ""
+        head = f"{found['title']}; the products alone{way}: {floor['tokens_per_second']:.0f} tokens/s"
         lines.append((head, *[""] * (len(HEADINGS) - 1)))
         lines += [row.cells() for row in rows if row.contest == name]
     widest = max(len(cells[0]) for cells in lines if any(cells[1:]))

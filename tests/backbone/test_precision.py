@@ -1,9 +1,7 @@
-from pathlib import Path
-
 import pytest
 import torch
 
-from petune.backbone.precision import bfloat16_is_fast, cpu_flags, pick_device, pick_dtype
+from petune.backbone.precision import bfloat16_is_fast, pick_device, pick_dtype
 from petune.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -22,25 +20,10 @@ def test_named_dtypes(name: str, dtype: torch.dtype) -> None:
     assert pick_dtype(name, CPU) is dtype
 
 
-@pytest.mark.parametrize(
-    ("cpuinfo", "dtype"),
-    [
-        ("flags\t\t: fpu avx512f avx512_bf16 amx_tile\n", torch.bfloat16),
-        ("Features\t: fp asimd bf16\n", torch.bfloat16),
-        ("model name\t: avx512_bf16\nflags\t\t: fpu avx2\n", torch.float32),
-        ("", torch.float32),
-    ],
-)
-def test_auto_follows_the_cpu(
-    cpuinfo: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "cpuinfo").write_text(cpuinfo)
-    monkeypatch.setattr("petune.backbone.precision.Path", lambda _: tmp_path / "cpuinfo")
+@pytest.mark.parametrize(("has", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_follows_the_cpu(has: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("petune.backbone.precision.has_bfloat16", lambda: has)
     assert pick_dtype("auto", CPU) is dtype
-
-
-def test_flags_of_a_system_that_lists_none(tmp_path: Path) -> None:
-    assert cpu_flags(tmp_path / "absent") == frozenset()
 
 
 def test_unknown_dtype() -> None:

@@ -361,7 +361,7 @@ def test_answers_are_counted_as_losses_are(
     (tmp_path / "tokens.txt").write_text("good film\n", encoding="utf-8")
     recipe = {"models": [str(tmp_path / "tiny")], "template": "{{ prompt }}:", "target": " {{ completion }}"}
     found = counts.answer_counts(recipe, tmp_path / "all.jsonl", str(tmp_path / "tokens.txt"))
-    model = petune.load(None, base=petune.load_base(tmp_path / "tiny"))
+    model = petune.load(None, base=petune.load_base(tmp_path / "tiny", dtype="float32"))
     reading = {name: recipe[name] for name in ("template", "target")}
     losses = [
         petune.evaluate(model, str(tmp_path / f"{name}.jsonl"), metrics=["loss"], **reading).metrics["loss"]

@@ -16,11 +16,11 @@ from petune.kernels import wide_products
 
 
 @pytest.mark.parametrize("work", older_cpus.WORKS)
-@pytest.mark.parametrize(("way", "answer"), [("float32", False), ("bfloat16", True)])
+@pytest.mark.parametrize(("way", "least"), [("float32", wide_products.NEVER), ("bfloat16", wide_products.LEAST_ROWS)])
 def test_a_way_works_in_its_precision(
     work: str,
     way: str,
-    answer: bool,
+    least: int,
     tmp_path: Path,
     tiny_base: Callable[..., Base],
     write_rows: Callable[..., Path],
@@ -35,13 +35,13 @@ def test_a_way_works_in_its_precision(
         assert (name, device) == ("demo", "cpu")
         return tiny_base(dtype=getattr(torch, dtype))
 
-    monkeypatch.setattr(wide_products, "_is_slow", dict.fromkeys(wide_products.HALVES, True))
+    monkeypatch.setattr(wide_products, "_least_rows", dict.fromkeys(wide_products.HALVES, wide_products.LEAST_ROWS))
     monkeypatch.setattr(older_cpus, "movie_reviews", lambda *_: files)
     monkeypatch.setattr(older_cpus.petune, "load_base", load)
     found = older_cpus.rate(work, way, torch.get_num_threads())
     assert asked == [way]
     assert found["tokens_per_second"] > 0
-    assert found["is_slow"] is answer
+    assert found["least_rows"] == least
 
 
 WORKS = ("training", "generation of 1 row")
@@ -54,7 +54,7 @@ def test_a_line_for_each_cpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         at, limit = command.index("--only"), env["ONEDNN_MAX_CPU_ISA"]
         work, way = command[at + 1 : at + 3]
         ran.append((limit, work, way))
-        answer = {"tokens_per_second": float(len(ran)), "is_slow": limit == "AVX2" and way != "float32"}
+        answer = {"tokens_per_second": float(len(ran)), "least_rows": 16 if limit == "AVX2" else wide_products.NEVER}
         return subprocess.CompletedProcess(command, 0, stdout=f"a warning\n{json.dumps(answer)}\n")
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -66,4 +66,4 @@ def test_a_line_for_each_cpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     ]
     assert [line[1:4] for line in lines[:2]] == [["4.0", "5.0", "6.0"], ["13.0", "14.0", "15.0"]]
     assert [line[1:4] for line in lines[2:]] == [["22", "23", "24"], ["31", "32", "33"]]
-    assert [line[4] for line in lines] == ["float32 |", "half precision |"] * 2
+    assert [line[4] for line in lines] == ["float32 from 16 on |", "half precision |"] * 2

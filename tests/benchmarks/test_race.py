@@ -188,6 +188,8 @@ def test_every_entry_has_a_line_and_bars_are_judged() -> None:
     assert "LoRA; the products alone: 1000 tokens/s" in text
     assert "x 1.25" in text
     assert text.count("MISSED") == 1
+    measured["floor"]["precision"] = "float32"
+    assert "the products alone, in float32: 1000" in render({"contests": {"lora": measured}}, list(rows.values()))
     assert "does not have this method" in text
 
 
@@ -291,6 +293,18 @@ def test_products_of_the_floor() -> None:
     }
     assert floor.seconds_of(list(floor.forward(weights, 3))) > 0
     assert sum(map(floor.operations_of, floor.forward(weights, 3))) == 2 * (2 * 3 * 4 * 6)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "expected"),
+    [
+        ("cpu", "bfloat16", [torch.bfloat16, torch.float32]),
+        ("cpu", "float32", [torch.float32]),
+        ("cuda", "bfloat16", [torch.bfloat16]),
+    ],
+)
+def test_precisions_of_the_floor(device: str, dtype: str, expected: list[torch.dtype]) -> None:
+    assert floor.precisions(Settings(device=device, dtype=dtype)) == expected
 
 
 def test_sizes_of_a_step(tmp_path: Path) -> None:

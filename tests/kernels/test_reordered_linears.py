@@ -55,6 +55,16 @@ def test_where_a_precision_is_slow_products_are_those_of_float32(dtype: torch.dt
         torch.testing.assert_close(y, part(x.float()).to(dtype))
 
 
+@pytest.mark.usefixtures("even")
+def test_where_there_are_instructions_a_weight_stays_in_its_precision() -> None:
+    model, x = model_of(torch.bfloat16), torch.randn(2, 1, 48).bfloat16()
+    with torch.inference_mode(), wide_products(model):
+        expected = model(x)
+        with reordered_linears(model, most_bytes=2 * (48 * 96 + 96 * 40)) as number:
+            assert number == 2
+            assert torch.equal(model(x), expected)
+
+
 @pytest.mark.usefixtures("slow")
 def test_a_weight_is_converted_once() -> None:
     model, x = mixed().bfloat16(), torch.randn(2, 1, 48).bfloat16()

@@ -1,4 +1,4 @@
-"""Products in half precision computed in float32, where a CPU has no instructions for them."""
+"""Products in half precision computed in float32, where a CPU has no instructions for them, or slow ones."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,17 @@ from petune.kernels import wide_products as module
 from petune.kernels.attention import product_attention
 from petune.kernels.loss_head import label_cross_entropy
 from petune.kernels.low_rank import add_low_rank, add_low_rank_by_run, low_rank
-from petune.kernels.wide_products import LEAST_ROWS, WideLinear, is_slow, is_wide, linear, wide_products
+from petune.kernels.wide_products import (
+    LEAST_ROWS,
+    LEAST_ROWS_WITH_INSTRUCTIONS,
+    NEVER,
+    WideLinear,
+    is_slow,
+    is_wide,
+    least_rows,
+    linear,
+    wide_products,
+)
 from petune.sites.head import LabelLoss
 from petune.training.compiled_blocks import compiled_blocks
 
@@ -79,15 +89,28 @@ def test_few_rows_and_float32_are_multiplied_as_they_are() -> None:
     assert torch.equal(linear(few, weight), F.linear(few, weight))
 
 
-@pytest.mark.parametrize(("plain", "answer"), [(1.9, False), (2.0, True), (40.0, True)])
-def test_a_type_is_slow_if_float32_takes_half_the_time(
-    plain: float, answer: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("plain", "has", "fast", "of_bfloat16", "of_float16"),
+    [
+        (2.4, True, True, NEVER, NEVER),
+        (2.4, True, False, LEAST_ROWS_WITH_INSTRUCTIONS, NEVER),
+        (2.4, False, False, NEVER, NEVER),
+        (2.5, True, True, LEAST_ROWS, LEAST_ROWS),
+        (40.0, False, False, LEAST_ROWS, LEAST_ROWS),
+    ],
+)
+def test_a_type_is_slow_if_float32_takes_far_less_time(
+    plain: float, has: bool, fast: bool, of_bfloat16: int, of_float16: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(module, "_is_slow", {})
+    monkeypatch.setattr(module, "_least_rows", {})
     monkeypatch.setattr(module, "_least_seconds", lambda *works: (asked.append(len(works)), [plain, 1.0])[1])
-    assert [is_slow(torch.bfloat16) for _ in range(3)] == [answer] * 3
+    monkeypatch.setattr(module, "has_bfloat16", lambda: has)
+    monkeypatch.setattr(module, "has_fast_bfloat16", lambda: fast)
+    assert [least_rows(torch.bfloat16) for _ in range(3)] == [of_bfloat16] * 3
     assert asked == [2], "it is measured once"
+    assert least_rows(torch.float16) == of_float16
+    assert [is_slow(dtype) for dtype in module.HALVES] == [plain >= 2.5] * 2
 
 
 def test_both_ways_are_timed_in_turn() -> None:
@@ -97,6 +120,17 @@ def test_both_ways_are_timed_in_turn() -> None:
     assert len(done) > 4
     assert all(0 < own < 1 for own in seconds)
     assert module._gain(torch.bfloat16) > 0
+
+
+@pytest.mark.usefixtures("even")
+def test_where_there_are_instructions_more_rows_are_needed() -> None:
+    model = nn.Sequential(nn.Linear(9, 6)).bfloat16()
+    with wide_products(model):
+        assert isinstance(model[0], WideLinear)
+        assert not module.multiplies_slowly(model[0])
+    few, many = (normal(LEAST_ROWS_WITH_INSTRUCTIONS - less, 9).bfloat16() for less in (1, 0))
+    assert not is_wide(few)
+    assert is_wide(many)
 
 
 class Wider(nn.Linear):
@@ -175,7 +209,7 @@ def of_kernels(dtype: torch.dtype) -> list[Tensor]:
 @pytest.mark.parametrize("dtype", module.HALVES, ids=str)
 def test_kernels_that_multiply_give_the_same(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     wide, exact = of_kernels(dtype), of_kernels(torch.float32)
-    monkeypatch.setattr(module, "_is_slow", dict.fromkeys(module.HALVES, False))
+    monkeypatch.setattr(module, "_least_rows", dict.fromkeys(module.HALVES, NEVER))
     plain = of_kernels(dtype)
     for number, (ours, theirs, wanted) in enumerate(zip(wide, plain, exact, strict=True)):
         ours_off, theirs_off = ((found - wanted).norm() / wanted.norm() for found in (ours, theirs))
@@ -193,7 +227,7 @@ def test_training_is_as_near_to_float32_as_before(
         ("plain", torch.bfloat16, False),
         ("wide", torch.bfloat16, True),
     ):
-        monkeypatch.setattr(module, "_is_slow", dict.fromkeys(module.HALVES, answer))
+        monkeypatch.setattr(module, "_least_rows", dict.fromkeys(module.HALVES, LEAST_ROWS if answer else NEVER))
         base = tiny_base()
         if dtype is not None:
             base.model.to(dtype)

@@ -1,10 +1,8 @@
 """Which device and which floating-point type a base model is loaded on and in."""
 
-import functools
-from pathlib import Path
-
 import torch
 
+from petune.backbone.processor import has_bfloat16
 from petune.errors import ConfigError, nearest
 
 DTYPES = {
@@ -52,17 +50,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:
-    """Whether ``device`` has instructions for bfloat16, so that it gains speed and not only memory."""
+    """Whether ``device`` has instructions for bfloat16: then it is no slower than in float32, and half as large."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and not cpu_flags(Path("/proc/cpuinfo")).isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
-
-
-@functools.lru_cache
-def cpu_flags(cpuinfo: Path) -> frozenset[str]:
-    """Instruction sets that Linux lists for the CPU (``flags`` on x86, ``Features`` on ARM); else none."""
-    if not cpuinfo.is_file():
-        return frozenset()
-    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-    flags = (line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features")))
-    return frozenset(next(flags, []))
+    return device.type == "cpu" and has_bfloat16()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from petune.kernels.wide_products import has_plain_weight, multiplies_slowly
+from petune.kernels.wide_products import has_plain_weight, is_plain_linear, multiplies_slowly
 
 REORDERED_BYTES = 2**30
 """Most memory that copies of weights may take; linears beyond it run as they are."""
@@ -59,8 +59,13 @@ def _product_of(module: nn.Module, room: int) -> tuple[Callable[[Tensor], Tensor
     """Return what ``module`` is to run, and the bytes of its copy; None where it stays as it is."""
     if multiplies_slowly(module):
         size, make = torch.float32.itemsize * module.get_parameter("weight").numel(), _wide_product
-    elif type(module) is nn.Linear and _is_supported() and has_plain_weight(module) and _is_fit(module.weight):
-        size, make = module.weight.nbytes, _reordered_product
+    elif (
+        _is_supported()
+        and is_plain_linear(module)
+        and has_plain_weight(module)
+        and _is_fit(module.get_parameter("weight"))
+    ):
+        size, make = module.get_parameter("weight").nbytes, _reordered_product
     else:
         return None
     return (make(module), size) if size <= room else None

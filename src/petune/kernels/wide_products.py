@@ -1,12 +1,14 @@
 """Products in half precision computed in float32, on CPUs that are faster at that.
 
-A CPU may have no instructions for bfloat16 or float16, or slow ones; then its library takes up to fifty times as long
-for a product in them as for one in float32 with both factors converted beforehand. Factors are exact in float32 and so
-are their products; sums are made in float32 either way and rounded once. So the two ways differ by the order of a sum.
+A CPU may have no instructions for bfloat16 or float16; then its library takes up to fifty times as long for a product
+in them as for one in float32 with both factors converted beforehand. Or it has some that are no faster than those for
+float32; then converting takes two thirds of the time. Factors are exact in float32 and so are their products; sums are
+made in float32 either way and rounded once. So the two ways differ by the order of a sum.
 
 Shapes: x [..., d_in], y [..., d_out], W [d_out, d_in], or [d_in, d_out] where it is stored transposed (Conv1D).
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,21 +19,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from petune.backbone.processor import has_bfloat16, has_fast_bfloat16
 from petune.kernels.constant_weights import in_precision
 
 HALVES = (torch.bfloat16, torch.float16)
 """Types whose products may be computed in float32."""
 LEAST_ROWS = 16
 """Fewer are multiplied as they are: converting the weight would take as long."""
+LEAST_ROWS_WITH_INSTRUCTIONS = 64
+"""The same where the CPU has instructions, and gains less."""
+NEVER = sys.maxsize
+"""The same where it multiplies faster in half precision."""
 MOST_NUMBERS = 2**24
 """Of a weight, in float32 at a time."""
 
-_GAIN = 2.0
-"""How much faster float32 must be. Without instructions for a type it is 4 to 50 times as fast; slow ones make less of
-a difference than the other work of a machine does, and the order of sums is not to change with that."""
+_GAIN = 2.5
+"""How much faster float32 must be for a type to have no instructions: without, it is 4 to 50 times as fast. Which of
+two sets of instructions is faster is not measured: that swings with the other work of a machine, and the order of sums
+is not to.
+"""
 _TRIED_ROWS, _TRIED_WIDTH = 256, 256
 _REPEATS = 5
-_is_slow: dict[torch.dtype, bool] = {}
+_least_rows: dict[torch.dtype, int] = {}
 
 
 @contextmanager
@@ -45,7 +54,7 @@ def wide_products(model: nn.Module) -> Iterator[None]:
     try:
         for module in model.modules():
             kind = _WIDE.get(type(module))
-            if kind is not None and multiplies_slowly(module):
+            if kind is not None and _gains(module):
                 changed.append((module, type(module)))
                 module.__class__ = kind  # by its class, so that compiled blocks that are alike share a graph
         yield
@@ -55,11 +64,8 @@ def wide_products(model: nn.Module) -> Iterator[None]:
 
 
 def multiplies_slowly(module: nn.Module) -> bool:
-    """Say whether ``module`` is a plain linear in a precision that its CPU is slow at."""
-    if type(module) not in (*_WIDE, *_WIDE.values()) or not has_plain_weight(module):
-        return False
-    weight = module.get_parameter("weight")
-    return weight.dtype in HALVES and weight.device.type == "cpu" and is_slow(weight.dtype)
+    """Say whether ``module`` is a plain linear in a precision that its CPU has no instructions for."""
+    return _gains(module) and is_slow(module.get_parameter("weight").dtype)
 
 
 def has_plain_weight(module: nn.Module) -> bool:
@@ -110,14 +116,34 @@ def product_type(x: Tensor) -> torch.dtype:
 
 def is_wide(x: Tensor) -> bool:
     """Say whether products of rows x [..., d_in] are computed in float32, which does not depend on what they hold."""
-    return x.dtype in HALVES and x.device.type == "cpu" and x.numel() >= LEAST_ROWS * x.shape[-1] and is_slow(x.dtype)
+    return x.dtype in HALVES and x.device.type == "cpu" and x.numel() >= least_rows(x.dtype) * x.shape[-1]
 
 
 def is_slow(dtype: torch.dtype) -> bool:
-    """Say whether this CPU lacks fast products in ``dtype``; measured once, in some milliseconds."""
-    if dtype not in _is_slow:
-        _is_slow[dtype] = _gain(dtype) >= _GAIN
-    return _is_slow[dtype]
+    """Say whether this CPU has no instructions for products in ``dtype``."""
+    return least_rows(dtype) <= LEAST_ROWS
+
+
+def least_rows(dtype: torch.dtype) -> int:
+    """Return how many rows are multiplied in float32 at the least; measured once, in some milliseconds."""
+    if dtype not in _least_rows:
+        _least_rows[dtype] = _fewest(dtype)
+    return _least_rows[dtype]
+
+
+def _fewest(dtype: torch.dtype) -> int:
+    if _gain(dtype) >= _GAIN:
+        return LEAST_ROWS
+    is_even = dtype == torch.bfloat16 and has_bfloat16() and not has_fast_bfloat16()
+    return LEAST_ROWS_WITH_INSTRUCTIONS if is_even else NEVER
+
+
+def _gains(module: nn.Module) -> bool:
+    """Say whether ``module`` is a plain linear in a precision whose products may be computed in float32."""
+    if type(module) not in (*_WIDE, *_WIDE.values()) or not has_plain_weight(module):
+        return False
+    weight = module.get_parameter("weight")
+    return weight.dtype in HALVES and weight.device.type == "cpu" and least_rows(weight.dtype) < NEVER
 
 
 @torch.no_grad()
