@@ -34,13 +34,13 @@ def add_low_rank(x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float) -> Te
     The fp32 masters A and B are cast to x's precision, never x to theirs: the cast of a few thousand numbers is cheap,
     and what autograd keeps for the backward pass stays in the small precision. Scale and sum ride on the second
     product (``addmm``), so no array of y's size is made beside the result. A few rows without gradients, as in
-    generation, are computed in fp32 and rounded once.
+    generation, and rows that the CPU multiplies in fp32 are computed in that and rounded once.
     """
     if _are_few(x):
         update = F.linear(F.linear(x.to(torch.float32), a.to(torch.float32)), b.to(torch.float32))
         return torch.add(y, update, alpha=scale).to(y.dtype)
     if is_wide(x):
-        return torch.add(y, linear(linear(x, a), b).to(y.dtype), alpha=scale)
+        return _WideLowRank.apply(x, y, a, b, scale)  # type: ignore[no-any-return, no-untyped-call]
     hidden, up = F.linear(x, in_precision(a, x.dtype)), in_precision(b, x.dtype).t()
     flat = torch.addmm(y.reshape(-1, y.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), up, alpha=scale)
     return flat.view(y.shape)
@@ -56,6 +56,37 @@ def _are_few(x: Tensor) -> bool:
 def low_rank(x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """Return ``scale * (x A^T) B^T`` in x's precision."""
     return linear(linear(x, a), b) * scale
+
+
+class _WideLowRank(torch.autograd.Function):
+    """Computes in fp32; of what the backward pass needs only ``x A^T`` is kept in that, and nothing is cast twice."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        hidden = _rows(x) @ a.to(torch.float32).t()
+        ctx.save_for_backward(x if ctx.needs_input_grad[2] else None, hidden, a, b)
+        ctx.scale, ctx.dtype = scale, x.dtype
+        return torch.addmm(_rows(y), hidden, b.to(torch.float32).t(), alpha=scale).to(y.dtype).view(y.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (d_out,) = gradients
+        x, hidden, a, b = ctx.saved_tensors
+        needs_x, needs_y, needs_a, needs_b, _ = ctx.needs_input_grad
+        wide, d_x, d_a, d_b = _rows(d_out), None, None, None
+        if needs_b:
+            d_b = (wide.t() @ hidden).mul_(ctx.scale).to(b.dtype)
+        d_hidden = (wide @ b.to(torch.float32)).mul_(ctx.scale)
+        if needs_a:
+            d_a = (d_hidden.t() @ _rows(x)).to(a.dtype)
+        if needs_x:
+            d_x = (d_hidden @ a.to(torch.float32)).to(ctx.dtype).view(*d_out.shape[:-1], a.shape[1])
+        return d_x, d_out if needs_y else None, d_a, d_b, None
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Return x [..., d] as rows [R, d] in fp32."""
+    return x.reshape(-1, x.shape[-1]).to(torch.float32)
 
 
 def add_low_rank_by_run(
