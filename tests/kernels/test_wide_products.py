@@ -1,6 +1,7 @@
 """Products in half precision computed in float32, where a CPU has no instructions for them, or slow ones."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -131,6 +132,41 @@ def test_where_there_are_instructions_more_rows_are_needed() -> None:
     few, many = (normal(LEAST_ROWS_WITH_INSTRUCTIONS - less, 9).bfloat16() for less in (1, 0))
     assert not is_wide(few)
     assert is_wide(many)
+
+
+def test_room_is_used_again_and_given_up_with_the_block() -> None:
+    with wide_products(nn.Linear(2, 2)):
+        first = module.room("rows", 4, 6)
+        assert module.room("rows", 3, 8).data_ptr() == first.data_ptr()
+        assert module.room("rows", 2, 3).shape == (2, 3)
+        assert module.room("others", 4, 6).data_ptr() != first.data_ptr()
+        assert module.room("rows", 5, 6).data_ptr() != first.data_ptr(), "more than there is"
+        with torch.inference_mode():
+            assert not module.room("matrix", 9).is_inference(), "it outlives the mode"
+        assert set(module._rooms.held) == {"rows", "others", "matrix"}
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(lambda: dict(module._rooms.held)).result() == {}
+    assert not module._rooms.held
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *module.HALVES], ids=str)
+def test_numbers_in_float32_are_the_same(dtype: torch.dtype) -> None:
+    x = normal(4, 6).to(dtype)
+    for given in (x, x.t(), x[:, :3], x[::2].t()):
+        found = module.widened("rows", given)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, given.float())
+    assert module.widened("rows", x.float()).data_ptr() != module.room("rows", 24).data_ptr()
+
+
+@pytest.mark.usefixtures("slow")
+def test_what_a_product_gives_is_nobody_elses() -> None:
+    x, weight = normal(ROWS, 8).bfloat16(), normal(8, 8, seed=1).bfloat16()
+    a, b, y = normal(2, 8, seed=2), normal(8, 2, seed=3), normal(ROWS, 8, seed=4)
+    found = [linear(x, weight), linear(2 * x, weight), add_low_rank(x, y, a, b, 0.5), add_low_rank(x, x, a, b, 0.5)]
+    assert torch.equal(found[1], 2 * found[0])
+    assert torch.equal(y, normal(ROWS, 8, seed=4)), "it stays as it is where it is in float32 already"
+    assert len({t.data_ptr() for t in (*found, x, y, *module._rooms.held.values())}) == 6 + len(module._rooms.held)
 
 
 class Wider(nn.Linear):
@@ -282,10 +318,8 @@ def test_answers_are_as_near_to_float32_as_before(
     model = AdaptedModel(tiny_base(architecture))
     ids = torch.randint(5, 40, (4, 9), generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if architecture == "t5" else {})
-    product, weights = module._product, []
-    monkeypatch.setattr(
-        module, "_product", lambda x, weight, bias: (weights.append(weight), product(x, weight, bias))[1]
-    )
+    product, weights = module._forward, []
+    monkeypatch.setattr(module, "_forward", lambda *given: (weights.append(given[1]), product(*given))[1])
     with torch.inference_mode():
         exact = model(**inputs).logits
         model.model.bfloat16()

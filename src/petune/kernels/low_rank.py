@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from petune.backbone.packed_weight import whole
 from petune.kernels.constant_weights import in_precision
 from petune.kernels.upload import uploaded
-from petune.kernels.wide_products import HALVES, is_wide, linear, product_type
+from petune.kernels.wide_products import HALVES, is_wide, linear, product_type, room, widened
 
 Run = tuple[int, int, int]
 """Rows that follow one another and have the same pair: which pair, the first row, and the one behind the last."""
@@ -63,30 +63,34 @@ class _WideLowRank(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        hidden = _rows(x) @ a.to(torch.float32).t()
+        hidden = widened("rows", _rows(x)) @ a.to(torch.float32).t()
         ctx.save_for_backward(x if ctx.needs_input_grad[2] else None, hidden, a, b)
         ctx.scale, ctx.dtype = scale, x.dtype
-        return torch.addmm(_rows(y), hidden, b.to(torch.float32).t(), alpha=scale).to(y.dtype).view(y.shape)
+        wide = room("result", *_rows(y).shape).copy_(_rows(y))
+        torch.addmm(wide, hidden, b.to(torch.float32).t(), alpha=scale, out=wide)
+        return wide.to(y.dtype, copy=True).view(y.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (d_out,) = gradients
         x, hidden, a, b = ctx.saved_tensors
         needs_x, needs_y, needs_a, needs_b, _ = ctx.needs_input_grad
-        wide, d_x, d_a, d_b = _rows(d_out), None, None, None
+        wide, d_x, d_a, d_b = widened("rows", _rows(d_out)), None, None, None
         if needs_b:
             d_b = (wide.t() @ hidden).mul_(ctx.scale).to(b.dtype)
         d_hidden = (wide @ b.to(torch.float32)).mul_(ctx.scale)
         if needs_a:
-            d_a = (d_hidden.t() @ _rows(x)).to(a.dtype)
+            d_a = (d_hidden.t() @ widened("others", _rows(x))).to(a.dtype)
         if needs_x:
-            d_x = (d_hidden @ a.to(torch.float32)).to(ctx.dtype).view(*d_out.shape[:-1], a.shape[1])
+            d_x = room("result", len(wide), a.shape[1])
+            torch.mm(d_hidden, a.to(torch.float32), out=d_x)
+            d_x = d_x.to(ctx.dtype).view(*d_out.shape[:-1], a.shape[1])
         return d_x, d_out if needs_y else None, d_a, d_b, None
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Return x [..., d] as rows [R, d] in fp32."""
-    return x.reshape(-1, x.shape[-1]).to(torch.float32)
+    """Return x [..., d] as rows [R, d]."""
+    return x.reshape(-1, x.shape[-1])
 
 
 def add_low_rank_by_run(

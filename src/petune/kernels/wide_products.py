@@ -8,11 +8,13 @@ made in float32 either way and rounded once. So the two ways differ by the order
 Shapes: x [..., d_in], y [..., d_out], W [d_out, d_in], or [d_in, d_out] where it is stored transposed (Conv1D).
 """
 
+import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +44,23 @@ _TRIED_ROWS, _TRIED_WIDTH = 256, 256
 _REPEATS = 5
 _least_rows: dict[torch.dtype, int] = {}
 
+Purpose = Literal["rows", "others", "matrix", "result"]
+"""What room is for: the factors of a product, and what it gives."""
+
+
+class _Rooms(threading.local):
+    """Room for numbers in float32 that each product of a thread uses again.
+
+    What a product takes for itself lies between what is kept for the backward pass. When it is freed the next, of
+    another size, fits badly there, and the process grows.
+    """
+
+    def __init__(self) -> None:
+        self.held: dict[Purpose, Tensor] = {}
+
+
+_rooms = _Rooms()
+
 
 @contextmanager
 def wide_products(model: nn.Module) -> Iterator[None]:
@@ -61,6 +80,7 @@ def wide_products(model: nn.Module) -> Iterator[None]:
     finally:
         for module, kind in changed:
             module.__class__ = kind
+        _rooms.held.clear()
 
 
 def multiplies_slowly(module: nn.Module) -> bool:
@@ -175,8 +195,49 @@ def _wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: 
     return _forward(x, weight, bias, transposed)
 
 
+def room(purpose: Purpose, *shape: int) -> Tensor:
+    """Return room of a shape in float32, which holds until room for the same purpose is asked for again."""
+    count = math.prod(shape)
+    if torch.compiler.is_compiling():
+        return torch.empty(shape)
+    held = _rooms.held.get(purpose)
+    if held is None or len(held) < count:
+        with torch.inference_mode(mode=False):
+            held = _rooms.held[purpose] = torch.empty(count)
+    return held[:count].view(shape)
+
+
+def widened(purpose: Purpose, x: Tensor) -> Tensor:
+    """Return x in float32, which holds until room for the same purpose is asked for again; itself where it is that."""
+    if x.dtype == torch.float32 or torch.compiler.is_compiling():
+        return x.to(torch.float32)
+    if x.ndim == 2 and not x.is_contiguous() and x.t().is_contiguous():
+        return widened(purpose, x.t()).t()
+    return room(purpose, *x.shape).copy_(x)
+
+
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
-    return _product(x, weight.t() if transposed else weight, bias).to(x.dtype)
+    weight = weight.t() if transposed else weight
+    return _rounded(x, weight.t(), bias) if _reuses(weight) else _product(x, weight, bias).to(x.dtype)
+
+
+def _backward(d_y: Tensor, weight: Tensor, transposed: bool) -> Tensor:
+    weight = weight.t() if transposed else weight
+    return _rounded(d_y, weight) if _reuses(weight) else _back(d_y, weight).to(d_y.dtype)
+
+
+def _reuses(weight: Tensor) -> bool:
+    return weight.numel() <= MOST_NUMBERS and not torch.compiler.is_compiling()
+
+
+def _rounded(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x M + bias [..., n] in x's precision, for M [d, n]."""
+    rows, columns = x.reshape(-1, x.shape[-1]), matrix.shape[1]
+    y = room("result", len(rows), columns)
+    torch.mm(widened("rows", rows), widened("matrix", matrix), out=y)
+    if bias is not None:
+        y += bias
+    return y.to(x.dtype).view(*x.shape[:-1], columns)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -203,7 +264,7 @@ def _back(d_y: Tensor, weight: Tensor) -> Tensor:
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:
     """Return the sum over rows of ``left right^T`` [d_left, d_right] in float32."""
-    return left.flatten(0, -2).to(torch.float32).t() @ right.flatten(0, -2).to(torch.float32)
+    return widened("rows", left.flatten(0, -2)).t() @ widened("others", right.flatten(0, -2))
 
 
 def _parts(weight: Tensor) -> Iterator[slice]:
@@ -225,7 +286,7 @@ class _WideProduct(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         d_x = d_weight = d_bias = None
         if weight is not None:
-            d_x = _back(d_y, weight.t() if ctx.transposed else weight).to(d_y.dtype)
+            d_x = _backward(d_y, weight, ctx.transposed)
         if x is not None:
             d_weight = (_outer(x, d_y) if ctx.transposed else _outer(d_y, x)).to(ctx.learned)
         if ctx.needs_input_grad[2]:
