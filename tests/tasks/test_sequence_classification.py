@@ -186,7 +186,9 @@ def test_encoding(tiny_base: Callable[..., Base]) -> None:
     assert sum(kept.report.dropped.values()) == 1
 
 
-def test_rows_that_cannot_be_used(tiny_base: Callable[..., Base], rows: Make, base_folder: Make) -> None:
+def test_rows_that_cannot_be_used(
+    tiny_base: Callable[..., Base], rows: Make, base_folder: Make, tmp_path: Path
+) -> None:
     tokenizer = tiny_base("llama").tokenizer
     never_seen = ExampleSet([example("x", "good")], source="x.jsonl", layout="text-label")
     with pytest.raises(
@@ -200,7 +202,7 @@ def test_rows_that_cannot_be_used(tiny_base: Callable[..., Base], rows: Make, ba
     with pytest.raises(DataError, match=r"1 of 1 rows are longer than 9 tokens \(the longest has 20.*--overlong drop"):
         TASK.encode(long, tokenizer, labels=("neg", "pos"), max_length=9)
     same = [{"text": "a", "label": "x"}, {"text": "b", "label": "x"}]
-    recipe = {"model": base_folder("bert"), "data": rows(same, "same"), "output_dir": "never"}
+    recipe = {"model": base_folder("bert"), "data": rows(same, "same"), "output_dir": str(tmp_path / "never")}
     with pytest.raises(DataError, match=r"1 distinct label \(x\); a classification needs two at least"):
         train(recipe)
     with pytest.raises(DataError, match=r"--verbalizer gives words .* head has no words: leave"):

@@ -76,7 +76,9 @@ def test_a_cut_row_loses_its_last_words(tiny_base: Callable[..., Base]) -> None:
     assert (cut.rows[0].labels, cut.report.rows_cut) == ([IGNORED, 2, IGNORED, IGNORED], 1)
 
 
-def test_rows_that_cannot_be_used(tiny_base: Callable[..., Base], rows: Make, base_folder: Make) -> None:
+def test_rows_that_cannot_be_used(
+    tiny_base: Callable[..., Base], rows: Make, base_folder: Make, tmp_path: Path
+) -> None:
     tokenizer = tiny_base("bert").tokenizer
     with pytest.raises(DataError, match=r"x:0: the head does not know the tag 'B-ORG'.* The tags are O, B-LOC, B-PER"):
         TASK.encode(examples((["x"], ["B-ORG"])), tokenizer, labels=TAGS, max_length=9)
@@ -84,4 +86,4 @@ def test_rows_that_cannot_be_used(tiny_base: Callable[..., Base], rows: Make, ba
         TASK.encode(examples(([], [])), tokenizer, labels=TAGS, max_length=9)
     one_tag = rows([{"tokens": ["a"], "tags": ["O"]}], "one")
     with pytest.raises(DataError, match="the rows have 1 distinct tag; a classification needs two at least"):
-        train({"model": base_folder("bert"), "data": one_tag, "output_dir": "never"})
+        train({"model": base_folder("bert"), "data": one_tag, "output_dir": str(tmp_path / "never")})

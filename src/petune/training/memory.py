@@ -46,7 +46,8 @@ def large_tensors_given_back(device: torch.device) -> Iterator[None]:
     """Let the C library give large tensors back to the system as soon as they are freed, inside the block.
 
     Otherwise glibc keeps them for reuse, and what fits badly into what was freed makes the process grow. New pages cost
-    a little time, so this is for runs that have to be small. Without glibc nothing happens.
+    time, on a virtual machine half as much again, so this is for runs that have to be small. Without glibc nothing
+    happens.
     """
     tune = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
     if tune is None or device.type != "cpu":
