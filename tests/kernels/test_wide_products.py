@@ -134,6 +134,7 @@ def test_where_there_are_instructions_more_rows_are_needed() -> None:
     assert is_wide(many)
 
 
+@torch.no_grad()
 def test_room_is_used_again_and_given_up_with_the_block() -> None:
     with wide_products(nn.Linear(2, 2)):
         first = module.room("rows", 4, 6)
@@ -149,6 +150,7 @@ def test_room_is_used_again_and_given_up_with_the_block() -> None:
     assert not module._rooms.held
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, *module.HALVES], ids=str)
 def test_numbers_in_float32_are_the_same(dtype: torch.dtype) -> None:
     x = normal(4, 6).to(dtype)
@@ -167,6 +169,19 @@ def test_what_a_product_gives_is_nobody_elses() -> None:
     assert torch.equal(found[1], 2 * found[0])
     assert torch.equal(y, normal(ROWS, 8, seed=4)), "it stays as it is where it is in float32 already"
     assert len({t.data_ptr() for t in (*found, x, y, *module._rooms.held.values())}) == 6 + len(module._rooms.held)
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_gradient_has_a_gradient() -> None:
+    x, weight, target = (normal(ROWS, 8, seed=seed).bfloat16().requires_grad_() for seed in range(3))
+    a, b = normal(2, 8, seed=3).requires_grad_(), normal(8, 2, seed=4).requires_grad_()
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        given = [t.detach().to(dtype).requires_grad_() for t in (x, weight[:8], target)]
+        y = add_low_rank(given[0], linear(given[0], given[1]), a, b, 0.5)
+        (first,) = torch.autograd.grad((y.float() * given[2].float()).pow(2).sum(), given[0], create_graph=True)
+        found.append(torch.autograd.grad(first.float().pow(2).sum(), given[0])[0].float())
+    assert (found[0] - found[1]).norm() < 0.05 * found[1].norm()
 
 
 class Wider(nn.Linear):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from petune.backbone.packed_weight import whole
 from petune.kernels.constant_weights import in_precision
 from petune.kernels.upload import uploaded
-from petune.kernels.wide_products import HALVES, is_wide, linear, product_type, room, widened
+from petune.kernels.wide_products import HALVES, is_wide, linear, multiplied, product_type, room, widened
 
 Run = tuple[int, int, int]
 """Rows that follow one another and have the same pair: which pair, the first row, and the one behind the last."""
@@ -82,9 +82,7 @@ class _WideLowRank(torch.autograd.Function):
         if needs_a:
             d_a = (d_hidden.t() @ widened("others", _rows(x))).to(a.dtype)
         if needs_x:
-            d_x = room("result", len(wide), a.shape[1])
-            torch.mm(d_hidden, a.to(torch.float32), out=d_x)
-            d_x = d_x.to(ctx.dtype).view(*d_out.shape[:-1], a.shape[1])
+            d_x = multiplied(d_hidden, a.to(torch.float32)).to(ctx.dtype).view(*d_out.shape[:-1], a.shape[1])
         return d_x, d_out if needs_y else None, d_a, d_b, None
 
 

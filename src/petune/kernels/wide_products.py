@@ -198,18 +198,28 @@ def _wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: 
 def room(purpose: Purpose, *shape: int) -> Tensor:
     """Return room of a shape in float32, which holds until room for the same purpose is asked for again."""
     count = math.prod(shape)
-    if torch.compiler.is_compiling():
-        return torch.empty(shape)
+    if not _may_reuse():
+        return torch.empty(shape, dtype=torch.float32, device="cpu")
     held = _rooms.held.get(purpose)
     if held is None or len(held) < count:
         with torch.inference_mode(mode=False):
-            held = _rooms.held[purpose] = torch.empty(count)
+            held = _rooms.held[purpose] = torch.empty(count, dtype=torch.float32, device="cpu")
     return held[:count].view(shape)
+
+
+def multiplied(left: Tensor, right: Tensor) -> Tensor:
+    """Return ``left right`` of two matrices in float32, which holds until room for a result is asked for again."""
+    return torch.mm(left, right, out=room("result", len(left), right.shape[1])) if _may_reuse() else left @ right
+
+
+def _may_reuse() -> bool:
+    """Say whether nobody keeps what is computed: neither autograd, as in a gradient's gradient, nor a compiler."""
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling())
 
 
 def widened(purpose: Purpose, x: Tensor) -> Tensor:
     """Return x in float32, which holds until room for the same purpose is asked for again; itself where it is that."""
-    if x.dtype == torch.float32 or torch.compiler.is_compiling():
+    if x.dtype == torch.float32 or not _may_reuse():
         return x.to(torch.float32)
     if x.ndim == 2 and not x.is_contiguous() and x.t().is_contiguous():
         return widened(purpose, x.t()).t()
@@ -227,14 +237,13 @@ def _backward(d_y: Tensor, weight: Tensor, transposed: bool) -> Tensor:
 
 
 def _reuses(weight: Tensor) -> bool:
-    return weight.numel() <= MOST_NUMBERS and not torch.compiler.is_compiling()
+    return weight.numel() <= MOST_NUMBERS and _may_reuse()
 
 
 def _rounded(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x M + bias [..., n] in x's precision, for M [d, n]."""
     rows, columns = x.reshape(-1, x.shape[-1]), matrix.shape[1]
-    y = room("result", len(rows), columns)
-    torch.mm(widened("rows", rows), widened("matrix", matrix), out=y)
+    y = multiplied(widened("rows", rows), widened("matrix", matrix))
     if bias is not None:
         y += bias
     return y.to(x.dtype).view(*x.shape[:-1], columns)
