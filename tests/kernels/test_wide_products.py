@@ -151,6 +151,16 @@ def test_room_is_used_again_and_given_up_with_the_block() -> None:
 
 
 @torch.no_grad()
+def test_large_room_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_HELD", 24)
+    with wide_products(nn.Linear(2, 2)):
+        assert module.room("rows", 5, 5).shape == (5, 5)
+        assert not module._rooms.held
+        assert module.room("rows", 4, 6).shape == (4, 6)
+        assert set(module._rooms.held) == {"rows"}
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, *module.HALVES], ids=str)
 def test_numbers_in_float32_are_the_same(dtype: torch.dtype) -> None:
     x = normal(4, 6).to(dtype)

@@ -66,7 +66,8 @@ class _WideLowRank(torch.autograd.Function):
         hidden = widened("rows", _rows(x)) @ a.to(torch.float32).t()
         ctx.save_for_backward(x if ctx.needs_input_grad[2] else None, hidden, a, b)
         ctx.scale, ctx.dtype = scale, x.dtype
-        wide = room("result", *_rows(y).shape).copy_(_rows(y))
+        rows = _rows(y)
+        wide = room("result", *rows.shape).copy_(rows)
         torch.addmm(wide, hidden, b.to(torch.float32).t(), alpha=scale, out=wide)
         return wide.to(y.dtype, copy=True).view(y.shape)
 

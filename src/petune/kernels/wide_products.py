@@ -34,6 +34,8 @@ NEVER = sys.maxsize
 """The same where it multiplies faster in half precision."""
 MOST_NUMBERS = 2**24
 """Of a weight, in float32 at a time."""
+MOST_HELD = 2**23
+"""Numbers in float32 that are held for the next product; the C library gives more than that back by itself."""
 
 _GAIN = 2.5
 """How much faster float32 must be for a type to have no instructions: without, it is 4 to 50 times as fast. Which of
@@ -198,7 +200,7 @@ def _wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: 
 def room(purpose: Purpose, *shape: int) -> Tensor:
     """Return room of a shape in float32, which holds until room for the same purpose is asked for again."""
     count = math.prod(shape)
-    if not _may_reuse():
+    if count > MOST_HELD or not _may_reuse():
         return torch.empty(shape, dtype=torch.float32, device="cpu")
     held = _rooms.held.get(purpose)
     if held is None or len(held) < count:
