@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from petune import methods
 from petune.comparison import pace as measurement
@@ -69,7 +69,50 @@ def test_where_there_is_no_room_after_all_there_is_no_pace(
     assert pace_of(base, get_task("causal_lm"), ROWS, "lora", {}, TrainingOptions()) is None
 
 
-def test_what_starts_from_a_text_cannot_be_made_on_a_stand_in(skeleton: Callable[..., PreTrainedModel]) -> None:
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("prompt_tuning", {"prompt_tuning_init": "text", "prompt_tuning_init_text": "be kind"}),
+        ("prompt_tuning", {"placement": "append"}),
+        ("prefix_tuning", {"prefix_init": "text", "prefix_init_text": "be kind"}),
+        ("lora", {"new_tokens": ["colour", "flavour"]}),
+    ],
+)
+def test_a_base_with_its_tokenizer_has_a_pace_of_what_reads_texts(
+    method: str,
+    settings: dict[str, Any],
+    skeleton: Callable[..., PreTrainedModel],
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    words = len(tiny_tokenizer)
+    base = stand_in(skeleton("llama"), CPU, torch.float32, tiny_tokenizer)
+    pace = pace_of(base, get_task("causal_lm"), ROWS, method, settings, TrainingOptions())
+    assert pace is not None
+    assert min(pace.learning, pace.reading, pace.writing) > 0
+    assert len(tiny_tokenizer) == words
+
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning", "p_tuning_v2"])
+def test_an_encoder_has_a_pace_without_writing(method: str, tiny_model: Callable[..., PreTrainedModel]) -> None:
+    task = get_task("token_classification")
+    model = tiny_model("bert", task="token_classification", labels=("a", "b")).to("meta")
+    rows = [Encoded([5] * n, [1] * n, f"row {n}") for n in (4, 9, 6, 7, 8)]
+    pace = pace_of(stand_in(model, CPU, torch.float32), task, rows, method, {}, TrainingOptions())
+    assert pace is not None
+    assert min(pace.learning, pace.reading) > 0
+    assert pace.writing == 0
+
+
+def test_an_encoder_decoder_has_a_pace_of_writing(skeleton: Callable[..., PreTrainedModel]) -> None:
+    rows = [Encoded([5] * n, [5, 6], f"row {n}") for n in (4, 9, 6, 7, 8)]
+    pace = pace_of(
+        stand_in(skeleton("t5"), CPU, torch.float32), get_task("seq2seq_lm"), rows, "lora", {}, TrainingOptions()
+    )
+    assert pace is not None
+    assert pace.writing > 0
+
+
+def test_without_a_tokenizer_what_starts_from_a_text_has_no_pace(skeleton: Callable[..., PreTrainedModel]) -> None:
     base = stand_in(skeleton("llama"), CPU, torch.float32)
     settings = {"prompt_tuning_init": "text", "prompt_tuning_init_text": "be kind"}
     assert pace_of(base, get_task("causal_lm"), ROWS, "prompt_tuning", settings, TrainingOptions()) is None

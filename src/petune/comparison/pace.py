@@ -7,12 +7,13 @@ large as those of training. What is measured is the method's own maths, on the m
 import copy
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from petune.adapted_model import AdaptedModel
 from petune.adapter import create_adapter
@@ -20,6 +21,7 @@ from petune.backbone.base import Base
 from petune.data.batching import answer_starts, collate, split_step
 from petune.data.encoding import Encoded
 from petune.errors import PetuneError
+from petune.sites.placement import Placement
 from petune.tasks.task import Task
 from petune.training.activations import counted
 from petune.training.options import TrainingOptions
@@ -44,7 +46,7 @@ class Pace:
     """Seconds of a token that is read only."""
 
     writing: float
-    """Seconds of a step of generation: one token for each row of a small batch."""
+    """Seconds of a step of generation: one token for each row of a small batch. 0 where the base writes no text."""
 
     updating: float
     """Seconds of an optimiser step, beside its tokens."""
@@ -53,8 +55,20 @@ class Pace:
     """Most bytes that a training batch holds, beside the weights and what is learned."""
 
 
-def stand_in(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> Base:
-    """Return a base of the shape of ``model``, which is on the meta device, with random numbers for weights."""
+def stand_in(
+    model: PreTrainedModel,
+    device: torch.device,
+    dtype: torch.dtype,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Base:
+    """Return a base of the shape of ``model``, which is on the meta device, with random numbers for weights.
+
+    Args:
+        model: the shape.
+        device: where it is to run.
+        dtype: its precision.
+        tokenizer: the base's own, of which it gets a copy: a method may start from a text, or add tokens.
+    """
     built = copy.deepcopy(model).to(dtype).to_empty(device=device)
     built.tie_weights()
     with torch.no_grad():
@@ -63,7 +77,7 @@ def stand_in(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -
                 tensor.uniform_(-_SPREAD, _SPREAD)
             else:
                 tensor.zero_()
-    return Base.from_model(built, name="a stand-in")
+    return Base.from_model(built, copy.deepcopy(tokenizer), name="a stand-in")
 
 
 def pace_of(
@@ -83,7 +97,7 @@ def pace_of(
         model = AdaptedModel(base, [create_adapter(base, method, **settings)])
         return _measured(model, task, _batch(rows, options))
     except (PetuneError, RuntimeError, MemoryError) as error:
-        # It starts from a text, or stands in a template: the stand-in has no tokenizer. Or memory is taken by others.
+        # Its rows are written in a template, or in several versions. Or memory is taken by others.
         logger.debug("%s was not timed on a stand-in: %s", method, error)
         return None
 
@@ -100,11 +114,12 @@ def _batch(rows: Sequence[Encoded], options: TrainingOptions) -> list[Encoded]:
 
 
 def _measured(model: AdaptedModel, task: Task, rows: list[Encoded]) -> Pace:
-    adapter = next(iter(model.adapters.values()))
+    name, adapter = next(iter(model.adapters.items()))
     learns = adapter.method.trains
     adapter.set_trainable(learns)
     objective = task.objective(model.model, model.plugged_into)
     batch = collate(rows, pad_token_id=0, device=model.device)
+    plain = dict(batch)
     whole = batch["labels"].shape == batch["input_ids"].shape  # else a label is of the row
     labels = None if whole else batch.pop("labels")
     if adapter.placement is not None:
@@ -138,6 +153,15 @@ def _measured(model: AdaptedModel, task: Task, rows: list[Encoded]) -> Pace:
             with counted(known) as found:
                 read()
             reading = seconds_of(read, model.device)
-            few = {name: tensor[:_WRITING_ROWS, :1] for name, tensor in batch.items()}
-            writing = seconds_of(lambda: objective(few, labels[:_WRITING_ROWS, :1]), model.device)
+            writing = 0.0
+            if model.model.can_generate():
+                step = {key: tensor[:_WRITING_ROWS, :1] for key, tensor in plain.items()}
+                answers = step.pop("labels")
+                with model.route([name] * len(answers)), _without(model, adapter.placement):
+                    writing = seconds_of(lambda: objective(step, answers), model.device)
     return Pace(learning / tokens, reading / tokens, writing, updating, max(held, found.most))
+
+
+def _without(model: AdaptedModel, placement: Placement | None) -> AbstractContextManager[None]:
+    """Leave virtual tokens among those of a row away: a step of generation finds them in the cache."""
+    return nullcontext() if placement is None else model.without_virtual_tokens()

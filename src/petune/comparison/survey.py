@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, final
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from petune.adapter import build_adapter
 from petune.backbone.base import load_base_config, meta_model
@@ -80,6 +80,9 @@ class Survey:
     test: tuple[int, ...]
     """Tokens of each test row."""
 
+    tokenizer: PreTrainedTokenizerBase | None = None
+    """Its tokenizer."""
+
     rows: tuple[Encoded, ...] = ()
     """Some training rows, to time a batch of."""
 
@@ -138,7 +141,7 @@ class Survey:
             needed = (self.parameters + trainable) * bytes_each + learned_bytes(trainable)
             self._paces[key] = None
             if self.rows and needed <= room:
-                base = stand_in(self.model, device, dtype)
+                base = stand_in(self.model, device, dtype, self.tokenizer)
                 self._paces[key] = pace_of(base, self.task, self.rows, method, config.model_dump(), options)
                 del base
                 give_back(device)  # trials run in other processes, which need it
@@ -198,6 +201,7 @@ def survey(name: str, options: CompareOptions, files: PartFiles, *, trust_remote
         train=lengths["train"],
         development=lengths["development"],
         test=lengths["test"],
+        tokenizer=tokenizer,
         rows=samples["train"],
     )
 
