@@ -138,16 +138,14 @@ def small_rank_suffices(records: Records) -> Finding:
     found = []
     for rank in (1, 8):
         tables = paired(records.trials(part, "lora", r=rank), records.trials(part, "lora", r=32), records.floor(part))
-        if tables is not None:
-            says = f"rank {rank} less {NEAR:.0%} of rank 32, both above the untrained base:"
-            found.append(
-                weighed(
-                    f"{PARTS[part]}, rank {rank}",
-                    says,
-                    lambda small, large, floor: small - floor - NEAR * (large - floor),
-                    tables,
-                )
-            )
+        if tables is None:
+            continue
+        where = f"{PARTS[part]}, rank {rank}"
+        if interval(lambda small, large, floor: large - floor, tables).low <= 0:
+            found.append(_undecided(where, "rank 32 is no better than the untrained base", len(tables[0])))
+            continue
+        says = f"rank {rank} less {NEAR:.0%} of rank 32, both above the untrained base:"
+        found.append(weighed(where, says, lambda small, large, floor: small - floor - NEAR * (large - floor), tables))
     return Finding(tuple(found))
 
 

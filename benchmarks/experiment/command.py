@@ -13,13 +13,7 @@ from experiment.records import RESULTS, Facts, Records, write
 from petune.cli.compare_table import PlainLines, duration, print_plan
 from petune.comparison import run
 from petune.comparison.folder import COMPARISON
-from petune.comparison.plan import Track
 from petune.errors import PetuneError
-
-NOMINAL = 9e10
-"""Multiply-adds a second on two cores, set such that it gives the time that a comparison of SmolLM2 took there."""
-FIXED_SECONDS = 8
-"""What a final trial takes beside its training and the rows it is measured on."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,26 +58,17 @@ def _run(part: str, scale: Scale, results: Path, facts: Facts) -> None:
 
 
 def _plan(parts: Sequence[str], scale: Scale) -> int:
-    """Print what the parts would run, and how long that takes here and on two quiet cores."""
-    here = nominal = 0.0
+    """Print what the parts would run, and how long that takes here."""
+    seconds = 0.0
     for part in parts:
         print(f"\n{PARTS[part]}:", flush=True)
         keys = recipe_of(part, scale)
         begun = (Path(keys["output_dir"]) / COMPARISON).is_file()
         planned = run.plan(keys, resume=begun, watcher=PlainLines())
         print_plan(planned)
-        own = sum(_nominal(track) for track in planned.tracks if not track.refusal)
-        print(f"{duration(own)}  on two cores of 2024")
-        here += planned.progress.seconds_left
-        nominal += own
-    print(f"\nAll parts: about {duration(here)} here, {duration(nominal)} on two cores of 2024.")
+        seconds += planned.progress.seconds_left
+    print(f"\nAll parts: about {duration(seconds)} here.")
     return 0
-
-
-def _nominal(track: Track) -> float:
-    jobs = list(track.expected())
-    finals = sum(job.stage != "search" for job in jobs)
-    return sum(track.cost(job).multiplications for job in jobs) / NOMINAL + finals * FIXED_SECONDS
 
 
 def _write_page() -> None:

@@ -106,7 +106,7 @@ def _table(part: str, comparison: Comparison) -> Iterator[str]:
             _name(contender),
             _figure(contender.quality),
             *(_figure(contender.spread(lambda trial, name=name: trial.test.get(name))) for name in others),
-            _figure(contender.spread(lambda trial: trial.eval_loss)),
+            _figure(contender.spread(lambda trial: trial.best_eval_loss)),
             f"{contender.mean(lambda trial: trial.trainable_parameters) or 0:,.0f}",
             f"{contender.mean(lambda trial: trial.seconds) or 0:.0f}",
             str(len(contender.done)),

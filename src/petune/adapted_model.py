@@ -263,6 +263,13 @@ class AdaptedModel(nn.Module):
         """Say whether an adapter changes the output of ``module``."""
         return self._sites.in_use(module)
 
+    def reads_beyond(self, path: str) -> bool:
+        """Say whether an adapter in the sub-module at ``path`` reads what one outside of that is given.
+
+        Such a sub-module cannot be computed again alone.
+        """
+        return self._sites.reads_beyond(path)
+
     @torch.no_grad()
     def merge(self, name: str) -> None:
         """Add the adapter's change to the base's weights, so that it costs nothing to run.

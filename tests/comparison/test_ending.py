@@ -38,9 +38,9 @@ def test_how_a_trial_ended(error: Exception, status: str | None) -> None:
 def test_the_record_of_an_error(track: Callable[..., Track]) -> None:
     found = track()
     (job,) = found.final_jobs(found.candidates[0])
-    trial = ended_with(job, RuntimeError("something\nbroke"))
+    trial = ended_with(job, RuntimeError("something\nbroke"), seconds=3)
     assert (trial.id, trial.status, trial.reason) == (job.id, "failed", "RuntimeError: something broke")
-    assert ended_with(job, MemoryError()).reason == "MemoryError:"
-    assert ended_with(job, ConfigError("")).reason == "no reason was given"
+    assert ended_with(job, MemoryError(), seconds=3).reason == "MemoryError:"
+    assert ended_with(job, ConfigError(""), seconds=3).reason == "no reason was given"
     with pytest.raises(OutputFolderError, match="read-only"):
-        ended_with(job, OutputFolderError("read-only"))
+        ended_with(job, OutputFolderError("read-only"), seconds=3)

@@ -32,6 +32,15 @@ def test_final_jobs_differ_in_their_seed_alone(track: Callable[..., Track]) -> N
     assert without_seed[0] == without_seed[1] == without_seed[2]
 
 
+def test_entries_that_come_to_the_same_are_trials_of_their_own(track: Callable[..., Track]) -> None:
+    first = track(rate_factors=[1])
+    (rate,) = {found["learning_rate"] for found in first.candidates}
+    second = track(methods=[{"method": first.entry.method, "settings": {"learning_rate": rate}}])
+    jobs = [found.final_jobs(found.candidates[0])[0] for found in (first, second)]
+    assert jobs[0].keys == jobs[1].keys
+    assert jobs[0].id != jobs[1].id
+
+
 def test_what_does_not_train_runs_once(track: Callable[..., Track]) -> None:
     found = track(methods=["hard_prompts"], seeds=[5, 6, 7])
     (job,) = found.final_jobs(found.candidates[0])
@@ -175,4 +184,6 @@ def test_seconds_are_their_own_estimate(track: Callable[..., Track]) -> None:
     found = track(budget=20, budget_unit="seconds")
     (job,) = found.final_jobs(found.candidates[0])
     assert found.cost(job).seconds > 20  # and what is measured afterwards
+    more = track(budget=20, budget_unit="seconds", evaluations=9)
+    assert more.cost(job).seconds > track(budget=20, budget_unit="seconds", evaluations=1).cost(job).seconds
     assert "max_steps" not in job.keys

@@ -75,6 +75,10 @@ def test_yaml_and_back(tmp_path: Path) -> None:
         ),
         ({"methods": [{"method": "lora", "sarch": {}}]}, "unknown key 'methods.0.sarch'|Extra inputs"),
         ({"methods": ["lora", "lora"]}, "the entry lora stands under methods twice"),
+        (
+            {"methods": ["lora", {"method": "lora", "search": {"r": [4, 16]}}]},
+            "the entry lora stands under methods twice; give it once, with all that is to be chosen from in its search",
+        ),
         ({"seeds": [1, 1]}, "1 stands there twice"),
         ({"models": []}, "at least 1 item"),
         ({"rate_factors": [1, 0]}, "factors must be above 0"),

@@ -336,3 +336,21 @@ def test_other_rows_need_another_folder(compare_keys: Keys) -> None:
         compare(compare_keys(test_split=0.4), resume=True)
     with pytest.raises(OutputFolderError, match="holds a comparison already"):
         compare(compare_keys())
+
+
+def test_a_budget_of_seconds_that_was_stopped_goes_on(compare_keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = iter([400.0, 4000.0])
+    monkeypatch.setattr(measure, "_tokens_per_second", lambda *_: next(speeds))
+    keys = compare_keys(budget=1, budget_unit="seconds", evaluations=4)
+    train, begun = measure.train, []
+
+    def stopped(recipe: Any, **options: Any) -> Any:
+        begun.append((recipe.run.max_steps, options.get("resume", False)))
+        return train(recipe, **options)
+
+    monkeypatch.setattr(measure, "train", stopped)
+    with pytest.raises(Interrupted):
+        compare(keys, watcher=Follower(signal_at=2))
+    (trial,) = compare(keys, resume=True).trials
+    assert trial.status == "done"
+    assert begun == [(begun[0][0], False), (begun[0][0], True)]

@@ -8,9 +8,11 @@ from petune import api
 from petune.adapted_model import AdaptedModel
 from petune.backbone.base import Base
 from petune.comparison.scores import row_scores, together
-from petune.evaluation.evaluate import evaluate
+from petune.data.examples import ExampleSet
+from petune.evaluation.evaluate import Evaluation, evaluate
 from petune.evaluation.metrics import resolve_metric
 from petune.evaluation.options import EvaluationOptions
+from petune.evaluation.predict import Prediction
 
 
 @pytest.fixture
@@ -90,3 +92,11 @@ def test_a_metric_of_several_rows_gives_no_scores(model: AdaptedModel, data: Pat
 )
 def test_what_is_measured_together(metric: str, others: Any, names: Any, apart: Any) -> None:
     assert together(metric, others) == (names, apart)
+
+
+def test_a_row_without_entities_is_right_where_none_was_found() -> None:
+    tags = [("O", "O"), ("B-PER", "O"), ("O", "O"), ("B-PER", "O")]
+    found = [("O", "O"), ("O", "O"), ("B-LOC", "O"), ("B-PER", "O")]
+    answers = [Prediction(f"row {i}", {}, p, r, None) for i, (p, r) in enumerate(zip(found, tags, strict=True))]
+    evaluation = Evaluation({}, tuple(answers), (), 4, 8, 0.0)
+    assert row_scores(ExampleSet([], source="", layout=""), resolve_metric("entity_f1"), evaluation) == [1, 0, 0, 1]

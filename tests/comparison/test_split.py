@@ -32,6 +32,15 @@ def test_parts_are_disjoint_complete_and_always_the_same(tmp_path: Path, write_r
     assert split_rows(options(data)) == parts
 
 
+def test_the_order_of_the_rows_does_not_matter(tmp_path: Path, write_rows: Write) -> None:
+    one, other = (
+        split_rows(options(write_rows(tmp_path / f"{name}.jsonl", rows(numbers))))
+        for name, numbers in (("one", range(50)), ("other", reversed(range(50))))
+    )
+    for part in ("train", "development", "test"):
+        assert {row.digest for row in getattr(one, part)} == {row.digest for row in getattr(other, part)}
+
+
 def test_equal_rows_go_to_the_same_part(tmp_path: Path, write_rows: Write) -> None:
     data = write_rows(tmp_path / "rows.jsonl", rows([*range(20)] * 3))
     parts = split_rows(options(data))

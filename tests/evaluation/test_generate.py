@@ -159,6 +159,17 @@ def test_sampling_defaults_of_the_model_have_no_say(runner) -> None:
     assert generate(runner, PROMPTS, GenerationOptions(max_new_tokens=8)) == expected
 
 
+def test_what_else_the_model_would_write_by_has_no_say(runner) -> None:
+    options = GenerationOptions(max_new_tokens=8)
+    expected = generate(runner, PROMPTS, options)
+    runner.model.generation_config.update(
+        min_length=64, no_repeat_ngram_size=1, forced_eos_token_id=1, suppress_tokens=[5, 6, 7], stop_strings=["a"]
+    )
+    config = runner.model.generation_config
+    assert generate(runner, PROMPTS, options) == expected
+    assert runner.model.generation_config is config
+
+
 def test_the_model_stays_as_it_was(runner) -> None:
     runner.model.train()
     before = {name: tensor.clone() for name, tensor in runner.model.state_dict().items()}

@@ -13,6 +13,7 @@ from petune.training.memory_needs import MemoryNeeds, Way
 from petune.training.packing import Place, pack
 from petune.training.rehearsal import Rehearsal, size
 from petune.training.run import train
+from petune.training.run_many import train_many
 
 Within = Callable[[float], None]
 
@@ -120,3 +121,42 @@ def test_what_a_budget_is(keys: Callable[..., Any]) -> None:
         train(keys(memory_budget="much"))
     with pytest.raises(ConfigError, match="memory_budget recomputes as much as it has to, gradient_checkpointing"):
         train(keys(memory_budget="1GiB", gradient_checkpointing=True))
+
+
+def test_what_reads_beyond_its_sub_layer_is_not_computed_again_without_it(
+    within: Within, tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any]
+) -> None:
+    options = keys(method="bottleneck", adapter_input="residual", max_steps=2, per_device_train_batch_size=13)
+    plain = train(options, base=tiny_base())
+    within(0.5)
+    small = train({**options, "memory_budget": "1GiB", "output_dir": str(tmp_path / "small")}, base=tiny_base())
+    assert small.estimate is not None
+    assert "all of" in small.estimate.recomputed
+    assert "feed-forward" not in small.estimate.recomputed
+    for ours, theirs in zip(small.history, plain.history, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+
+
+def test_adapters_of_one_pass_keep_within_a_budget(
+    within: Within, tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any], write_rows: Any
+) -> None:
+    opening = "Say what colour this is, in one word that begins with the same letter: "
+    rows = [{"prompt": f"{opening}{i}", "completion": f" {i * i}"} for i in range(16)]
+    data = str(write_rows(tmp_path / "opening.jsonl", rows))
+    options = {"data": data, "max_steps": 2, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+
+    def histories(place: str, **more: Any) -> list[list[dict[str, Any]]]:
+        recipes = [
+            keys(**options, **more, output_dir=str(tmp_path / place / method), method=method)
+            for method in ("lora", "prefix_tuning")
+        ]
+        outcomes = train_many(recipes, base=tiny_base())
+        assert [outcome.error for outcome in outcomes] == [None, None]
+        return [outcome.result.history for outcome in outcomes if outcome.result is not None]
+
+    plain = histories("plain")
+    within(0.6)
+    for ours, theirs in zip(histories("small", memory_budget="1GiB"), plain, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+            assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)

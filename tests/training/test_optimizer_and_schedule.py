@@ -110,6 +110,8 @@ def test_rates_of_their_own(adapter: Any) -> None:
         ConfigError, match=r"module_learning_rates: '\*\.lora_C' matches no parameter of the adapter; paths"
     ):
         make_optimizer(adapter, options(module_learning_rates={"*.lora_C": 1.0}))
+    with pytest.raises(ConfigError, match=r"all that '\*\.lora_B' matches, an earlier pattern matches too"):
+        make_optimizer(adapter, options(module_learning_rates={"*.lora_*": 1.0, "*.lora_B": 2.0}))
 
 
 def test_the_methods_own_rate_is_the_default(adapter: Any) -> None:

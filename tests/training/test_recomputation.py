@@ -106,3 +106,47 @@ def test_a_soft_prompt_that_shares_a_pass_gets_the_same_gradient(
             found.append(torch.autograd.grad(loss, parameters))
     for again, kept in zip(found[1], found[0], strict=True):
         torch.testing.assert_close(again, kept)
+
+
+def test_what_stands_in_front_of_rows_is_computed_again_by_its_own_route(
+    tiny_base: Callable[..., Base], randomise: Callable[..., Adapter], token_ids: Callable[..., torch.Tensor]
+) -> None:
+    base, ids = tiny_base("llama"), token_ids(4, 7)
+    adapters = [randomise(create_adapter(base, "lora", name=n, target_modules="all-linear")) for n in ("a", "b")]
+    model = AdaptedModel(base, adapters).train()
+    parameters = [parameter for adapter in adapters for parameter in adapter.parameters()]
+    for adapter in adapters:
+        adapter.set_trainable(True)
+    parts = [part for part in parts_of(base.model, base.structure) if part.kind != "block"]
+    found = []
+    for context in (nullcontext(), recomputed(base.model, parts)):
+        with context, model.route(["a", "b", "b", "a"]):
+            with model.route(["a", "b"]):  # one row each, in front of the others
+                front = model(input_ids=ids[:2], use_cache=False).logits.sin().sum()
+            loss = front + model(input_ids=ids, use_cache=False).logits.sin().sum()
+            found.append(torch.autograd.grad(loss, parameters))
+    for again, kept in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(again, kept)
+
+
+def test_parts_are_computed_again_where_somebody_else_lays_virtual_tokens(
+    tiny_base: Callable[..., Base], token_ids: Callable[..., torch.Tensor]
+) -> None:
+    base, ids = tiny_base("llama"), token_ids(2, 7)
+    adapter = create_adapter(base, "prompt_tuning", num_virtual_tokens=3)
+    model = AdaptedModel(base, [adapter]).train()
+    adapter.set_trainable(True)
+    embeddings = base.model.get_input_embeddings()(ids).detach().requires_grad_()
+    parts = [part for part in parts_of(base.model, base.structure) if part.kind == "norms"]
+    kept = []
+    for context in (nullcontext(), recomputed(base.model, parts)):
+        sizes: list[int] = []
+
+        def note(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with context, model.without_virtual_tokens(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+            model(inputs_embeds=embeddings, use_cache=False)
+        kept.append(sum(sizes))
+    assert kept[1] < kept[0]

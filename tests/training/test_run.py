@@ -255,3 +255,11 @@ def test_validation_rows_that_begin_with_one_label_are_compared_with_all(
     result = train(keys(max_steps=2, metrics=["accuracy"], **files), base=tiny_base(), estimate=True)
     assert result.estimate is not None
     assert 0 <= result.eval_metrics["accuracy"] <= 1
+
+
+def test_the_rate_that_is_told_is_that_of_most_parameters(
+    tiny_base: Callable[..., Base], keys: Callable[..., Any]
+) -> None:
+    own = {"*.lora_A": 1e-5}
+    history = train(keys(max_steps=1, warmup_steps=0, module_learning_rates=own), base=tiny_base()).history
+    assert history[0]["learning_rate"] == pytest.approx(1e-2)

@@ -1,5 +1,6 @@
 """Adapters that train together: each as if it were alone, in less time."""
 
+import errno
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -164,6 +165,22 @@ def test_an_error_of_one_at_its_end_is_its_own(
     assert names_of(outcomes) == ["low"]
     assert str(outcomes[0].error) == "no space left"
     assert (tmp_path / "together" / "low" / "petune.json").exists()
+
+
+def test_a_full_disk_stops_the_adapter_whose_it_is(
+    tmp_path: Path, tiny_base: Callable[..., Base], several: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    def full(path: Path, mode: str = "r", **options: Any) -> Any:
+        if mode == "a" and "few" in path.parts:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return opened(path, mode, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    outcomes = train_many(several("together", ("few", "low")), base=tiny_base())
+    assert names_of(outcomes) == ["low"]
+    assert isinstance(outcomes[0].error, ResourceError)
 
 
 def test_one_that_stops_early_leaves_the_others_alone(

@@ -1,8 +1,16 @@
 """Which candidate is best; whole runs are tested with the method that chooses."""
 
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from petune.training.selection import best
+from petune import api
+from petune.backbone.base import Base
+from petune.training.run import train
+from petune.training.selection import LABEL_LOSS, best
 
 
 @pytest.mark.parametrize(
@@ -20,3 +28,16 @@ def test_the_first_metric_decides_then_the_label_loss_then_the_order(
     measured: list[dict[str, float]], index: int
 ) -> None:
     assert best(measured) == index
+
+
+def test_labels_that_validation_rows_lack_are_compared_too(
+    tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any], write_rows: Callable[..., Path]
+) -> None:
+    rows = [{"text": f"row {i}", "label": "abc"[i % 3]} for i in range(9)]
+    data = write_rows(tmp_path / "labelled.jsonl", rows)
+    some = write_rows(tmp_path / "some.jsonl", [row for row in rows if row["label"] != "b"])
+    chosen = train(keys(method="hard_prompts", data=str(data), eval_data=str(some)), base=tiny_base())
+    answers = api.evaluate(chosen.model, some, metrics=["accuracy"]).predictions
+    losses = [-math.log(answer.probabilities[str(answer.reference)]) for answer in answers if answer.probabilities]
+    assert {len(answer.probabilities or ()) for answer in answers} == {3}
+    assert chosen.history[0][f"eval_{LABEL_LOSS}"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)

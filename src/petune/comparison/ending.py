@@ -23,8 +23,8 @@ def status_of(error: Exception) -> Status | None:
     return "refused" if isinstance(error, InputError) else "failed"
 
 
-def ended_with(job: Job, error: Exception) -> Trial:
-    """Return the record of a trial that ``error`` has ended.
+def ended_with(job: Job, error: Exception, *, seconds: float) -> Trial:
+    """Return the record of a trial that ``error`` has ended after so many seconds.
 
     Raises:
         Exception: the error itself, where it ends everything.
@@ -33,4 +33,4 @@ def ended_with(job: Job, error: Exception) -> Trial:
     if status is None:
         raise error
     reason = str(error) if isinstance(error, PetuneError) else f"{type(error).__name__}: {error}"
-    return job.record(status, reason=" ".join(reason.split()) or "no reason was given")
+    return job.record(status, reason=" ".join(reason.split()) or "no reason was given", wall_seconds=seconds)

@@ -63,13 +63,14 @@ class Estimate:
         return self.seconds + self.multiplications / speed
 
 
-def estimate(job: Job, survey: Survey, options: TrainingOptions) -> Estimate:
+def estimate(job: Job, survey: Survey, options: TrainingOptions, *, evaluations: int = 0) -> Estimate:
     """Return what a trial will cost on a base.
 
     Args:
         job: the trial.
         survey: its base.
         options: size of its steps.
+        evaluations: how often a budget of seconds measures the validation loss; another says it in its steps.
     """
     method = methods.get(job.method)
     parameters = survey.parameters
@@ -85,15 +86,15 @@ def estimate(job: Job, survey: Survey, options: TrainingOptions) -> Estimate:
     loading = parameters * size if device.type == "cpu" else 0
     room = machine.memory(device) // _PART_TO_MEASURE
     pace = survey.pace(job.method, job.settings, options, device=device, dtype=dtype, room=room)
-    work = _work(job, survey, options)
+    work = _work(job, survey, options, evaluations)
     process = _PROCESS if device.type == "cpu" else 0
     if pace is None:
         learning = (2 if method.shares_batch else 3) * work.learned
         multiplications = (learning + work.read + work.written * _WRITTEN_STEP) * parameters
         seconds = 0.0
         config = survey.model.config.get_text_config()
-        batch = min(work.per_step, options.max_tokens_per_batch) if work.learned else options.max_tokens_per_batch
-        held = batch * config.hidden_size * (config.num_hidden_layers if work.learned else 1) * _ACTIVATIONS * size
+        batch = min(work.per_step, options.max_tokens_per_batch) if method.trains else options.max_tokens_per_batch
+        held = batch * config.hidden_size * (config.num_hidden_layers if method.trains else 1) * _ACTIVATIONS * size
     else:
         multiplications, held = 0.0, pace.held
         seconds = work.learned * pace.learning + work.read * pace.reading + work.written * pace.writing
@@ -123,12 +124,13 @@ class _Work:
     """Steps of generation: a token for each row of a batch."""
 
 
-def _work(job: Job, survey: Survey, options: TrainingOptions) -> _Work:
+def _work(job: Job, survey: Survey, options: TrainingOptions, evaluations: int) -> _Work:
     """Count the tokens of a trial."""
     trains = methods.get(job.method).trains
     per_step = tokens_per_step(survey.train, options)
     steps = (job.keys.get("max_steps") or 0) if trains else 0
-    evaluations = -(-steps // job.keys["eval_steps"]) if trains and "eval_steps" in job.keys else 0
+    if job.budget.unit != "seconds" or not trains:
+        evaluations = -(-steps // job.keys["eval_steps"]) if trains and "eval_steps" in job.keys else 0
     # The loss, which is always measured, and the comparison of labels read the rows once, where not measured apart.
     needs = [resolve_metric(name).needs for name in dict.fromkeys((job.measures.metric, *job.measures.metrics))]
     passes = 1 + bool(together(job.measures.metric, job.measures.metrics)[1])

@@ -97,7 +97,7 @@ class Job(BaseModel):
         """Name of its folder, made from all that identifies it."""
         keys = {key: value for key, value in self.keys.items() if key not in _ELSEWHERE}
         measures = self.measures.model_copy(update={"test": None}).model_dump(mode="json")
-        identity = [keys, measures, self.stage, self.rung, self.budget.model_dump(mode="json"), self.rows]
+        identity = [self.entry, keys, measures, self.stage, self.rung, self.budget.model_dump(mode="json"), self.rows]
         text = json.dumps(identity, sort_keys=True, ensure_ascii=False, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]
         base = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.base).name)[:40].strip("-._") or "base"

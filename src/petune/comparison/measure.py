@@ -15,12 +15,12 @@ from petune.comparison.bench import Bench, measured_skills, writing_speed
 from petune.comparison.budget import steps_for_tokens
 from petune.comparison.curve import Curve
 from petune.comparison.job import Job
-from petune.comparison.plan import schedule_keys
+from petune.comparison.plan import SCHEDULE_KEYS, schedule_keys
 from petune.comparison.record import ExampleAnswer, Trial
 from petune.comparison.scores import row_scores, together
 from petune.data.encoding import kept_whole
 from petune.data.examples import ExampleSet
-from petune.errors import CheckpointError, ConfigError, DataError
+from petune.errors import CheckpointError, ConfigError, DataError, PetuneError
 from petune.evaluation.evaluate import Evaluation
 from petune.evaluation.metrics import resolve_metric
 from petune.evaluation.options import EvaluationOptions, GenerationOptions
@@ -30,7 +30,7 @@ from petune.training import checkpoints
 from petune.training.events import Listener
 from petune.training.memory import reset_peak
 from petune.training.options import TrainingOptions
-from petune.training.recipe import Recipe
+from petune.training.recipe import FILE_NAME, Recipe
 from petune.training.result import TrainingResult
 from petune.training.run import train
 from petune.training.trunk_cache import OFF
@@ -70,8 +70,8 @@ def perform(
         PetuneError: the trial cannot be run, diverged, or was interrupted (then it can go on).
     """
     began = time.perf_counter()
-    decided = _decided(job, bench.base, lengths, evaluations)
     output = folder / ADAPTER
+    decided = _decided(job, bench.base, lengths, evaluations, output)
     recipe = Recipe.parse({**job.keys, **decided, **trunk_keys(job, trunk), "output_dir": str(output)})
     whole = job.measures.test is not None
     before = bench.skills() if job.measures.forgetting else None
@@ -117,10 +117,15 @@ def trunk_keys(job: Job, trunk: Path) -> dict[str, Any]:
     return {"trunk_cache_dir": str(trunk if searches else trunk / job.id), "keep_trunk_cache": searches}
 
 
-def _decided(job: Job, base: Base, lengths: Sequence[int], evaluations: int) -> dict[str, Any]:
-    """Return the keys that could not be known before: how many steps a number of seconds is."""
+def _decided(job: Job, base: Base, lengths: Sequence[int], evaluations: int, output: Path) -> dict[str, Any]:
+    """Return the keys that could not be known before: how many steps a number of seconds is.
+
+    A run that was stopped goes on with those that it began with: measured again, a number of seconds is other steps.
+    """
     if job.budget.unit != "seconds" or not methods.get(job.method).trains:
         return {}
+    if begun := _begun(output):
+        return begun
     options = TrainingOptions.model_validate(
         {key: value for key, value in job.keys.items() if key in TrainingOptions.model_fields}
     )
@@ -132,6 +137,17 @@ def _decided(job: Job, base: Base, lengths: Sequence[int], evaluations: int) -> 
             f" {speed:,.0f} tokens a second here; give more"
         )
     return schedule_keys(steps, evaluations if job.stage == "final" else 1)
+
+
+def _begun(output: Path) -> dict[str, Any]:
+    """Return the schedule of the run in ``output`` that can go on; empty where there is none."""
+    if not checkpoints.steps_in(output):
+        return {}
+    try:
+        run = Recipe.read(output / FILE_NAME).run
+    except PetuneError:
+        return {}  # damaged by what stopped it
+    return {key: getattr(run, key) for key in SCHEDULE_KEYS}
 
 
 def _tokens_per_second(job: Job, base: Base) -> float:

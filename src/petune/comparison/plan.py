@@ -19,6 +19,9 @@ from petune.training.options import TrainingOptions
 _LOGGED = 40
 """Points of a learning curve at which the training loss is noted."""
 
+SCHEDULE_KEYS = ("max_steps", "eval_steps", "logging_steps")
+"""What :func:`schedule_keys` says."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,8 @@ class Track:
     def cost(self, job: Job) -> Estimate:
         """Return the estimated cost of a trial."""
         options = TrainingOptions.model_validate({**self.recipe.training, "seed": job.seed})
-        return estimate(job, self.survey, options)
+        evaluations = self.recipe.options.evaluations if job.stage == "final" else 1
+        return estimate(job, self.survey, options, evaluations=evaluations)
 
     def _job(self, stage: Stage, rung: int | None, settings: dict[str, Any], seed: int, share: float) -> Job:
         options = self.recipe.options

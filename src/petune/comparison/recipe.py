@@ -351,16 +351,20 @@ class CompareRecipe(BaseModel):
         """Return the methods to compare, those that others are held against included; each entry once.
 
         Raises:
-            ConfigError: an entry has a setting that its method does not have, or stands there twice.
+            ConfigError: an entry has a setting that its method does not have, or two have the same method and settings.
         """
         entries = list(self.options.methods)
         listed = {entry.method for entry in entries}
         if self.options.baselines:
             entries += [MethodEntry(method=n) for n in registry.names() if registry.get(n).baseline and n not in listed]
+        given = [entry.label for entry in entries]
         for entry in entries:
             entry.candidates(self.options.rate_factors)
-            if entries.count(entry) > 1:
-                raise ConfigError(f"the entry {entry.label} stands under methods twice; give it once")
+            if given.count(entry.label) > 1:
+                raise ConfigError(
+                    f"the entry {entry.label} stands under methods twice; give it once, with all that is to be chosen"
+                    " from in its search, or give each its own settings"
+                )
         return tuple(entries)
 
 

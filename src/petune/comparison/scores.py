@@ -5,11 +5,14 @@ from collections.abc import Sequence
 
 from petune.data.examples import ExampleSet
 from petune.errors import ConfigError
+from petune.evaluation.entities import entities
 from petune.evaluation.evaluate import Evaluation
 from petune.evaluation.metrics import Metric, compute, resolve_metric
 from petune.evaluation.predict import Prediction
 
 logger = logging.getLogger("petune")
+
+_OF_ENTITIES = ("entity_f1", "entity_precision", "entity_recall")
 
 
 def row_scores(examples: ExampleSet, metric: Metric, found: Evaluation) -> list[float]:
@@ -30,8 +33,15 @@ def row_scores(examples: ExampleSet, metric: Metric, found: Evaluation) -> list[
 
 
 def _score(metric: Metric, prediction: Prediction) -> float:
+    if metric.name in _OF_ENTITIES and _is_rightly_without(prediction):
+        return 1.0  # of all rows it counts for nothing; alone, a row where something was found must be worse
     values = compute(metric, [prediction.prediction], [prediction.reference or ""])
     return float(values[metric.name] if metric.name in values else next(iter(values.values())))
+
+
+def _is_rightly_without(prediction: Prediction) -> bool:
+    """Say whether there is no entity in a row, and none was found."""
+    return not any(any(entities(tags)) for tags in (prediction.prediction, prediction.reference or ()))
 
 
 def together(metric: str, others: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

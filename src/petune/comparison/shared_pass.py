@@ -55,17 +55,18 @@ def perform_together(
     try:
         for job, outcome in zip(jobs, outcomes, strict=True):
             began = time.perf_counter()
+            curve = curves[job.id]
+            part = curve.seconds / seconds * spent if seconds else spent / len(jobs)
             if outcome.result is None:
                 assert outcome.error is not None
-                yield job, ended_with(job, outcome.error).model_copy(update={"trials_in_pass": len(jobs)})
+                ended = ended_with(job, outcome.error, seconds=part)
+                yield job, ended.model_copy(update={"trials_in_pass": len(jobs)})
                 continue
-            curve = curves[job.id]
             outcome.result.model.activate(outcome.name)
             found = figures_of_training(outcome.result, curve, bench.base, folders[job.id])
             found |= {"development": measured(job, outcome.result.model, str(job.keys["eval_data"]))[0]}
             outcome.result.model.detach(outcome.name)
             shutil.rmtree(folders[job.id])
-            part = curve.seconds / seconds * spent if seconds else spent / len(jobs)
             found |= {
                 "peak_memory_bytes": None,
                 "tokens_per_second": None,

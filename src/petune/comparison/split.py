@@ -125,7 +125,7 @@ def content_digest(content: Content) -> str:
 
 def _set_aside(rows: Sequence[Row], share: float, source: str, part: Part) -> tuple[list[Row], list[Row]]:
     """Return the rows that stay and those set aside; equal rows go together."""
-    distinct = list(dict.fromkeys(row.digest for row in rows))
+    distinct = sorted({row.digest for row in rows})
     chosen = {distinct[index] for index in split_indices(len(distinct), share, SPLIT_SEED, source, part=part)}
     return [row for row in rows if row.digest not in chosen], [row for row in rows if row.digest in chosen]
 

@@ -87,6 +87,9 @@ class Study:
                 keep = track.rungs[number + 1].candidates if number + 1 < len(track.rungs) else 1
                 ended = [self.trials[job.id] for job in jobs[id(track)] if job.id in self.trials]
                 left[id(track)] = best(ended, keep)
+                if left[id(track)] and self._engine is not None and number + 1 < len(track.rungs):
+                    absent = keep - len(left[id(track)])
+                    self.progress.drop(track.search_jobs(number + 1, track.candidates[:absent]))
                 if not left[id(track)]:
                     said = next((trial.reason for trial in ended if trial.reason), "none was measured")
                     reasons[id(track)] = f"no trial of the search ended well; the first: {said}"

@@ -152,6 +152,7 @@ def suggest(
         train=tuple(len(row.input_ids) for row in encoded.rows),
         development=(),
         test=(),
+        tokenizer=tokenizer,
         rows=tuple(encoded.rows[:SAMPLED]),
     )
     given = {name: getattr(run, name) for name in SUGGEST_KEYS}

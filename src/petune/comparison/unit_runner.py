@@ -3,6 +3,7 @@
 import gc
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import final
@@ -86,6 +87,7 @@ class UnitRunner:
             self._tidy(job)
 
     def _alone(self, job: Job, assignment: Assignment) -> Trial:
+        began = time.perf_counter()
         try:
             return perform(
                 job,
@@ -99,7 +101,7 @@ class UnitRunner:
             )
         except Exception as error:
             logger.debug("trial %s ended with an error", job.id, exc_info=True)
-            trial = ended_with(job, error)
+            trial = ended_with(job, error, seconds=time.perf_counter() - began)
         self._tidy(job)
         return trial
 

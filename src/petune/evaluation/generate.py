@@ -28,6 +28,12 @@ FinishReason = Literal["stop", "length"]
 _REORDERING_PAYS = 16
 """From how many new tokens on the weights are laid out anew, which takes about as long as is saved in ten passes."""
 
+_OF_THE_MODEL = (
+    *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id"),
+    *("cache_implementation", "cache_config", "use_cache"),
+)
+"""What a model's generation config says of its tokens and caches; the rest is how somebody wanted texts written."""
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
@@ -112,7 +118,7 @@ def room_for(options: GenerationOptions, context: int | None, prompt: int, *, ap
 
 
 def generation_config(runner: Runner, options: GenerationOptions, max_new_tokens: int) -> GenerationConfig:
-    """Return transformers' form of ``options``; the model's own sampling defaults have no say."""
+    """Return transformers' form of ``options``; the model's own have no say (see :func:`generating`)."""
     sampling = options.temperature > 0 and not samples_by_row(options)
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -142,10 +148,22 @@ def stop_token_ids(runner: Runner, stop: Sequence[str]) -> list[int]:
 
 @contextmanager
 def generating(runner: Runner, new_tokens: int) -> Iterator[None]:
-    """Run the block as :func:`evaluating` does, with the weights laid out for many passes where there will be many."""
+    """Run the block as :func:`evaluating` does, with the weights laid out for many passes where there will be many.
+
+    Of the model's own generation config only what its tokens and caches are is left: transformers would take from it
+    what nobody asked for, such as a least length, forbidden words or a token to end with.
+    """
     reordered = reordered_linears(runner.model) if new_tokens >= _REORDERING_PAYS else nullcontext()
+    own = runner.model.generation_config
+    kept = {name: getattr(own, name, None) for name in _OF_THE_MODEL}
     with evaluating(runner), constant_weights(), reordered:
-        yield
+        runner.model.generation_config = GenerationConfig(
+            **{n: value for n, value in kept.items() if value is not None}
+        )
+        try:
+            yield
+        finally:
+            runner.model.generation_config = own
 
 
 def token_choice(options: GenerationOptions, rows: Sequence[int]) -> LogitsProcessorList:

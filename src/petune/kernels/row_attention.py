@@ -64,6 +64,7 @@ class RowLayout:
         bounds: where rows begin, and where the last one ends [B + 1], int32.
         longest: tokens of the longest row.
         fronts: by row, the one in front of it.
+        has_fronts: whether there are any; a graph that asked ``fronts`` itself would hold for these rows alone.
         attended: where the attentions that go over it are noted, while somebody wants to know; graphs that blocks share
             note nothing.
     """
@@ -76,6 +77,7 @@ class RowLayout:
         fronts: Mapping[int, int] | None = None,
     ) -> None:
         self.fronts = dict(fronts or {})
+        self.has_fronts = bool(self.fronts)
         self._sizes = torch.tensor(lengths)
         ends = self._sizes.cumsum(0)
         self._starts = ends - self._sizes
@@ -157,7 +159,7 @@ def attend_by_row(
         raise NotByRowError(f"{type(module).__name__} is told {', '.join(options)}")
     if layout.attended is not None:
         layout.attended.append(module)
-    if not layout.fronts and has_varlen(query, value, options):
+    if not layout.has_fronts and has_varlen(query, value, options):
         queries, keys, values = (t[:, :, 0] for t in (query, key, value))
         scale = options.get("scaling")
         return attend_in_place(queries, keys, values, layout.bounds, layout.longest, scale)[:, None]

@@ -147,6 +147,12 @@ class Sites:
         """Say whether a slot is plugged into the output of ``module``."""
         return any(site.module is module for site in self._outputs.values())
 
+    def reads_beyond(self, path: str) -> bool:
+        """Say whether a slot in the sub-module at ``path`` reads what a sub-module outside of that is given."""
+        inside = [site for own, site in self._outputs.items() if _lies_in(own, path)]
+        slots = [slot for site in inside for slot in site.slots.values()]
+        return any(slot.reads is not None and not _lies_in(slot.reads, path) for slot in slots)
+
     def _plug(self, name: str, path: str, slot: Slot, source: Source | None) -> None:
         if isinstance(slot, OutputSlot):
             if path not in self._outputs:
@@ -174,3 +180,7 @@ class Sites:
             self._embeddings.unplug(name)
         else:
             self._attention.unplug(name, path)
+
+
+def _lies_in(path: str, outer: str) -> bool:
+    return f"{path}.".startswith(f"{outer}.")

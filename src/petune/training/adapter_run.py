@@ -162,7 +162,7 @@ class AdapterRun:
         # An fp16 overflow only costs this step, as long as the scale can still be lowered.
         if not math.isfinite(norm) and self.scaler.get_scale() <= 1:
             raise self.diverged(f"the gradient's norm is {norm}", rows)
-        rate = float(self.rate.get_last_lr()[0])
+        rate = self.learning_rate
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.rate.step()
@@ -171,13 +171,20 @@ class AdapterRun:
         self.progress.step += 1
         return rate
 
+    @property
+    def learning_rate(self) -> float:
+        """The rate of this moment: of the parameters that have no rate of their own, where there are some."""
+        usual = self.optimizer.defaults["lr"]
+        rates = [(group["initial_lr"] != usual, group["lr"]) for group in self.optimizer.param_groups]
+        return float(min(rates, key=lambda rate: rate[0])[1])
+
     def diverged(self, what: str, rows: Sequence[Encoded]) -> DivergedError:
         """Return the error that says ``what`` is not finite, in which rows, and what is left."""
         names = ", ".join(row.origin for row in rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
         steps = checkpoints.steps_in(self.output)
         last = f"the last checkpoint is {self.output / f'checkpoint-{steps[-1]}'}" if steps else "no checkpoint yet"
         return DivergedError(
-            f"{what} at step {self.progress.step + 1}, in rows {names}; learning rate {self.rate.get_last_lr()[0]:.3g};"
+            f"{what} at step {self.progress.step + 1}, in rows {names}; learning rate {self.learning_rate:.3g};"
             f" the step was not taken, {last}. Lower --learning-rate, look at these rows, or try --dtype float32"
         )
 

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from petune.checkpoint.durable import new_folder
+from petune.checkpoint.durable import explained, new_folder
 from petune.checkpoint.manifest import file_digest
 from petune.errors import CheckpointError
 
@@ -129,7 +129,8 @@ def rotate(output: Path, keep: int, best: int | None) -> None:
     """Remove all but the ``keep`` newest checkpoints; the one of step ``best`` stays besides."""
     for step in steps_in(output)[:-keep]:
         if step != best:
-            shutil.rmtree(output / f"checkpoint-{step}")
+            with explained(output):
+                shutil.rmtree(output / f"checkpoint-{step}")
 
 
 def random_state() -> dict[str, Tensor]:

@@ -102,7 +102,7 @@ class Loop:
         self._pads_nothing = has_kernel(model.device, model.model.dtype)
         may_lie_end_to_end = self._pads_nothing or model.device.type == "cpu"
         self._unpadded = {
-            name: Unpadded(model, objective, shares_tokens=self._options.share_prefix)
+            name: Unpadded(model, objective, shares_tokens=shares)
             for name, objective in self._objectives.items()
             if may_lie_end_to_end and isinstance(objective, LabelLoss)
         }
@@ -168,7 +168,7 @@ class Loop:
             run.listeners.estimated(self.estimate)
 
     def _end(self, run: AdapterRun) -> None:
-        run.listeners.ended()
+        _attempt(run, run.listeners.ended)
         _attempt(run, run.take_best)
         self._finish(run)
 

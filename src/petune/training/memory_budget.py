@@ -25,7 +25,9 @@ def way_within(budget: int, needs: MemoryNeeds, rehearsal: Rehearsal) -> Way:
     if total(Way()) <= budget:
         return Way()
     largest = max(rehearsal.batches().largest, key=size)
-    parts = needs.saving(parts_of(rehearsal.model.model, rehearsal.model.base.structure), largest)
+    model = rehearsal.model
+    alone = [p for p in parts_of(model.model, model.base.structure) if not any(map(model.reads_beyond, p.paths))]
+    parts = needs.saving(alone, largest)
     limit: int | None = None
     most = size(largest)
     while total(Way(tuple(parts), limit)) > budget:

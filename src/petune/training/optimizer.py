@@ -20,7 +20,7 @@ def make_optimizer(adapter: Adapter, options: TrainingOptions) -> AdamW:
     Rates of ``module_learning_rates`` count as they are; else the method may ask for a multiple of the learning rate.
 
     Raises:
-        ConfigError: a pattern of ``module_learning_rates`` matches nothing.
+        ConfigError: a pattern of ``module_learning_rates`` matches nothing, or nothing that is left to it.
     """
     rate = options.learning_rate if options.learning_rate is not None else adapter.method.rate(adapter.config)
     groups: dict[float, list[torch.nn.Parameter]] = {}
@@ -31,9 +31,15 @@ def make_optimizer(adapter: Adapter, options: TrainingOptions) -> AdamW:
         usual = rate * adapter.method.rate_factor(adapter.config, path)
         groups.setdefault(usual if own is None else own, []).append(parameter)
     if unused:
+        pattern = min(unused)
+        if any(fnmatchcase(path, pattern) for path, _ in adapter.named_masters()):
+            raise ConfigError(
+                f"module_learning_rates: all that '{pattern}' matches, an earlier pattern matches too, and the first"
+                " counts; put the narrower one first"
+            )
         example = next(iter(adapter.tensors()))
         raise ConfigError(
-            f"module_learning_rates: '{min(unused)}' matches no parameter of the adapter; paths look like '{example}'"
+            f"module_learning_rates: '{pattern}' matches no parameter of the adapter; paths look like '{example}'"
         )
     parameters = [{"params": members, "lr": lr} for lr, members in groups.items()]
     return AdamW(

@@ -130,10 +130,15 @@ def _forward_recomputed(module: nn.Module, routing: Routing) -> Iterator[None]:
 
 def _recomputing(forward: Callable[..., Any], routing: Routing) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
-        # Where the base reads virtual tokens alone, the route of that moment is gone in the backward pass.
-        if not torch.is_grad_enabled() or not routing.route.virtual_tokens:
+        if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        route = routing.route  # what stands in front of rows has another, which is gone in the backward pass
+
+        def again(*args: Any, **kwargs: Any) -> Any:
+            with routing.use(route):
+                return forward(*args, **kwargs)
+
+        return checkpoint(again, *args, use_reentrant=False, **kwargs)
 
     return call
 

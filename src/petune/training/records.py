@@ -7,7 +7,7 @@ from typing import Any, final
 
 from accelerate import Accelerator
 
-from petune.checkpoint.durable import write_file, write_text
+from petune.checkpoint.durable import explained, write_file, write_text
 from petune.training.adapter_run import AdapterRun
 from petune.training.events import Evaluated, Plan, Silent, Step
 
@@ -79,7 +79,7 @@ class Recorder(Silent):
 
     def _write(self, entry: dict[str, Any]) -> None:
         self._run.progress.history.append(entry)
-        with self._path.open("a", encoding="utf-8") as file:
+        with explained(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(_line(entry))
         values = {name: value for name, value in entry.items() if name not in ("step", "epoch")}
         self._accelerator.log(values, step=entry["step"])

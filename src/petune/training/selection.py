@@ -37,6 +37,7 @@ def measure(
     rows: Sequence[Encoded],
     metric: str | None,
     options: TrainingOptions,
+    labels: tuple[str, ...] = (),
 ) -> dict[str, float]:
     """Return what is measured of one candidate, the metric that decides first.
 
@@ -47,14 +48,19 @@ def measure(
         rows: the same as token ids.
         metric: what decides; None for accuracy where labels are compared, else the loss.
         options: which metrics are wanted besides.
+        labels: those of all rows there are, where rows have labels; by default those of ``examples``, which may lack
+            some.
 
     Raises:
         ConfigError, DataError: a metric, or the rows for it, cannot be used.
     """
-    compares = are_choices(examples) and len(distinct_labels(examples)) > 1
+    known = (labels or distinct_labels(examples)) if are_choices(examples) else ()
+    compares = len(known) > 1
     first = metric or ("accuracy" if compares else "loss")
     wanted = EvaluationOptions(
-        metrics=(first, *(m for m in options.metrics if m != first)), batch_tokens=options.max_tokens_per_batch
+        metrics=(first, *(m for m in options.metrics if m != first)),
+        labels=known if compares else (),
+        batch_tokens=options.max_tokens_per_batch,
     )
     found = task.evaluate(runner, examples, wanted, rows=rows)
     shares = [
@@ -105,9 +111,9 @@ def choose(
     for candidate in written:
         data = encode_rows(candidate, base)
         rows, examples = data.eval_rows or data.rows, data.eval_examples or kept_whole(data.examples, data.rows)
-        measured.append(
-            measure(data.task, model, examples, rows.rows, adapter.method.selection_metric(recipe.method), options)
-        )
+        metric = adapter.method.selection_metric(recipe.method)
+        labels = distinct_labels([*data.examples, *examples])
+        measured.append(measure(data.task, model, examples, rows.rows, metric, options, labels))
     chosen = best(measured)
     data = encode_rows(written[chosen], base)
     if overwrite:

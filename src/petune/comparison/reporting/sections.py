@@ -35,7 +35,8 @@ MEANINGS = (
     ("within the noise", "the interval of the difference from the best holds 0"),
     (
         "overfits",
-        f"with every seed the validation loss ends more than {share(OVERFITTING)} above its least, which came before",
+        f"with every seed the validation loss ends more than {share(OVERFITTING)} above its least, which came before; "
+        "the adapter of that least is the one that was kept and measured",
     ),
     (
         "still falling",
