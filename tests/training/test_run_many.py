@@ -24,6 +24,7 @@ from petune.errors import (
 from petune.sites.head import LabelLoss
 from petune.training import checkpoints, one_pass
 from petune.training.adapter_run import AdapterRun
+from petune.training.events import Silent
 from petune.training.loop import Loop
 from petune.training.recipe import Recipe
 from petune.training.result import Outcome
@@ -142,6 +143,27 @@ def test_a_nan_stops_its_own_adapter_alone(
             close(outcome.result.history, train(recipe, base=tiny_base()).history)
     detach_all(outcomes)
     assert train(several("together", ["few"], save_steps=1)[0], base=base, resume=True).steps == 4
+
+
+class Heard(Silent):
+    """Counts how often it was told that no more steps come."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def ended(self) -> None:
+        """Count."""
+        self.times += 1
+
+
+def test_whoever_follows_one_that_fails_is_told_of_its_end(
+    tiny_base: Callable[..., Base], several: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followers = {"low": Heard(), "few": Heard()}
+    following = {name: [own] for name, own in followers.items()}
+    spoil(monkeypatch, "few", 2)
+    assert names_of(train_many(several("together", ("low", "few")), base=tiny_base(), listeners=following)) == ["low"]
+    assert {name: own.times for name, own in followers.items()} == {"low": 1, "few": 1}
 
 
 def detach_all(outcomes: list[Outcome]) -> None:

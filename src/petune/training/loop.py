@@ -168,7 +168,10 @@ class Loop:
             run.listeners.estimated(self.estimate)
 
     def _end(self, run: AdapterRun) -> None:
-        _attempt(run, run.listeners.ended)
+        try:
+            run.listeners.ended()  # also of a run that has failed
+        except PetuneError as error:
+            run.error = run.error or error
         _attempt(run, run.take_best)
         self._finish(run)
 
