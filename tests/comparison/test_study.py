@@ -64,3 +64,25 @@ def test_an_engine_that_is_left_early_lets_go_at_once(track: Callable[..., Track
         study_of(found, engine, StopAtOnce(), tmp_path / "out").run([found])
     assert engine.left == 1, "what the error holds on to was not let go of"
     assert stopped.value is not None
+
+
+@pytest.mark.parametrize(("failing", "ended"), [(2, 7), (3, 6), (4, 4)])
+def test_trials_that_no_candidate_is_left_for_are_not_waited_for(
+    failing: int, ended: int, track: Callable[..., Track], tmp_path: Path
+) -> None:
+    class Failing(Recording):
+        def run(self, units: Sequence[Unit]) -> Generator[Trial]:
+            jobs = [job for unit in units for job in unit.jobs]
+            first = [job.id for job in jobs if job.rung == 0][:failing]
+            for job in jobs:
+                bad = job.id in first
+                yield (
+                    job.record("failed", reason="broken") if bad else job.record("done", development={"accuracy": 0.5})
+                )
+
+    found = track(rate_factors=[0.3, 1, 3, 10], reduction=2, metric="accuracy")
+    assert [rung.candidates for rung in found.rungs] == [4, 2]
+    study = study_of(found, Failing(), Unwatched(), tmp_path / "out")
+    study.run([found])
+    assert (study.progress.trials, study.progress.ended) == (ended, ended)
+    assert study.progress.seconds_left == pytest.approx(0, abs=1e-9)

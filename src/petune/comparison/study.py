@@ -87,9 +87,7 @@ class Study:
                 keep = track.rungs[number + 1].candidates if number + 1 < len(track.rungs) else 1
                 ended = [self.trials[job.id] for job in jobs[id(track)] if job.id in self.trials]
                 left[id(track)] = best(ended, keep)
-                if left[id(track)] and self._engine is not None and number + 1 < len(track.rungs):
-                    absent = keep - len(left[id(track)])
-                    self.progress.drop(track.search_jobs(number + 1, track.candidates[:absent]))
+                self._drop_absent(track, number + 1, len(left[id(track)]))
                 if not left[id(track)]:
                     said = next((trial.reason for trial in ended if trial.reason), "none was measured")
                     reasons[id(track)] = f"no trial of the search ended well; the first: {said}"
@@ -117,6 +115,13 @@ class Study:
             for trial in ended:
                 self._folder.save(trial)
                 self._take(by_id[trial.id], trial, reused=False)
+
+    def _drop_absent(self, track: Track, number: int, left: int) -> None:
+        """Leave trials of a round out of account that no candidate is left for; those of later ones where none is."""
+        if self._engine is None:
+            return
+        for later, rung in enumerate(track.rungs[number : None if left == 0 else number + 1], number):
+            self.progress.drop(track.search_jobs(later, track.candidates[: rung.candidates - left]))
 
     def _give_up(self, track: Track, reason: str) -> None:
         """Record a track that never comes to its final trials."""
