@@ -37,7 +37,7 @@ def measure(
     rows: Sequence[Encoded],
     metric: str | None,
     options: TrainingOptions,
-    labels: tuple[str, ...] = (),
+    labels: tuple[str, ...],
 ) -> dict[str, float]:
     """Return what is measured of one candidate, the metric that decides first.
 
@@ -48,18 +48,16 @@ def measure(
         rows: the same as token ids.
         metric: what decides; None for accuracy where labels are compared, else the loss.
         options: which metrics are wanted besides.
-        labels: those of all rows there are, where rows have labels; by default those of ``examples``, which may lack
-            some.
+        labels: of all rows there are, where they have labels; ``examples`` may lack some.
 
     Raises:
         ConfigError, DataError: a metric, or the rows for it, cannot be used.
     """
-    known = (labels or distinct_labels(examples)) if are_choices(examples) else ()
-    compares = len(known) > 1
+    compares = are_choices(examples) and len(labels) > 1
     first = metric or ("accuracy" if compares else "loss")
     wanted = EvaluationOptions(
         metrics=(first, *(m for m in options.metrics if m != first)),
-        labels=known if compares else (),
+        labels=labels if compares else (),
         batch_tokens=options.max_tokens_per_batch,
     )
     found = task.evaluate(runner, examples, wanted, rows=rows)
