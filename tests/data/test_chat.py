@@ -93,6 +93,18 @@ def test_a_conversation_that_asks_has_no_target(tokenizer_with):
     assert learned(rendered.segments) == []
 
 
+@pytest.mark.parametrize("name", ["CHATML", "FORGETFUL"])
+def test_an_answer_that_is_awaited_is_asked_for_behind_the_last_turn(tokenizer_with, name):
+    tokenizer = tokenizer_with(name)
+    rendered = ChatRenderer(tokenizer, learn_all=False).render(Conversation(TURNS[:4], awaits_answer=True))
+
+    assert rendered.prompt == tokenizer.apply_chat_template(
+        list(TURNS[:4]), tokenize=False, add_generation_prompt=True
+    )
+    assert rendered.target is None
+    assert learned(rendered.segments) == []
+
+
 def test_a_conversation_that_the_assistant_opens(tokenizer_with):
     rendered = ChatRenderer(tokenizer_with("CHATML"), learn_all=False).render(Conversation(TURNS[2:3]))
     assert learned(rendered.segments) == ["good morning<|im_end|>"]

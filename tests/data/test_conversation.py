@@ -49,3 +49,21 @@ def test_a_tool_call_needs_no_content_and_is_kept():
 
 def test_a_row_to_predict_needs_no_assistant_turn():
     assert parse_messages({"messages": [USER]}, False).messages == (USER,)
+
+
+@pytest.mark.parametrize(
+    ("turns", "require_target", "awaits"),
+    [
+        ([USER, ASSISTANT, USER], False, True),
+        ([USER, ASSISTANT], False, False),
+        ([USER, ASSISTANT, USER], True, False),
+    ],
+)
+def test_rows_to_answer_await_the_turn_behind_the_last(turns, require_target, awaits):
+    assert parse_messages({"messages": turns, "tools": [{"name": "add"}]}, require_target).awaits_answer is awaits
+
+
+@pytest.mark.parametrize(("parse", "column"), [(parse_messages, "messages"), (parse_sharegpt, "conversations")])
+def test_a_row_without_turns_is_told(parse, column):
+    with pytest.raises(RowProblem, match=f"no column '{column}'"):
+        parse({"text": "no turns here"}, True)

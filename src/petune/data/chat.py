@@ -66,12 +66,15 @@ class ChatRenderer:
     def render(self, conversation: Conversation) -> RenderedChat:
         """Return the whole conversation, and the prompt and target of its last assistant turn.
 
+        Where an answer is awaited the prompt is all there is, and there is no target.
+
         Raises:
             RowProblem: the template refuses the conversation, or its assistant turns cannot be found again.
         """
         messages, tools = conversation.messages, conversation.tools
         whole, marked = self._render(messages, tools)
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        turns = [] if conversation.awaits_answer else turns
         asks = not turns or messages[-1]["role"] != "assistant"
         spans: list[Span] = []
         if self._learn_all:

@@ -25,6 +25,8 @@ class Conversation:
 
     messages: tuple[Mapping[str, Any], ...]
     tools: tuple[Mapping[str, Any], ...] | None = None
+    awaits_answer: bool = False
+    """Whether the turn behind the last is asked for, and none of those before it is to be learned or compared."""
 
 
 def parse_messages(row: Mapping[str, Any], require_target: bool) -> Conversation:
@@ -33,7 +35,7 @@ def parse_messages(row: Mapping[str, Any], require_target: bool) -> Conversation
     Raises:
         RowProblem: a turn is malformed, or there is no assistant turn to learn.
     """
-    turns = _turn_list(row["messages"], "messages")
+    turns = _turn_list(row, "messages")
     messages = [_turn(turn, f"messages[{i}]", "role", "content", dict.fromkeys(ROLES)) for i, turn in enumerate(turns)]
     return _conversation(messages, row, require_target)
 
@@ -50,7 +52,7 @@ def parse_sharegpt(row: Mapping[str, Any], require_target: bool) -> Conversation
         raise RowProblem(f"'system' is {kind(system)}, expected a string", "write it in quotes")
     if system:
         messages.append({"role": "system", "content": system})
-    for i, turn in enumerate(_turn_list(row["conversations"], "conversations")):
+    for i, turn in enumerate(_turn_list(row, "conversations")):
         place = f"conversations[{i}]"
         if isinstance(turn, Mapping) and "from" not in turn and "role" in turn:
             messages.append(_turn(turn, place, "role", "content", dict.fromkeys(ROLES)))
@@ -59,7 +61,10 @@ def parse_sharegpt(row: Mapping[str, Any], require_target: bool) -> Conversation
     return _conversation(messages, row, require_target)
 
 
-def _turn_list(value: Any, column: str) -> list[Any]:
+def _turn_list(row: Mapping[str, Any], column: str) -> list[Any]:
+    if column not in row:
+        raise RowProblem(f"no column '{column}'", "give the turns, as other rows do")
+    value = row[column]
     if not isinstance(value, list | tuple):
         raise RowProblem(f"'{column}' is {kind(value)}, expected a list of turns", "write a list of objects")
     if not value:
@@ -105,9 +110,10 @@ def _text(content: Any, place: str) -> str:
 def _conversation(messages: list[Mapping[str, Any]], row: Mapping[str, Any], require_target: bool) -> Conversation:
     if require_target and not any(message["role"] == "assistant" for message in messages):
         raise RowProblem("no assistant turn, so nothing to learn", "add the answer as an assistant turn")
+    awaits_answer = not require_target and messages[-1]["role"] != "assistant"
     tools = row.get("tools")
     if tools is None or tools == []:
-        return Conversation(tuple(messages))
+        return Conversation(tuple(messages), awaits_answer=awaits_answer)
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         raise RowProblem(f"'tools' is {kind(tools)}, expected a list of objects", "write one JSON schema a tool")
-    return Conversation(tuple(messages), tuple(tools))
+    return Conversation(tuple(messages), tuple(tools), awaits_answer)
