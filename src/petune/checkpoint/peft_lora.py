@@ -47,6 +47,8 @@ class LoRALayout(Layout):
         "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "target_modules", "exclude_modules",
         "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
     )  # fmt: skip
+    left_out: Mapping[str, Any] = {"r": 8, "lora_alpha": 8}
+    """What PEFT takes for fields that a file lacks, where it is not what our settings have."""
     _CHANGED_BASE = re.compile(r"pissa.*|olora|corda|loftq|lora_ga")
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
@@ -82,7 +84,8 @@ class LoRALayout(Layout):
     def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
         """Return our LoRA settings."""
         self.require_known(config)
-        options = {field: config[field] for field in self.followed if config.get(field) not in (None, {}, [], "")}
+        given = {field: config[field] for field in self.followed if config.get(field) not in (None, {}, [], "")}
+        options = {**self.left_out, **given}
         if "target_modules" not in options:
             raise AdapterFormatError(f"{CONFIG_FILE}: 'target_modules' is missing")
         if isinstance(options.get("layers_to_transform"), int):

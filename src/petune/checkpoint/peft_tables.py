@@ -34,14 +34,19 @@ def without_base_tables(
     kept: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name in names:
-            own = model.get_submodule(names[name]).get_parameter(name.rpartition(".")[2])
-            _compare(name, tensor, own)
+            _compare(name, tensor, model.get_submodule(names[name])._parameters.get(name.rpartition(".")[2]))
         else:
             kept[name] = tensor
     return kept
 
 
-def _compare(name: str, tensor: Tensor, own: Tensor) -> None:
+def _compare(name: str, tensor: Tensor, own: Tensor | None) -> None:
+    if own is None or not tensor.is_floating_point():
+        raise AdapterFormatError(
+            f"{WEIGHTS_FILE}: '{name}' "
+            + ("is there, and the base has no such parameter" if own is None else f"holds {tensor.dtype} numbers")
+            + "; load the base it belongs to"
+        )
     if tensor.shape != own.shape:
         raise AdapterFormatError(
             f"{WEIGHTS_FILE}: '{name}' has shape {list(tensor.shape)}, the base has {list(own.shape)}: the adapter was"
