@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from petune.adapted_model import AdaptedModel
 from petune.adapter import create_adapter
@@ -88,6 +90,38 @@ def test_absurd_settings_are_refused_by_name(
     (saved / FILE_NAME).unlink()
     path = saved / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(AdapterFormatError, match=message):
+        load_adapter(saved, tiny_base())
+
+
+def test_rank_and_scale_that_a_file_lacks_are_those_of_peft(tiny_base: Callable[..., Base], saved: Path) -> None:
+    (saved / FILE_NAME).unlink()
+    path = saved / "adapter_config.json"
+    content = {name: value for name, value in json.loads(path.read_text()).items() if name not in ("r", "lora_alpha")}
+    path.write_text(json.dumps(content))
+    with pytest.raises(AdapterFormatError, match=r"has shape \[4, 32\], expected \[8, 32\]"):
+        load_adapter(saved, tiny_base())
+    path.write_text(json.dumps({**content, "r": 4}))
+    assert load_adapter(saved, tiny_base()).config.model_dump()["lora_alpha"] == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        (
+            "lm_head.bias",
+            torch.zeros(8),
+            "'base_model.model.lm_head.bias' is there, and the base has no such parameter",
+        ),
+        ("lm_head.weight", torch.zeros(8, 8, dtype=torch.int64), "'base_model.model.lm_head.weight' holds torch.int64"),
+    ],
+)
+def test_tables_that_are_none_of_the_base_are_refused(
+    tiny_base: Callable[..., Base], saved: Path, name: str, tensor: torch.Tensor, message: str
+) -> None:
+    (saved / FILE_NAME).unlink()
+    path = saved / "adapter_model.safetensors"
+    save_file({**load_file(path), f"base_model.model.{name}": tensor}, path)
     with pytest.raises(AdapterFormatError, match=message):
         load_adapter(saved, tiny_base())
 

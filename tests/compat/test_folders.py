@@ -1,5 +1,6 @@
 """Where an adapter's files are: folders and repositories."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,23 @@ def test_a_repository_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert asked["allow_patterns"] == [
         "german/adapter_config.json", "german/adapter_model.safetensors", "german/petune.json",
     ]  # fmt: skip
+
+
+def test_all_that_an_adapter_is_made_of_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"petune.json": json.dumps({"files": {"chat_template.jinja": "", "adapter_config.json": ""}})}
+    asked: list[list[str]] = []
+
+    def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:
+        asked.append(allow_patterns)
+        for file in allow_patterns:
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            (tmp_path / file).write_text(there.get(Path(file).name, "{}"))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    folder = adapter_folder("user/adapter", subfolder="german")
+    assert folder == tmp_path / "german"
+    assert asked[1] == ["german/chat_template.jinja", "german/adapter_config.json"]
 
 
 def test_what_cannot_be_had_is_said() -> None:

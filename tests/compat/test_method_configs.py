@@ -80,6 +80,16 @@ def test_a_start_that_petune_lacks_is_refused(tiny_model: Callable[..., PreTrain
             "is TEXT, so tokenizer_name_or_path is needed",
         ),
         ({"num_virtual_tokens": 4, "tokenizer_kwargs": {"a": 1}}, "tokenizer_kwargs goes with"),
+        (
+            {
+                "num_virtual_tokens": 4,
+                "prompt_tuning_init": "TEXT",
+                "prompt_tuning_init_text": "a",
+                "tokenizer_name_or_path": "theirs",
+                "tokenizer_kwargs": {"trust_remote_code": True},
+            },
+            "tokenizer_kwargs has trust_remote_code",
+        ),
         ({"num_virtual_tokens": 4, "prompt_tuning_init": "ZERO"}, "prompt_tuning_init='ZERO' is a start that petune"),
     ],
 )

@@ -98,9 +98,7 @@ def test_an_answer_that_is_awaited_is_asked_for_behind_the_last_turn(tokenizer_w
     tokenizer = tokenizer_with(name)
     rendered = ChatRenderer(tokenizer, learn_all=False).render(Conversation(TURNS[:4], awaits_answer=True))
 
-    assert rendered.prompt == tokenizer.apply_chat_template(
-        list(TURNS[:4]), tokenize=False, add_generation_prompt=True
-    )
+    assert rendered.prompt == tokenizer.apply_chat_template(list(TURNS[:4]), tokenize=False, add_generation_prompt=True)
     assert rendered.target is None
     assert learned(rendered.segments) == []
 

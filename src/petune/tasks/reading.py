@@ -9,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 from petune.adapted_model import AdaptedModel
 from petune.data.examples import ExampleSet
 from petune.data.loading import load_examples
-from petune.data.options import DataOptions
-from petune.errors import ConfigError
+from petune.data.options import FORMAT_FIELDS, DataOptions
+from petune.errors import AdapterFormatError, ConfigError
 from petune.methods.config import explain
 from petune.tasks.asked import Asked
 from petune.tasks.task import Task
@@ -43,8 +43,15 @@ def split_options(
 
     Raises:
         ConfigError: a setting is impossible, or would do nothing.
+        AdapterFormatError: an adapter remembers more than how rows become text.
     """
     refuse_idle(options, leave_out)
+    foreign = [name for name in asked.data_format if name not in (*FORMAT_FIELDS, "labels")]
+    if foreign:  # a file would say what is read, or how much is written
+        raise AdapterFormatError(
+            f"petune.json: data_format has {', '.join(foreign)}, and may have {', '.join(FORMAT_FIELDS)} and labels:"
+            " how rows become text; remove the others, or get the adapter anew"
+        )
     merged = {**asked.data_format, **options, "data": os.fspath(data)}
     reading = {k: v for k, v in merged.items() if k in DataOptions.model_fields}
     rest = {k: v for k, v in merged.items() if k not in DataOptions.model_fields}
