@@ -117,6 +117,7 @@ def test_new_folder_takes_the_place_of_the_old_one_at_the_end(tmp_path: Path) ->
 
 def test_write_files_returns_the_names_and_keeps_neighbours(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("kept")
+    (tmp_path / f".{os.getpid()}.partial").mkdir()  # of a process that had this number and was killed
 
     def write(folder: str) -> None:
         for name in ("b", "a"):

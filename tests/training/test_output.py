@@ -8,8 +8,9 @@ import pytest
 
 from petune.backbone.base import Base
 from petune.errors import ConfigError, DataError, OutputFolderError, TargetError
-from petune.training.output import clear, prepare, refuse_base_folder
+from petune.training.output import clear, held, prepare, refuse_base_folder
 from petune.training.run import train
+from petune.training.run_many import train_many
 
 
 def test_a_new_folder_is_made_and_left_empty(tmp_path: Path) -> None:
@@ -44,6 +45,29 @@ def test_a_run_is_kept_unless_told_and_others_files_always(
     assert "notes.txt" in left
     assert left == {"notes.txt"}
     assert train(keys(max_steps=3), base=tiny_base(), overwrite=True).steps == 3
+
+
+def test_one_run_at_a_time_writes_to_a_folder(
+    tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., dict[str, Any]]
+) -> None:
+    folder = tmp_path / "run"
+    with held([folder], resume=False, overwrite=False):
+        with pytest.raises(OutputFolderError, match=r"another run is running in .*run \(process \d+ on"):
+            train(keys(max_steps=2), base=tiny_base())
+        with pytest.raises(OutputFolderError, match="another run is running in"):
+            train_many([keys(max_steps=2)], base=tiny_base())
+    (folder / ".checkpoint-1.7.partial").mkdir()
+    (folder / ".adapter_config.json.7.partial").touch()
+    train(keys(max_steps=2), base=tiny_base())
+    assert not list(folder.glob(".*")), "neither the lock nor what a killed run left is still there"
+
+
+def test_a_run_that_another_has_made_since_is_found(tmp_path: Path) -> None:
+    prepare(tmp_path, resume=False, overwrite=False)
+    (tmp_path / "recipe.yaml").touch()
+    with pytest.raises(OutputFolderError, match="holds a run already"), held([tmp_path], resume=False, overwrite=False):
+        pass
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_a_run_that_cannot_start_costs_nothing(

@@ -26,6 +26,11 @@ def load_tokenizer(
     return tokenizer, limit if isinstance(limit, int) else None
 
 
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str) -> None:
+    """Write a tokenizer to files of ``folder``; several chat templates go into its configuration, not a sub-folder."""
+    tokenizer.save_pretrained(folder, save_jinja_files=not isinstance(tokenizer.chat_template, dict))
+
+
 def beginning_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Return the id of the token that begins a text (BOS, or CLS in encoders), where there is one."""
     found = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id

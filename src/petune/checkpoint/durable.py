@@ -1,17 +1,23 @@
 """Writing files so that a crash, a full disk or a second process never leaves half of one under its own name."""
 
 import errno
+import fcntl
 import os
+import platform
 import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from safetensors import SafetensorError
 
 from petune.errors import OutputFolderError, ResourceError
+
+LOCK = ".lock"
+"""The file by which a folder is held."""
 
 
 @contextmanager
@@ -123,6 +129,57 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def held(folder: Path, what: str) -> Iterator[None]:
+    """Keep every other process that holds ``folder`` out of it for the block, whatever becomes of this one.
+
+    Args:
+        folder: made where it is missing.
+        what: what runs there, for the error.
+
+    Raises:
+        OutputFolderError: another process holds it, or it cannot be written.
+    """
+    path = folder / LOCK
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a+", encoding="utf-8")
+    with lock:
+        if not _locked(lock, path):
+            lock.seek(0)
+            raise OutputFolderError(
+                f"another {what} is running in {folder} ({lock.read().strip() or 'it has just begun'}); wait for it, or"
+                " give another --output-dir"
+            )
+        try:
+            with explained(folder):
+                lock.truncate(0)
+                lock.write(f"process {os.getpid()} on {platform.node()}")
+                lock.flush()
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _locked(lock: TextIO, path: Path) -> bool:
+    """Lock an open file, and say whether that went well and nobody has removed it meanwhile."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what processes that were killed have left half written in ``folder``, which this one holds."""
+    with explained(folder):
+        for path in folder.glob(".*.partial"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
 def _mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
@@ -145,6 +202,7 @@ def _sync(path: Path) -> None:
 def write_files(folder: Path, write: Callable[[str], object]) -> list[str]:
     """Let ``write`` fill a temporary folder, then move its files into ``folder`` one by one; return their names."""
     temporary = folder / f".{os.getpid()}.partial"
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
         with explained(folder):
             temporary.mkdir(parents=True)

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterable, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, LearnedTask, build_adapter
 from petune.backbone.base import Base
 from petune.backbone.loading import quiet
+from petune.backbone.tokenizer import save_tokenizer
 from petune.checkpoint import adapterhub, card, manifest, peft
 from petune.checkpoint.base_check import check_base
 from petune.checkpoint.durable import write_file, write_files, write_text
@@ -240,7 +242,7 @@ def _save_model(model: AdaptedModel, adapter: Adapter, folder: Path) -> tuple[li
 
 
 def _save_tokenizer(base: Base, folder: Path) -> list[str]:
-    return write_files(folder, base.tokenizer.save_pretrained) if base.has_tokenizer else []
+    return write_files(folder, partial(save_tokenizer, base.tokenizer)) if base.has_tokenizer else []
 
 
 def _only(model: AdaptedModel) -> str:

@@ -1,10 +1,12 @@
 """A model with its adapter merged in, as a plain transformers folder."""
 
+from functools import partial
 from pathlib import Path
 
 from petune.adapted_model import AdaptedModel
 from petune.backbone.loading import quiet
 from petune.backbone.quantization import unpacked
+from petune.backbone.tokenizer import save_tokenizer
 from petune.checkpoint.durable import explained, write_files
 from petune.checkpoint.manifest import FILE_NAME
 from petune.checkpoint.peft_layout import CONFIG_FILE
@@ -45,7 +47,7 @@ def save_merged(model: AdaptedModel, folder: Path, *, overwrite: bool = False) -
         with quiet(), unpacked(model.model):
             write_files(folder, model.model.save_pretrained)
         if model.base.has_tokenizer:
-            write_files(folder, model.tokenizer.save_pretrained)
+            write_files(folder, partial(save_tokenizer, model.tokenizer))
     finally:
         for name in reversed(merged):
             model.unmerge(name)

@@ -1,25 +1,20 @@
 """The folder of a comparison: what lies in it, who may write to it, and what is in it already."""
 
-import fcntl
 import json
-import os
-import platform
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import final
 
 from pydantic import ValidationError
 
-from petune.checkpoint.durable import explained, write_text
+from petune.checkpoint.durable import LOCK, explained, held, write_text
 from petune.comparison.record import Comparison, Trial
 from petune.errors import ArtifactError, ConfigError, OutputFolderError
 
 COMPARISON = "comparison.json"
 RECIPE = "recipe.yaml"
 _TRIAL = "trial.json"
-_LOCK = ".lock"
 _REPORTS = ("report.html", "report.md", "report.csv", "report.json")
 
 
@@ -49,7 +44,7 @@ class Folder:
             raise ConfigError("--resume goes on with the comparison, --overwrite begins it anew; give one of them")
         if self.path.exists() and not self.path.is_dir():
             raise OutputFolderError(f"{self.path} is a file; give a folder with --output-dir")
-        names = {path.name for path in self.path.iterdir()} - {_LOCK} if self.path.is_dir() else set()
+        names = {path.name for path in self.path.iterdir()} - {LOCK} if self.path.is_dir() else set()
         if COMPARISON in names and not resume and not overwrite:
             raise OutputFolderError(
                 f"{self.path} holds a comparison already: go on with --resume (which runs only what is missing),"
@@ -60,30 +55,13 @@ class Folder:
                 f"{self.path} holds something else ({', '.join(sorted(names)[:3])}); give another --output-dir"
             )
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> AbstractContextManager[None]:
         """Keep every other comparison out of the folder for the block, whatever becomes of this process.
 
         Raises:
             OutputFolderError: another comparison runs here, or the folder cannot be written.
         """
-        with explained(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / _LOCK).open("a+", encoding="utf-8")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                lock.seek(0)
-                raise OutputFolderError(
-                    f"another comparison is running in {self.path} ({lock.read().strip() or 'it has just begun'}); wait"
-                    " for it, or give another --output-dir"
-                ) from error
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {platform.node()}")
-            lock.flush()
-            yield
-            lock.truncate(0)
+        return held(self.path, "comparison")
 
     def clear(self) -> None:
         """Remove the comparison that the folder holds, and nothing else."""

@@ -2,9 +2,11 @@
 
 import os
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from petune.checkpoint import card, manifest, peft
+from petune.checkpoint import card, durable, manifest, peft
 from petune.checkpoint.durable import explained
 from petune.errors import ConfigError, OutputFolderError
 from petune.training import checkpoints, recipe, records
@@ -58,6 +60,21 @@ def prepare(folder: Path, *, resume: bool, overwrite: bool) -> None:
         probe = folder / f".{os.getpid()}.partial"
         probe.touch()
         probe.unlink()
+
+
+@contextmanager
+def held(folders: Sequence[Path], *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Keep every other run out of ``folders`` for the block; what one that was killed left half written is removed.
+
+    Raises:
+        OutputFolderError: another run writes there, or has since :func:`prepare` was asked.
+    """
+    with ExitStack() as holds:
+        for folder in folders:
+            holds.enter_context(durable.held(folder, "run"))
+            prepare(folder, resume=resume, overwrite=overwrite)
+            durable.remove_partial(folder)
+        yield
 
 
 def clear(folder: Path) -> None:

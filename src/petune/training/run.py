@@ -7,7 +7,7 @@ from typing import Any
 from petune import methods
 from petune.backbone.base import Base
 from petune.data.report import DataReport
-from petune.training import selection
+from petune.training import output, selection
 from petune.training.drafts import checkpoint_to_resume, draft, load_base_for
 from petune.training.events import Listener
 from petune.training.one_pass import OnePass, ready
@@ -46,17 +46,18 @@ def train(
     """
     recipe = Recipe.of(recipe)
     one = draft(recipe, base=base, resume=resume, overwrite=overwrite, trust_remote_code=trust_remote_code)
-    checkpoint = checkpoint_to_resume(recipe) if resume else None
-    if base is None:
-        base = load_base_for({"": one}, trust_remote_code=trust_remote_code)
-    entry = ready(one, base, checkpoint=checkpoint, listeners=listeners)
-    if on_data is not None:
-        for rows in entry.data:
-            on_data(rows.rows.report, rows.eval_report)
-    if not methods.get(recipe.run.method).trains:
-        return selection.choose(recipe, base, entry.adapter, one.rows, overwrite=overwrite)
-    how = f"Go on with: petune train --resume --output-dir {one.folder}"
-    (outcome,) = OnePass(base, [entry], overwrite=overwrite, how_to_go_on=how, estimate=estimate).run()
+    with output.held([one.folder], resume=resume, overwrite=overwrite):
+        checkpoint = checkpoint_to_resume(recipe) if resume else None
+        if base is None:
+            base = load_base_for({"": one}, trust_remote_code=trust_remote_code)
+        entry = ready(one, base, checkpoint=checkpoint, listeners=listeners)
+        if on_data is not None:
+            for rows in entry.data:
+                on_data(rows.rows.report, rows.eval_report)
+        if not methods.get(recipe.run.method).trains:
+            return selection.choose(recipe, base, entry.adapter, one.rows, overwrite=overwrite)
+        how = f"Go on with: petune train --resume --output-dir {one.folder}"
+        (outcome,) = OnePass(base, [entry], overwrite=overwrite, how_to_go_on=how, estimate=estimate).run()
     if outcome.error is not None:
         raise outcome.error
     assert outcome.result is not None

@@ -79,23 +79,25 @@ def train_many(
         output.prepare(where, resume=resume, overwrite=overwrite)
     options = {"resume": resume, "overwrite": overwrite, "trust_remote_code": trust_remote_code}
     drafts = _drafts(named, base, **options)
-    checkpoints = _checkpoints(named) if resume else {}
-    if base is None:
-        base = load_base_for(drafts, trust_remote_code=trust_remote_code)
-    entries = []
-    for name, one in drafts.items():
-        with about(name):
-            own = (listeners or {}).get(name, ())
-            entries.append(ready(one, base, name, checkpoint=checkpoints.get(name), listeners=own))
-        for rows in entries[-1].data if on_data is not None else ():
-            on_data(name, rows.rows.report, rows.eval_report)  # type: ignore[misc]
-    how = "Go on with: the same call of train_many, and resume=True"
-    if shared is not None:
-        how = f"Go on with: petune train --resume --output-dir {shared.output_dir}"
-        if overwrite:
-            output.clear(shared.output_dir)
-        write_text(shared.output_dir / FILE_NAME, shared.to_yaml())
-    return OnePass(base, entries, overwrite=overwrite, how_to_go_on=how, estimate=estimate).run()
+    folders = [one.folder for one in drafts.values()] + ([] if where is None else [where])
+    with output.held(folders, resume=resume, overwrite=overwrite):
+        checkpoints = _checkpoints(named) if resume else {}
+        if base is None:
+            base = load_base_for(drafts, trust_remote_code=trust_remote_code)
+        entries = []
+        for name, one in drafts.items():
+            with about(name):
+                own = (listeners or {}).get(name, ())
+                entries.append(ready(one, base, name, checkpoint=checkpoints.get(name), listeners=own))
+            for rows in entries[-1].data if on_data is not None else ():
+                on_data(name, rows.rows.report, rows.eval_report)  # type: ignore[misc]
+        how = "Go on with: the same call of train_many, and resume=True"
+        if shared is not None:
+            how = f"Go on with: petune train --resume --output-dir {shared.output_dir}"
+            if overwrite:
+                output.clear(shared.output_dir)
+            write_text(shared.output_dir / FILE_NAME, shared.to_yaml())
+        return OnePass(base, entries, overwrite=overwrite, how_to_go_on=how, estimate=estimate).run()
 
 
 def _drafts(recipes: Mapping[str, Recipe], base: Base | None, **options: bool) -> dict[str, Draft]:
