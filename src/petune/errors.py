@@ -105,6 +105,17 @@ class Interrupted(PetuneError):  # noqa: N818 - named for what happened, as Keyb
         self.exit_code = 128 + signal_number
 
 
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether ``error`` tells that memory ran out, on the machine or on a device."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError | ResourceError) and any(words in said for words in _NO_MEMORY)
+    )
+
+
 def nearest(got: str, choices: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the choice most like ``got``, or an empty string."""
     match = difflib.get_close_matches(got, list(choices), n=1, cutoff=0.6)

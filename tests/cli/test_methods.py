@@ -1,5 +1,8 @@
 import json
 from collections.abc import Callable
+from typing import Any
+
+import pytest
 
 from petune import methods
 
@@ -23,3 +26,17 @@ def test_parameters_are_counted_for_a_base(petune: Callable[..., str]) -> None:
     assert f"{found['lora']['trainable']:,}" in printed
     assert found["bitfit"]["trainable"] is None
     assert "\nbitfit: BitFit\n  not for this base: this base has no biases" in printed
+
+
+def test_a_base_may_be_trusted_and_of_a_revision(petune: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def list_methods(model: str | None, **options: Any) -> list[Any]:
+        asked.update(options, model=model)
+        return []
+
+    monkeypatch.setattr("petune.catalogue.list_methods", list_methods)
+    petune("methods", "--model", "their/base", "--revision", "v1", "--trust-remote-code", "--json")
+    assert asked == {"model": "their/base", "revision": "v1", "trust_remote_code": True}
+    with pytest.raises(AssertionError, match="are of a base; give it with --model"):
+        petune("methods", "--trust-remote-code")

@@ -143,6 +143,7 @@ def test_values_are_made_plain(layout, row, slots):
             "'answers' is a list, expected a string, a list of",
         ),
         ("text-label", {"text": "a", "label": ["x"]}, "'label' is a list"),
+        ("text-label", {"text": "a", "label": float("nan")}, "'label' is nan, expected a string or a number"),
         ("conversations", {"conversations": [{"from": "bot", "value": "a"}]}, "unknown from 'bot'"),
     ],
 )

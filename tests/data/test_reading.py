@@ -65,3 +65,9 @@ def test_the_user_s_home_is_known(write, tmp_path, monkeypatch):
     write("rows.jsonl", ROWS)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert len(read_rows("~/rows.jsonl").rows) == 50
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/rows.jsonl", "x" * 300 + ".jsonl", "x" * 300 + ".jsonl#5"])
+def test_names_that_the_system_refuses(name):
+    with pytest.raises(DataError, match="no such file"):
+        read_rows(name)

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -22,6 +21,7 @@ from petune.errors import (
     MissingExtraError,
     PetuneError,
     ResourceError,
+    is_out_of_memory,
     nearest,
 )
 
@@ -69,7 +69,7 @@ def explained(name: str, *, hub: bool = False, revision: str | None = None) -> I
 def _refusal(name: str, error: BaseException, *, hub: bool, revision: str | None) -> PetuneError:
     causes = list(_chain(error))
     said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    if any(isinstance(cause, MemoryError | torch.OutOfMemoryError) for cause in causes) or "allocate memory" in said:
+    if any(map(is_out_of_memory, causes)):
         return ResourceError(
             f"not enough memory to load {name}; use a smaller model, --dtype bfloat16, or another --device"
         )

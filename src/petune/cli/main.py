@@ -14,7 +14,7 @@ import typer
 
 from petune import __version__
 from petune.cli.command import CONTEXT, new_app
-from petune.errors import Interrupted, PetuneError
+from petune.errors import Interrupted, PetuneError, ResourceError, is_out_of_memory
 
 COMMANDS = {
     "train": "Train an adapter on your data.",
@@ -105,6 +105,12 @@ def _explained(error: Exception) -> tuple[int, str]:
     if isinstance(error, typer.TyperException):
         said = error.format_message().rstrip(".")
         return 2, f"error: {said[:1].lower()}{said[1:]}; see --help"
+    if is_out_of_memory(error):
+        return ResourceError.exit_code, (
+            f"error: not enough memory ({' '.join(str(error).split())[:200] or type(error).__name__}); put less through"
+            " the model at once (--max-tokens-per-batch in training, --batch-tokens elsewhere), train within a"
+            " --memory-budget, or take --dtype bfloat16, a --quantization, or a smaller model"
+        )
     return 1, (
         f"internal error: {type(error).__name__}: {' '.join(str(error).split())}."
         " Run the same command with --debug and report what it prints"

@@ -10,6 +10,7 @@ import typer
 from petune.cli.command import new_app
 from petune.cli.flags import shown_default
 from petune.cli.reporting import say
+from petune.errors import ConfigError
 from petune.methods.config import fields_of
 
 if TYPE_CHECKING:
@@ -24,12 +25,20 @@ def methods(
         str | None,
         typer.Option("--model", help="Base model to count parameters for; its weights are not loaded.", metavar="TEXT"),
     ] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Branch, tag or commit of a hub model.", metavar="TEXT")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let the base model's repository run its own Python code.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the methods."""
     from petune.catalogue import list_methods
 
-    found = list_methods(model)
+    if model is None and (revision is not None or trust_remote_code):
+        raise ConfigError("--revision and --trust-remote-code are of a base; give it with --model, or leave them out")
+    found = list_methods(model, revision=revision, trust_remote_code=trust_remote_code)
     if as_json:
         say(json.dumps([asdict(method) for method in found], indent=2))
         return

@@ -1,22 +1,23 @@
 """How a trial ended that raised an error."""
 
-import torch
-
 from petune.comparison.job import Job
 from petune.comparison.record import Status, Trial
-from petune.errors import InputError, Interrupted, MissingExtraError, OutputFolderError, PetuneError, ResourceError
-
-_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+from petune.errors import (
+    InputError,
+    Interrupted,
+    MissingExtraError,
+    OutputFolderError,
+    PetuneError,
+    ResourceError,
+    is_out_of_memory,
+)
 
 
 def status_of(error: Exception) -> Status | None:
     """Return how a trial ended that raised ``error``; None where no other trial could do better."""
     if isinstance(error, Interrupted | OutputFolderError):
         return None
-    said = str(error).lower()
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return "out_of_memory"
-    if isinstance(error, RuntimeError | ResourceError) and any(words in said for words in _NO_MEMORY):
+    if is_out_of_memory(error):
         return "out_of_memory"
     if isinstance(error, ResourceError) and not isinstance(error, MissingExtraError):
         return None

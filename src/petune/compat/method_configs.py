@@ -172,8 +172,8 @@ class PromptTuningConfig(PromptLearningConfig):
             raise ConfigError(f"{type(self).__name__}: tokenizer_kwargs goes with prompt_tuning_init='TEXT' only")
         if "trust_remote_code" in (given["tokenizer_kwargs"] or {}):  # they may come from a file
             raise ConfigError(
-                f"{type(self).__name__}: tokenizer_kwargs has trust_remote_code, and petune runs no code that a file may"
-                " ask for; leave it out, or give a tokenizer_name_or_path whose tokenizer transformers has"
+                f"{type(self).__name__}: tokenizer_kwargs has trust_remote_code, and petune runs no code that a file"
+                " may ask for; leave it out, or give a tokenizer_name_or_path whose tokenizer transformers has"
             )
         start = "vocabulary" if given["prompt_tuning_init"] == PromptTuningInit.SAMPLE_VOCAB else "random"
         return {**super().options(model, structure), "prompt_tuning_init": start}

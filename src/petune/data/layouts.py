@@ -12,6 +12,7 @@
 | text | text | the whole |
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -166,8 +167,9 @@ def _parse_text_label(row: Mapping[str, Any], require_target: bool) -> Slots:
     if "label" not in row:
         raise RowProblem("no column 'label'", "give each row its label")
     label = label.strip() if isinstance(label, str) else label
-    if not isinstance(label, str | int | float) or label == "":
-        got = "empty" if label == "" else kind(label)
+    is_missing = isinstance(label, float) and not math.isfinite(label)  # how tables write a number that is not there
+    if not isinstance(label, str | int | float) or label == "" or is_missing:
+        got = "empty" if label == "" else str(label) if is_missing else kind(label)
         raise RowProblem(f"'label' is {got}, expected a string or a number", "give each row its label")
     return {"text": text, "label": str(label)}
 

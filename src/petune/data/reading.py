@@ -7,6 +7,7 @@ from pathlib import Path
 
 from petune.data.hub import HUB_ID, read_hub
 from petune.data.json_files import read_json, read_jsonl
+from petune.data.json_parser import shortened
 from petune.data.problems import Problems
 from petune.data.reviews import SOURCES, read_reviews
 from petune.data.rows import Rows
@@ -31,8 +32,7 @@ def read_rows(
 
     Args:
         source: a file, a hub data set id (``id``, ``id:config``, ``id@split``, ``id:config@split``), or the movie
-            reviews (``demo``, ``demo@test``; a file of that name is written ``./demo``). ``#N`` at the end keeps a
-            sample of N rows, in the order of the source.
+            reviews (``demo``, ``demo@test``). ``#N`` at the end keeps a sample of N rows, in the order of the source.
         seed: seed of that sample.
         splits: of a hub id without ``@split``, the first of these that it has.
         problems: where to gather bad lines; None raises them at the end of the source.
@@ -42,12 +42,16 @@ def read_rows(
     """
     gathered = Problems() if problems is None else problems
     before = len(gathered)
-    name, count = _without_sample(source)
-    path = Path(name).expanduser()
+    try:
+        name, count = _without_sample(source)
+        path = Path(name).expanduser()
+        is_file = _is_file_name(name, path)
+    except (OSError, RuntimeError) as error:  # a name that is too long, or of a user who is not there
+        raise DataError(f"{shortened(source)}: no such file ({error}); check the path") from error
     if name in SOURCES:
         rows = read_reviews(name)
     else:
-        rows = _read_file(path, name, gathered) if _is_file_name(name, path) else read_hub(name, splits)
+        rows = _read_file(path, name, gathered) if is_file else read_hub(name, splits)
     if problems is None:
         gathered.raise_if_any()
     if not rows.rows and len(gathered) == before:
@@ -76,7 +80,7 @@ def _sample(rows: Rows, count: int, seed: int, *, found_bad_rows: bool) -> Rows:
 
 def _is_file_name(name: str, path: Path) -> bool:
     looks_local = name.startswith((".", "/", "~")) or path.suffix.lower() in _READERS
-    return looks_local or path.exists() or HUB_ID.fullmatch(name) is None
+    return path.exists() or looks_local or HUB_ID.fullmatch(name) is None
 
 
 def _read_file(path: Path, name: str, problems: Problems) -> Rows:
