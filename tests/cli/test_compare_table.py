@@ -120,3 +120,17 @@ def test_the_end(jobs: list[Job], capsys: pytest.CaptureFixture[str], tmp_path: 
     assert "base  lora    learning_rate=0.01  0.6500 ± 0.0707  2" in printed
     assert "lora on base, seed 3: failed: the loss is nan" in printed
     assert f"report: {tmp_path / 'report.html'}" in printed
+
+
+def test_entries_with_the_same_settings_stand_in_lines_of_their_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Any
+) -> None:
+    rated = job("final", 1e-2).model_copy(update={"entry": "lora learning_rate=0.01"})
+    trials = [done(job("final", 1e-2), 0.6), done(rated, 0.7)]
+    comparison = Comparison(
+        recipe={}, command="petune compare", created="now", machine={}, petune_version="0", data={}, trials=trials
+    )
+    print_comparison(comparison, tmp_path)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "base lora (entry lora r=4) learning_rate=0.01 0.6000 1" in lines
+    assert "base lora (entry lora learning_rate=0.01) learning_rate=0.01 0.7000 1" in lines

@@ -4,6 +4,7 @@ import math
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,15 +83,18 @@ def _plan_cells(track: Track, progress: Progress) -> tuple[str, ...]:
 
 def print_comparison(comparison: Comparison, folder: Path) -> None:
     """Print the final figures, best first, and where the report lies."""
-    groups: dict[tuple[str, ...], list[Trial]] = {}
+    groups: dict[tuple[str, str, str, str], list[Trial]] = {}
     for trial in comparison.trials:
         if trial.stage != "search":
-            groups.setdefault((trial.base, trial.method, settings_text(trial.settings)), []).append(trial)
+            identity = (trial.base, trial.method, settings_text(trial.settings), trial.entry)
+            groups.setdefault(identity, []).append(trial)
+    alike = Counter(identity[:3] for identity in groups)
     rows = [("base", "method", "settings", comparison.trials[0].metric if comparison.trials else "", "seeds")]
-    for (base, method, settings), trials in groups.items():
+    for (base, method, settings, entry), trials in groups.items():
         values = [trial.quality for trial in trials if trial.quality is not None]
         figure = _mean(values) if values else trials[0].status.replace("_", " ")
-        rows.append((Path(base).name, method, settings, figure, str(len(values))))
+        name = method if alike[base, method, settings] == 1 else f"{method} (entry {entry})"
+        rows.append((Path(base).name, name, settings, figure, str(len(values))))
     _print_columns(rows)
     for trial in comparison.trials:
         if trial.reason and trial.stage != "search":

@@ -40,6 +40,32 @@ def test_budgets_tell_contenders_apart(make_trial: MakeTrial, make_comparison_of
     assert labels == ["LoRA (budget 10 steps)", "LoRA (budget 20 steps)"]
 
 
+def test_entries_that_come_to_the_same_settings_are_rows_of_their_own(
+    make_trial: MakeTrial, make_comparison_of: MakeComparison
+) -> None:
+    entries = ("lora", "lora learning_rate=0.0002")
+    trials = [
+        make_trial("lora", seed=seed, scores=[1.0], settings={"learning_rate": 2e-4}, entry=entry, id=f"{place}-{seed}")
+        for place, entry in enumerate(entries)
+        for seed in (1, 2)
+    ]
+    found = contenders_of(make_comparison_of(*trials))
+    assert [contender.label for contender in found] == [f"LoRA (entry {entry})" for entry in entries]
+    assert [[trial.seed for trial in contender.trials] for contender in found] == [[1, 2], [1, 2]]
+
+
+def test_untrained_entries_that_would_read_alike_are_told_apart(
+    make_trial: MakeTrial, make_comparison_of: MakeComparison
+) -> None:
+    entries = ("hard_prompts", "hard_prompts templates=[]")
+    trials = [
+        make_trial("hard_prompts", scores=[1.0], stage="floor", entry=entry, id=f"floor-{place}")
+        for place, entry in enumerate(entries)
+    ]
+    labels = [contender.label for contender in contenders_of(make_comparison_of(*trials))]
+    assert labels == [f"Hard prompts (untrained) (entry {entry})" for entry in entries]
+
+
 def test_the_untrained_base_is_marked(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:
     (found,) = contenders_of(make_comparison_of(make_trial("hard_prompts", scores=[1.0], stage="floor")))
     assert found.untrained

@@ -1,9 +1,9 @@
-"""The contenders of a comparison: one for each base, method and settings, with its trials over the seeds."""
+"""The contenders of a comparison: one for each base, entry and settings, with its trials over the seeds."""
 
 import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 from petune import methods
@@ -35,7 +35,7 @@ class Contender:
     method: str
 
     label: str
-    """The method's title, with the settings that tell it from others of the same method."""
+    """The method's title, with the settings that tell it from others of the same method; else with its entry."""
 
     trials: tuple[Trial, ...]
     """The trials that are compared, by seed; empty where none was reached."""
@@ -143,18 +143,30 @@ def contenders_of(comparison: Comparison) -> list[Contender]:
             ordered = [tuple(sorted(trials, key=lambda trial: trial.seed)) for trials in variants.values()]
             apart = _differing(trials[0] for trials in ordered)
             of_pair = searches.get(pair, {})
+            own: list[Contender] = []
             for trials in ordered:
-                label, own = _label(pair[1], trials, apart), of_pair.get(trials[0].entry, ())
-                found.append(Contender(len(found) + 1, *pair, label, trials, tuple(own)))
+                label, search = _label(pair[1], trials, apart), of_pair.get(trials[0].entry, ())
+                own.append(Contender(len(found) + len(own) + 1, *pair, label, trials, tuple(search)))
             reached = {trials[0].entry for trials in ordered}
-            for entry, search in of_pair.items():
+            for entry, tried in of_pair.items():
                 if entry not in reached:
-                    found.append(Contender(len(found) + 1, *pair, _label(pair[1], (), apart), (), tuple(search)))
+                    label = _label(pair[1], (), apart)
+                    own.append(Contender(len(found) + len(own) + 1, *pair, label, (), tuple(tried)))
+            found += _told_apart(own)
     return found
 
 
+def _told_apart(contenders: Sequence[Contender]) -> list[Contender]:
+    """Return the contenders; those of one method that would read alike have their entry in the label."""
+    labels = [contender.label for contender in contenders]
+    return [
+        replace(c, label=f"{c.label} (entry {c.entry})") if c.entry and labels.count(c.label) > 1 else c
+        for c in contenders
+    ]
+
+
 def _identity(trial: Trial) -> str:
-    return json.dumps([trial.stage, _described(trial)], sort_keys=True, default=str)
+    return json.dumps([trial.stage, trial.entry, _described(trial)], sort_keys=True, default=str)
 
 
 def _described(trial: Trial) -> dict[str, Any]:
