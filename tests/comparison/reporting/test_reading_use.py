@@ -44,6 +44,13 @@ def test_forgetting_is_told_from_both_ends(said: Said) -> None:
     assert said(("lora", forgetting(3.01))) == ["No method's loss on neutral text rises by more than 2.0 %."]
 
 
+def test_loss_per_token_of_other_tokens_is_no_forgetting(said: Said) -> None:
+    extended = {**forgetting(4.5), "settings": {"new_tokens": ["好的"]}}
+    assert said(("lora", forgetting(3.01)), ("ia3", extended)) == [
+        "No method's loss on neutral text rises by more than 2.0 %."
+    ]
+
+
 def test_answers_that_change_are_told(said: Said) -> None:
     changed = forgetting(
         3.0,

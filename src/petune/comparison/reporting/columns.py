@@ -46,6 +46,9 @@ class Column:
     better: Better | None = None
     """Which end of it is better; None where neither is."""
 
+    per_token: bool = False
+    """Whether it is a loss per token, which can be compared within one vocabulary alone."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,8 @@ def _leading(column: Column, standing: Standing) -> str | None:
     """
     if column.figure is None or column.better is None:
         return None
-    figures = {c: v for c in standing.ranked if not c.untrained and (v := column.figure(c)) is not None}
+    alike = [c for c in standing.ranked if not column.per_token or c.vocabulary == standing.vocabulary]
+    figures = {c: v for c in alike if not c.untrained and (v := column.figure(c)) is not None}
     if len(figures) < 2:
         return None
     best = (min if column.better == "low" else max)(figures, key=lambda contender: figures[contender])
@@ -109,6 +113,7 @@ def mean_column(
     better: Better | None = None,
     *,
     ranges: bool = False,
+    per_token: bool = False,
 ) -> Column:
     """Return a column with the mean of a figure over the seeds and, if asked for, its range below."""
 
@@ -119,4 +124,4 @@ def mean_column(
         varies = ranges and write(spread.low) != write(spread.high)
         return Cell(write(spread.mean), (f"{write(spread.low)} to {write(spread.high)}",) if varies else ())
 
-    return Column(head, meaning, cell, lambda contender: contender.mean(value), better)
+    return Column(head, meaning, cell, lambda contender: contender.mean(value), better, per_token)

@@ -69,6 +69,11 @@ class Contender:
         return self.trials[0].settings if self.trials else {}
 
     @property
+    def vocabulary(self) -> str:
+        """The tokens that it adds to the base's own, or their file; empty where it adds none."""
+        return "" if self.untrained else value_text(self.settings.get("new_tokens") or "")
+
+    @property
     def set_to(self) -> str:
         """The settings as ``key value, key value``."""
         return ", ".join(f"{key} {value_text(value)}" for key, value in self.settings.items())

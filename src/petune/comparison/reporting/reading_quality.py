@@ -104,7 +104,8 @@ def _floor(standing: Standing, best: Contender) -> Iterator[Sentence]:
     if floor is None:
         return
     if floor == best:
-        yield Sentence("No training did better than the untrained base.", standing.ranked)
+        alike = " with its vocabulary" if standing.unranked else ""
+        yield Sentence(f"No training{alike} did better than the untrained base.", standing.ranked)
     elif floor in standing.ties:
         within = f"{floor.label} {agreeing([floor], 'is', 'are')} within the noise of {best.label}"
         yield Sentence(f"No training is shown to help: {within}.", (best, floor))

@@ -50,7 +50,8 @@ def _latency(trained: list[Contender]) -> Iterator[Sentence]:
 
 
 def _neutral_text(trained: list[Contender]) -> Iterator[Sentence]:
-    rises = {c: v for c in trained if (v := c.mean(_rise)) is not None}
+    # With tokens of its own a method reads the text in other pieces, so a loss per token is no rise over the base's.
+    rises = {c: v for c in trained if not c.vocabulary and (v := c.mean(_rise)) is not None}
     if not rises:
         return
     order = sorted(rises, key=lambda contender: rises[contender])

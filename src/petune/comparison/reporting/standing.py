@@ -1,6 +1,7 @@
 """How the contenders of one base stand: their order, the best, and their distance from it."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import final
@@ -8,6 +9,8 @@ from typing import final
 from petune.comparison.record import Trial
 from petune.comparison.reporting.contenders import Contender
 from petune.comparison.reporting.intervals import Difference, difference
+from petune.comparison.reporting.sentences import agreeing, labels
+from petune.evaluation.metrics import HIGHER_IS_WORSE
 
 
 @final
@@ -23,15 +26,26 @@ class Standing:
     higher_is_better: bool
 
     contenders: tuple[Contender, ...]
-    """Best first; behind them those without a figure, as they came."""
+    """Best first; behind them those that are not ranked, then those without a figure, as they came."""
 
     differences: dict[int, Difference]
     """Distance from the best by the contender's number, where rows to compare are at hand; the best has none."""
 
+    vocabulary: str
+    """That of most methods: the one in which losses per token are compared."""
+
     @property
     def ranked(self) -> tuple[Contender, ...]:
-        """The contenders with a figure, best first."""
-        return tuple(contender for contender in self.contenders if _rankable(contender))
+        """The contenders with a figure that can be compared, best first."""
+        return tuple(c for c in self.contenders if _has_figure(c) and self._comparable(c))
+
+    @property
+    def unranked(self) -> tuple[Contender, ...]:
+        """Those whose figure is a loss per token of another vocabulary."""
+        return tuple(c for c in self.contenders if _has_figure(c) and not self._comparable(c))
+
+    def _comparable(self, contender: Contender) -> bool:
+        return self.metric not in HIGHER_IS_WORSE or contender.vocabulary == self.vocabulary
 
     @property
     def best(self) -> Contender | None:
@@ -73,9 +87,14 @@ class Standing:
     def measured(self) -> str:
         """What quality is, in words."""
         words = f"Quality: {self.metric} on the test split, {'more' if self.higher_is_better else 'less'} is better."
-        if self.scores_are_the_metric:
-            return words
-        return f"{words} It is no mean over rows; distances from the best are of the rows' mean score."
+        if not self.scores_are_the_metric:
+            words += " It is no mean over rows; distances from the best are of the rows' mean score."
+        if self.unranked:
+            words += (
+                f" {labels(self.unranked)} {agreeing(self.unranked, 'is', 'are')} not ranked: the {self.metric} is per"
+                " token, and of another vocabulary (new_tokens) it cannot be compared."
+            )
+        return words
 
     @property
     def scores_are_the_metric(self) -> bool:
@@ -99,16 +118,23 @@ def standings_of(contenders: Sequence[Contender]) -> list[Standing]:
 
 def _standing(base: str, contenders: Sequence[Contender], before: int) -> Standing:
     trial = next(trial for contender in contenders for trial in (*contender.trials, *contender.search))
+    unordered = Standing(base, trial.metric, trial.higher_is_better, tuple(contenders), {}, _vocabulary(contenders))
     sign = -1 if trial.higher_is_better else 1
-    ranked = sorted((c for c in contenders if _rankable(c)), key=lambda c: sign * _mean(c))
-    ordered = [*ranked, *(contender for contender in contenders if not _rankable(contender))]
-    numbered = tuple(replace(contender, number=before + place) for place, contender in enumerate(ordered, 1))
+    ranked = sorted(unordered.ranked, key=lambda c: sign * _mean(c))
+    rest = [*unordered.unranked, *(contender for contender in contenders if not _has_figure(contender))]
+    numbered = tuple(replace(c, number=before + place) for place, c in enumerate([*ranked, *rest], 1))
     found = {c.number: difference(c, numbered[0]) for c in numbered[1 : len(ranked)]}
     differences = {number: gap for number, gap in found.items() if gap is not None}
-    return Standing(base, trial.metric, trial.higher_is_better, numbered, differences)
+    return replace(unordered, contenders=numbered, differences=differences)
 
 
-def _rankable(contender: Contender) -> bool:
+def _vocabulary(contenders: Sequence[Contender]) -> str:
+    """Return the vocabulary of most trained contenders with a figure; where several are level, the base's own."""
+    counts = Counter(c.vocabulary for c in contenders if _has_figure(c) and not c.untrained)
+    return max(counts, key=lambda vocabulary: (counts[vocabulary], not vocabulary), default="")
+
+
+def _has_figure(contender: Contender) -> bool:
     return contender.quality is not None and not math.isnan(contender.quality.mean)
 
 

@@ -114,16 +114,18 @@ LEARNING = Table(
     (
         mean_column("Training loss", "at the end, nats per label token", lambda t: t.train_loss, number, ranges=True),
         mean_column(
-            "Validation loss", "at the end, nats per label token", lambda t: t.eval_loss, number, "low", ranges=True
+            "Validation loss", "at the end, nats per label token", lambda t: t.eval_loss, number, "low",
+            ranges=True, per_token=True,
         ),
         mean_column("Gap", "validation loss less training loss, at the end", gap, signed),
         mean_column(
-            "Least validation loss", "nats per label token", lambda t: t.best_eval_loss, number, "low", ranges=True
+            "Least validation loss", "nats per label token", lambda t: t.best_eval_loss, number, "low",
+            ranges=True, per_token=True,
         ),
         Column("At step", "optimiser step of the least validation loss, of all steps", _best_step),
         mean_column("Risen since", "validation loss at the end less its least", rise, signed),
     ),
-)
+)  # fmt: skip
 COST = Table(
     "cost",
     "Cost",
