@@ -6,6 +6,7 @@ import pytest
 
 from petune.comparison.record import Comparison, Trial
 from petune.comparison.reporting.contenders import contenders_of
+from petune.comparison.reporting.highlights import highlights_of
 from petune.comparison.reporting.reading_quality import quality_sentences
 from petune.comparison.reporting.standing import standings_of
 
@@ -56,12 +57,27 @@ def test_the_smallest_and_cheapest_of_those_as_good(said: Said) -> None:
     dear = {"bytes_stored": 2**20, "peak_memory_bytes": 2**30, "seconds": 20.0}
     assert said(lora={"scores": RIGHT, **dear}, ia3={"scores": ALMOST, **cheap})[3:] == [
         "IA3 is within the noise of LoRA at 0.098 % of the storage (1.00 KiB a task against 1.00 MiB).",
-        "Of the best and those within its noise, IA3 needs the least memory (1.00 MiB) and LoRA the least time"
-        " (20.0 s).",
+        "Of the best and those within its noise, IA3 needs the least memory (1.00 MiB) and LoRA needs the least"
+        " time (20.0 s).",
     ]
     assert said(lora={"scores": RIGHT, **cheap}, ia3={"scores": ALMOST, **dear})[3] == (
         "Of the best and those within its noise, LoRA is also the smallest: 1.00 KiB a task."
     )
+
+
+def test_the_cheapest_is_named_where_the_seeds_agree(
+    make_trial: Callable[..., Trial], make_comparison_of: Callable[..., Comparison]
+) -> None:
+    trials = [
+        make_trial(method, seed=seed, scores=RIGHT, seconds=seconds, peak_memory_bytes=memory)
+        for method, times, memory in (("lora", (20.0, 31.0), 2**30), ("ia3", (30.0, 30.0), 2**20))
+        for seed, seconds in enumerate(times)
+    ]
+    (standing,) = standings_of(contenders_of(make_comparison_of(*trials)))
+    said = [sentence.text.replace("\N{NO-BREAK SPACE}", " ") for sentence in quality_sentences(standing)]
+    assert said[-1] == "Of the best and those within its noise, IA3 needs the least memory (1.00 MiB)."
+    titles = [highlight.title for highlight in highlights_of(standing)]
+    assert titles == ["Best", "Least memory within its noise"]
 
 
 @pytest.mark.parametrize(

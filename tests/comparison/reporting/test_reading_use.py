@@ -32,7 +32,23 @@ def forgetting(after: float, **fields: float) -> dict[str, object]:
 def test_slower_methods_are_named_the_slowest_first(said: Said) -> None:
     trials = [(m, {"generation_latency_ratio": ratio}) for m, ratio in (("lora", 1.01), ("ia3", 1.1), ("bitfit", 1.25))]
     assert said(*trials) == ["Writing is slower than with the bare base: BitFit by 25 % and IA3 by 10 %."]
-    assert said(trials[0]) == ["No method slows writing by more than 5.0 %."]
+    assert said(trials[0]) == ["No method slows writing by more than 5.0 % with every seed."]
+
+
+def test_every_seed_must_be_slower(said: Said) -> None:
+    def seeds(*ratios: float) -> list[tuple[str, dict[str, object]]]:
+        return [("lora", {"seed": seed, "generation_latency_ratio": ratio}) for seed, ratio in enumerate(ratios)]
+
+    assert said(*seeds(1.3, 1.04, 1.3)) == ["No method slows writing by more than 5.0 % with every seed."]
+    assert said(*seeds(1.5, 1.1, 1.08)) == ["Writing is slower than with the bare base: LoRA by 10 %."]
+
+
+def test_what_the_untrained_base_is_off_by_is_noise(said: Said) -> None:
+    floor = ("hard_prompts", {"stage": "floor", "generation_latency_ratio": 0.88})
+    trials = [(m, {"generation_latency_ratio": ratio}) for m, ratio in (("lora", 1.1), ("ia3", 1.25))]
+    off = "; the untrained base itself is measured 12 % off."
+    assert said(floor, *trials) == [f"Writing is slower than with the bare base: IA3 by 25 %{off}"]
+    assert said(floor, trials[0]) == [f"No method slows writing by more than 12 % with every seed{off}"]
 
 
 def test_forgetting_is_told_from_both_ends(said: Said) -> None:

@@ -98,9 +98,13 @@ class Contender:
         choose = max if measured[0].higher_is_better else min
         return choose(measured, key=lambda trial: trial.development[trial.metric])
 
+    def figures(self, value: Callable[[Trial], float | None]) -> list[float]:
+        """Return a figure of each trial that ended well and has it."""
+        return [float(v) for trial in self.done if (v := value(trial)) is not None]
+
     def spread(self, value: Callable[[Trial], float | None]) -> Spread | None:
         """Return mean and range of a figure over the trials that ended well; None where none has it."""
-        values = [float(v) for trial in self.done if (v := value(trial)) is not None]
+        values = self.figures(value)
         if not values:
             return None
         return Spread(statistics.fmean(values), min(values), max(values), len(values))
@@ -109,6 +113,11 @@ class Contender:
         """Return the mean of a figure; None where no trial has it."""
         spread = self.spread(value)
         return None if spread is None else spread.mean
+
+    def median(self, value: Callable[[Trial], float | None]) -> float | None:
+        """Return the median of a figure; None where no trial has it."""
+        values = self.figures(value)
+        return statistics.median(values) if values else None
 
 
 def value_text(value: Any) -> str:

@@ -19,17 +19,17 @@ class Highlight:
 
 
 def highlights_of(standing: Standing) -> list[Highlight]:
-    """Return the best and, where others are within its noise, the smallest, leanest and fastest of them all."""
+    """Return the best and, where others are within its noise, the smallest, and the leanest and fastest if clear."""
     best = standing.best
     if best is None or best.quality is None:
         return []
     found = [Highlight("Best", best, f"{standing.metric} {number(best.quality.mean)}")]
-    for title, value, write in (
-        ("Smallest within its noise", lambda trial: trial.bytes_stored, size),
-        ("Least memory within its noise", lambda trial: trial.peak_memory_bytes, size),
-        ("Least time within its noise", lambda trial: trial.seconds, duration),
+    for title, find, value, write in (
+        ("Smallest within its noise", standing.least, lambda trial: trial.bytes_stored, size),
+        ("Least memory within its noise", standing.clearly_least, lambda trial: trial.peak_memory_bytes, size),
+        ("Least time within its noise", standing.clearly_least, lambda trial: trial.seconds, duration),
     ):
-        contender = standing.least(value)
+        contender = find(value)
         figure = None if contender is None else contender.mean(value)
         if contender is not None and figure is not None:
             found.append(Highlight(title, contender, write(figure)))

@@ -85,17 +85,24 @@ def _stored(trial: Trial) -> float | None:
 
 
 def _cheapest(standing: Standing) -> Iterator[Sentence]:
-    """Say which of the best and those within its noise needs the least memory and time."""
-    lean, fast = standing.least(lambda t: t.peak_memory_bytes), standing.least(lambda t: t.seconds)
-    if lean is None or fast is None:
-        return
-    memory, seconds = lean.mean(lambda t: t.peak_memory_bytes), fast.mean(lambda t: t.seconds)
-    assert memory is not None
-    assert seconds is not None
-    also = "and" if lean == fast else f"and {fast.label}"
-    needs = f"{lean.label} {agreeing([lean], 'needs', 'need')} the least memory ({size(memory)})"
-    text = f"{needs} {also} the least time ({duration(seconds)})."
-    yield Sentence(f"Of the best and those within its noise, {text}", standing.front, "cost")
+    """Say which of the best and those within its noise needs the least memory and time, where the seeds agree."""
+    found: dict[Contender, list[str]] = {}
+    for name, value, write in (("memory", _memory, size), ("time", _time, duration)):
+        least = standing.clearly_least(value)
+        figure = None if least is None else least.mean(value)
+        if least is not None and figure is not None:
+            found.setdefault(least, []).append(f"the least {name} ({write(figure)})")
+    if found:
+        needs = listed(f"{c.label} {agreeing([c], 'needs', 'need')} {listed(least)}" for c, least in found.items())
+        yield Sentence(f"Of the best and those within its noise, {needs}.", standing.front, "cost")
+
+
+def _memory(trial: Trial) -> float | None:
+    return trial.peak_memory_bytes
+
+
+def _time(trial: Trial) -> float | None:
+    return trial.seconds
 
 
 def _floor(standing: Standing, best: Contender) -> Iterator[Sentence]:

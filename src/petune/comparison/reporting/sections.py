@@ -43,7 +43,11 @@ MEANINGS = (
         f"with every seed the validation loss is least at the end, and fell by more than {share(FALLING)} in the last "
         "quarter of the steps",
     ),
-    ("slower", f"a written token takes more than {share(SLOWER)} longer than with the bare base"),
+    (
+        "slower",
+        f"with every seed a written token takes more than {share(SLOWER)} longer than with the bare base, and by more "
+        "than the untrained base's own figures are off",
+    ),
     ("forgets", f"the loss on neutral text rises by more than {share(FORGOTTEN)}"),
     ("another language", f"the share of such answers rises by more than {share(OTHER_LANGUAGE)}"),
     ("longer, shorter", f"the mean length of an answer changes by more than a factor of {LENGTH:g}"),

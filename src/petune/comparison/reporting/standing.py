@@ -83,6 +83,15 @@ class Standing:
         figures = {c: v for c in self.front if (v := c.mean(value)) is not None}
         return min(figures, key=lambda contender: figures[contender]) if len(figures) > 1 else None
 
+    def clearly_least(self, value: Callable[[Trial], float | None]) -> Contender | None:
+        """Return the :meth:`least`; None where its range over the seeds meets that of another of the front."""
+        least = self.least(value)
+        if least is None:
+            return None
+        most = max(least.figures(value))
+        others = [figure for contender in self.front if contender != least for figure in contender.figures(value)]
+        return least if most < min(others) else None
+
     @property
     def measured(self) -> str:
         """What quality is, in words."""

@@ -1,5 +1,6 @@
 """The tables of the report: quality and size, learning, cost, forgetting."""
 
+import statistics
 from collections.abc import Callable
 
 from petune.comparison.record import Forgetting, Trial
@@ -85,8 +86,12 @@ def _change(
     return Column(head, meaning, cell, lambda contender: contender.mean(changed), better)
 
 
-def _added(ratio: float | None) -> float | None:
-    return None if ratio is None else ratio - 1
+def _latency(contender: Contender, standing: Standing) -> Cell | None:
+    added = [ratio - 1 for ratio in contender.figures(lambda trial: trial.generation_latency_ratio)]
+    if not added:
+        return None
+    low, high = change(min(added)), change(max(added))
+    return Cell(change(statistics.median(added)), (f"{low} to {high}",) if low != high else ())
 
 
 def _per_second(value: float) -> str:
@@ -136,10 +141,7 @@ COST = Table(
         mean_column(
             "Generation speed", "tokens written per second", lambda t: t.generation_tokens_per_second, _per_second,
         ),
-        mean_column(
-            "Added latency", "time of a written token beyond the bare base's",
-            lambda t: _added(t.generation_latency_ratio), change,
-        ),
+        Column("Added latency", "time of a written token beyond the bare base's: median and range", _latency),
     ),
 )  # fmt: skip
 FORGETTING = Table(
