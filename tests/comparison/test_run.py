@@ -203,10 +203,10 @@ def test_rows_that_training_leaves_out_are_left_out_of_the_measurement(
         (trial,) = compare({**keys, "metric": metric, "output_dir": str(tmp_path / metric)}).trials
         assert trial.status == "done", trial.reason
         assert len(trial.scores) == 3
-        assert [(e.prompt.split()[0], e.reference) for e in trial.examples] == [
-            ("row", "a"),
-            ("row", "b"),
-            ("row", "a"),
+        assert [(e.row, e.prompt.split()[0], e.reference) for e in trial.examples] == [
+            (2, "row", "a"),
+            (3, "row", "b"),
+            (4, "row", "a"),
         ]
 
 

@@ -19,7 +19,7 @@ from petune.comparison.plan import SCHEDULE_KEYS, schedule_keys
 from petune.comparison.record import ExampleAnswer, Trial
 from petune.comparison.scores import row_scores, together
 from petune.data.encoding import kept_whole
-from petune.data.examples import ExampleSet
+from petune.data.examples import Example, ExampleSet
 from petune.errors import CheckpointError, ConfigError, DataError, PetuneError
 from petune.evaluation.evaluate import Evaluation
 from petune.evaluation.metrics import resolve_metric
@@ -224,10 +224,11 @@ def _of_test(job: Job, model: AdaptedModel) -> dict[str, Any]:
     whole = [example for example in kept_whole(examples, encoded) if not answered or example.origin in answered]
     shown = ExampleSet(whole[: job.measures.examples], source=examples.source, layout=examples.layout)
     answers = [answered[e.origin] for e in shown] if answered else _answers(job, model, shown)
+    rows = {example.origin: number for number, example in enumerate(examples, 1)}
     return {
         "test": values,
         "scores": row_scores(examples, resolve_metric(job.measures.metric), found),
-        "examples": [_example(e.prompt, answer) for e, answer in zip(shown, answers, strict=bool(answers))],
+        "examples": [_example(e, rows[e.origin], answer) for e, answer in zip(shown, answers, strict=bool(answers))],
     }
 
 
@@ -242,8 +243,9 @@ def _answers(job: Job, model: AdaptedModel, examples: ExampleSet) -> Sequence[Pr
         return ()
 
 
-def _example(prompt: str, answer: Prediction) -> ExampleAnswer:
-    return ExampleAnswer(prompt=prompt, reference=_text(answer.reference), answer=_text(answer.prediction) or "")
+def _example(example: Example, row: int, answer: Prediction) -> ExampleAnswer:
+    given = _text(answer.prediction) or ""
+    return ExampleAnswer(prompt=example.prompt, reference=_text(answer.reference), answer=given, row=row)
 
 
 def _text(answer: str | tuple[str, ...] | None) -> str | None:

@@ -94,6 +94,9 @@ class ExampleAnswer(BaseModel):
     answer: str
     """The answer given."""
 
+    row: int | None = Field(default=None, ge=1)
+    """Its number in the test split, from 1; None in records of before it was kept."""
+
 
 @final
 class Trial(BaseModel):

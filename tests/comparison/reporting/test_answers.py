@@ -27,3 +27,32 @@ def test_answers_to_one_row_stand_together(
     assert [(asked.prompt, asked.reference) for asked in found] == [("one?", "yes"), ("two?", None), ("three?", "3")]
     assert [(answer.contender.method, answer.right) for answer in found[0].answers] == [("lora", True), ("ia3", False)]
     assert not found[1].answers[0].right
+
+
+def test_a_row_asked_in_other_words_is_the_same_row(
+    make_trial: Callable[..., Trial], make_comparison_of: Callable[..., Comparison]
+) -> None:
+    def answering(method: str, *answers: tuple[int | None, str, str]) -> Trial:
+        examples = [
+            ExampleAnswer(prompt=prompt, reference=reference, answer="yes", row=row)
+            for row, prompt, reference in answers
+        ]
+        return make_trial(method, scores=[1.0], examples=examples)
+
+    def found(*trials: Trial) -> list[tuple[str, list[str | None], list[bool]]]:
+        asked = answers_of(contenders_of(make_comparison_of(*trials)))
+        return [(a.prompt, [b.prompt for b in a.answers], [b.right for b in a.answers]) for a in asked]
+
+    lora = answering("lora", (2, "two?", "yes"), (4, "four?", "no"))
+    assert found(lora, answering("ia3", (1, "one!", "yes"), (2, "Is it two?", "Yes"))) == [
+        ("two?", [None, "Is it two?"], [True, False]),
+        ("four?", [None], [False]),
+        ("one!", [None], [True]),
+    ]
+    old = [
+        answering(method, (None, f"{method} one?", "yes"), (None, f"{method} two?", "no")) for method in ("lora", "ia3")
+    ]
+    assert found(*old) == [
+        ("lora one?", [None, "ia3 one?"], [True, True]),
+        ("lora two?", [None, "ia3 two?"], [False, False]),
+    ]

@@ -7,6 +7,7 @@ import pytest
 
 from petune.comparison.record import Comparison, ExampleAnswer, Trial
 from petune.comparison.reporting.markdown import escaped, fenced, markdown_page
+from petune.comparison.reporting.page import html_page
 from petune.comparison.reporting.sections import report_of
 
 MakeTrial = Callable[..., Trial]
@@ -77,3 +78,13 @@ def test_answers_are_code_and_failures_have_their_reason(
     assert "```text\n<b>bold</b>\n```" in page
     assert "refused: no \\[place\\]\\(http://example.org\\)" in page
     assert "**Not finished.**" in page
+
+
+def test_a_prompt_of_a_method_s_own_is_shown(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:
+    trials = [
+        make_trial(method, scores=[1.0], examples=[ExampleAnswer(prompt=f"{method}?", answer="yes", row=1)])
+        for method in ("lora", "ia3")
+    ]
+    report = report_of(make_comparison_of(*trials))
+    assert "Asked as:\n\n```text\nia3?\n```\n\nAnswered:\n\n```text\nyes\n```" in markdown_page(report)
+    assert '<summary>Asked as</summary><div class="said" dir="auto" tabindex="0">ia3?</div>' in html_page(report)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
+from petune.comparison.record import ExampleAnswer
 from petune.comparison.reporting.contenders import Contender
 
 
@@ -16,7 +17,10 @@ class Answer:
     text: str
 
     right: bool
-    """Whether it is the reference, white space around it aside."""
+    """Whether it is the contender's own reference, white space around it aside."""
+
+    prompt: str | None
+    """How it was asked, where that is not how the row is shown; else None."""
 
 
 @final
@@ -25,16 +29,32 @@ class Asked:
     """A row of the test split and the answers to it."""
 
     prompt: str
+    """As the first contender was asked."""
+
     reference: str | None
     answers: tuple[Answer, ...]
 
 
 def answers_of(contenders: Sequence[Contender]) -> list[Asked]:
     """Return the rows in the order in which they first appear, each with the answers of those who have one."""
-    rows: dict[tuple[str, str | None], list[Answer]] = {}
+    rows: dict[object, list[tuple[Contender, ExampleAnswer]]] = {}
     for contender in contenders:
-        for example in contender.examples:
-            right = example.reference is not None and example.answer.strip() == example.reference.strip()
-            answers = rows.setdefault((example.prompt, example.reference), [])
-            answers.append(Answer(contender, example.answer, right))
-    return [Asked(prompt, reference, tuple(answers)) for (prompt, reference), answers in rows.items()]
+        for place, example in enumerate(contender.examples):
+            # Records that do not say which row it was: those of the same place and answer.
+            key = (place, example.reference) if example.row is None else example.row
+            rows.setdefault(key, []).append((contender, example))
+    return [_asked(answered) for answered in rows.values()]
+
+
+def _asked(answered: Sequence[tuple[Contender, ExampleAnswer]]) -> Asked:
+    shown = answered[0][1]
+    answers = [
+        Answer(
+            contender,
+            example.answer,
+            example.reference is not None and example.answer.strip() == example.reference.strip(),
+            None if example.prompt == shown.prompt else example.prompt,
+        )
+        for contender, example in answered
+    ]
+    return Asked(shown.prompt, shown.reference, tuple(answers))

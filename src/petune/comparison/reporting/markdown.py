@@ -76,6 +76,10 @@ def _section(section: Section) -> Iterator[str]:
             yield f"Right answer: {escaped(asked.reference)}"
         for answer in asked.answers:
             yield f"{_name(answer.contender.number, answer.contender.label)}{', right' if answer.right else ''}:"
+            if answer.prompt is not None:
+                yield "Asked as:"
+                yield fenced(answer.prompt)
+                yield "Answered:"
             yield fenced(answer.text)
 
 
