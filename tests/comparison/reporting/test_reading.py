@@ -79,6 +79,19 @@ def test_several_bases_are_read_together(
     assert [sentence.text for sentence in found] == [expected]
 
 
+def test_what_is_not_known_of_several_bases_is_not_said(
+    make_trial: MakeTrial, make_comparison_of: MakeComparison
+) -> None:
+    trials = [
+        make_trial("lora", base="a", scores=[1.0] * 20),
+        make_trial("ia3", base="a", test={"accuracy": 0.99}),
+        make_trial("ia3", base="b", scores=[1.0] * 20),
+        make_trial("lora", base="b", scores=[0.0] * 20),
+    ]
+    (sentence,) = reading_across(standings_of(contenders_of(make_comparison_of(*trials))))
+    assert sentence.text == "No method is known to be best, or within the noise of the best, on every base."
+
+
 def test_one_base_needs_no_reading_of_several(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:
     assert reading_across(standings_of(contenders_of(make_comparison_of(make_trial(scores=[1.0]))))) == []
 

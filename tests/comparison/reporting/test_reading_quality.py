@@ -108,6 +108,12 @@ def test_without_scores_nothing_is_said_of_noise(said: Said) -> None:
     assert found[1:] == ["How sure the distance of IA3 is cannot be said: no scores of the same rows and seeds."]
 
 
+def test_a_method_of_which_nothing_is_known_may_be_within_the_noise(said: Said) -> None:
+    found = said(lora={"scores": RIGHT}, ia3={"test": {"accuracy": 0.99}}, bitfit={"scores": WRONG})
+    assert not any("No other method" in text for text in found)
+    assert "How sure the distance of IA3 is cannot be said: no scores of the same rows and seeds." in found
+
+
 def test_without_figures_that_is_said(said: Said) -> None:
     assert said(lora={"status": "failed", "reason": "it broke"}) == [
         "No trial ended with a figure, so nothing can be compared."

@@ -52,10 +52,13 @@ def test_overfitting_is_a_clear_rise_before_the_end(
         ((3.0, 2.0, 1.5, 1.0), True),
         ((3.0, 2.0, 1.0, 0.995), False),
         ((3.0, 1.0, 2.0, 1.5), False),
+        ((3.0, 2.0), False),  # at half and at the end: when it fell is not known
+        ((3.0, 2.0, 1.5), True),
+        ((3.0, 2.5, 1.8, 1.5, 1.0), True),
         ((3.0,), False),
     ],
 )
-def test_falling_is_a_clear_fall_in_the_last_quarter(
+def test_falling_is_a_clear_fall_since_three_quarters(
     losses: tuple[float, ...], expected: bool, trained: Callable[..., Trial]
 ) -> None:
     assert still_falling(trained(*losses)) is expected

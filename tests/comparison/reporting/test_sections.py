@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from petune.comparison.record import Comparison, SearchCost, Trial
+from petune.comparison.reporting.markdown import markdown_page
 from petune.comparison.reporting.sections import report_of
 
 MakeTrial = Callable[..., Trial]
@@ -45,6 +46,19 @@ def test_the_cost_of_the_search_is_told(make_trial: MakeTrial, make_comparison_o
     cost = SearchCost(trials=12, seconds=90.0, tokens=1_500_000)
     report = report_of(make_comparison_of(make_trial(scores=[1.0]), search_cost=cost))
     assert plain(report.search_summary).startswith("12 short trials took 1 min 30 s and 1.50 M tokens.")
+
+
+def test_which_adapter_was_kept_is_told(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:
+    def kept(**recipe: bool) -> str:
+        return dict(report_of(make_comparison_of(make_trial(scores=[1.0]), recipe=recipe)).meanings)["adapter"]
+
+    assert kept() == "what is kept and measured of a training: that of the least validation loss"
+    last = kept(load_best_model_at_end=False)
+    assert last == "what is kept and measured of a training: that of the last step, whatever the validation loss"
+    page = markdown_page(
+        report_of(make_comparison_of(make_trial(scores=[1.0]), recipe={"load_best_model_at_end": False}))
+    )
+    assert last in page
 
 
 def test_bytes_among_the_facts_get_a_unit(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:

@@ -8,7 +8,7 @@ from petune.comparison.reporting.columns import Line, Table
 from petune.comparison.reporting.notices import notices_of
 from petune.comparison.reporting.quantities import duration
 from petune.comparison.reporting.searched import Search
-from petune.comparison.reporting.sections import MEANINGS, Report, Section
+from petune.comparison.reporting.sections import Report, Section
 from petune.comparison.reporting.sentences import Sentence, anchor
 from petune.comparison.reporting.tables import TABLES
 
@@ -152,4 +152,4 @@ def _about(report: Report) -> Iterator[str]:
     yield fenced(report.recipe, "yaml")
     yield "What the words mean:"
     meanings = [(column.head, column.meaning) for table in TABLES for column in table.columns]
-    yield "\n".join(f"- {name}: {meaning}" for name, meaning in (*meanings, *MEANINGS))
+    yield "\n".join(f"- {name}: {meaning}" for name, meaning in (*meanings, *report.meanings))

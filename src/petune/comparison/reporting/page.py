@@ -14,7 +14,7 @@ from petune.comparison.reporting.notices import notices_of
 from petune.comparison.reporting.quantities import duration, number
 from petune.comparison.reporting.search_curves import search_curves
 from petune.comparison.reporting.searched import Search
-from petune.comparison.reporting.sections import MEANINGS, Report, Section
+from petune.comparison.reporting.sections import Report, Section
 from petune.comparison.reporting.sentences import anchor
 from petune.comparison.reporting.tables import TABLES
 
@@ -48,7 +48,7 @@ def html_page(report: Report) -> str:
         searched=[_search_pictures(searches, f"search-{i}") for i, (_, searches) in enumerate(report.searches, 1)],
         pictures={section.name: _pictures(section) for section in report.sections},
         tables=TABLES,
-        meanings=MEANINGS,
+        meanings=report.meanings,
         anchor=anchor,
         duration=duration,
         notices_of=notices_of,

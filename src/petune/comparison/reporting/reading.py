@@ -23,12 +23,10 @@ def reading_across(standings: Sequence[Standing]) -> list[Sentence]:
     by_entry = [{(c.method, c.entry): c for c in top} for top in tops]
     everywhere = [entry for entry in by_entry[0] if all(entry in others for others in by_entry[1:])]
     if not everywhere:
-        return [
-            Sentence(
-                "No method is best, or within the noise of the best, on every base.",
-                tuple(c for top in tops for c in top),
-            )
-        ]
+        # A method may be as good without anyone knowing it.
+        known = "known to be " if any(standing.unknown or standing.unranked for standing in standings) else ""
+        text = f"No method is {known}best, or within the noise of the best, on every base."
+        return [Sentence(text, tuple(c for top in tops for c in top))]
     verb = "is" if len(everywhere) == 1 else "are"
     rows = tuple(of_base[entry] for of_base in by_entry for entry in everywhere)
     names = dict.fromkeys(_name_of([of_base[entry] for of_base in by_entry]) for entry in everywhere)

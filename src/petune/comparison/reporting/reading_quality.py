@@ -40,13 +40,13 @@ def _lead(standing: Standing, best: Contender) -> Sentence:
 
 
 def _noise(standing: Standing, best: Contender) -> Iterator[Sentence]:
-    ties, behind, ahead = standing.ties, standing.behind, standing.ahead
+    ties, behind, ahead, unknown = standing.ties, standing.behind, standing.ahead, standing.unknown
     of_rows = "" if standing.scores_are_the_metric else ", by the rows' mean score"
     if ties:
         within = f"{labels(ties)} {agreeing(ties, 'is', 'are')} within the noise of {best.label}"
         text = f"{within}: the test rows and the seeds do not tell them apart."
         yield Sentence(text, (best, *ties))
-    elif behind and not ahead:
+    elif behind and not ahead and not unknown:
         yield Sentence(f"No other method is within the noise of {best.label}.", (best, *behind))
     if behind:
         distances = listed(f"{c.label} by {number(abs(standing.differences[c.number].mean))}" for c in behind)
@@ -55,7 +55,6 @@ def _noise(standing: Standing, best: Contender) -> Iterator[Sentence]:
         verb = agreeing(ahead, "is", "are")
         text = f"By the rows' mean score, and by more than the noise, {labels(ahead)} {verb} ahead of {best.label}."
         yield Sentence(text, (best, *ahead))
-    unknown = tuple(c for c in standing.ranked[1:] if c.number not in standing.differences)
     if unknown:
         text = f"How sure the distance of {labels(unknown)} is cannot be said: no scores of the same rows and seeds."
         yield Sentence(text, (best, *unknown))

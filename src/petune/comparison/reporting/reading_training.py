@@ -14,7 +14,10 @@ OVERFITTING = 0.02
 """How far the validation loss must end above its least, as a share of it."""
 
 FALLING = 0.01
-"""How far it must have fallen in the last quarter of the steps, as a share of it."""
+"""How far it must have fallen since about three quarters of the steps, as a share of it."""
+
+_SINCE, _NEAR = 0.75, 0.1
+"""The share of the steps since which it must have fallen, and how near to that an evaluation must be."""
 
 
 def training_sentences(standing: Standing) -> Iterator[Sentence]:
@@ -38,13 +41,14 @@ def overfits(trial: Trial) -> bool:
 
 
 def still_falling(trial: Trial) -> bool:
-    """Say whether the validation loss was least at the end, and clearly less than a quarter of the steps before."""
+    """Say whether the validation loss was least at the end, and clearly less than at three quarters of the steps."""
     points = [(point.step, point.eval_loss) for point in trial.curve if point.eval_loss is not None]
-    before = [loss for step, loss in points if step <= 0.75 * points[-1][0]]
-    if not before:
+    if not points:
         return False
-    last = points[-1][1]
-    return last <= min(loss for _, loss in points) and before[-1] > (1 + FALLING) * last
+    steps, last = points[-1]
+    step, before = min(points, key=lambda point: abs(point[0] - _SINCE * steps))
+    near = abs(step - _SINCE * steps) <= _NEAR * steps
+    return near and last <= min(loss for _, loss in points) and before > (1 + FALLING) * last
 
 
 def _overfitting(contender: Contender) -> Iterator[Sentence]:

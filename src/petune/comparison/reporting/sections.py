@@ -35,13 +35,12 @@ MEANINGS = (
     ("within the noise", "the interval of the difference from the best holds 0"),
     (
         "overfits",
-        f"with every seed the validation loss ends more than {share(OVERFITTING)} above its least, which came before; "
-        "the adapter of that least is the one that was kept and measured",
+        f"with every seed the validation loss ends more than {share(OVERFITTING)} above its least, which came before",
     ),
     (
         "still falling",
-        f"with every seed the validation loss is least at the end, and fell by more than {share(FALLING)} in the last "
-        "quarter of the steps",
+        f"with every seed the validation loss is least at the end, and fell by more than {share(FALLING)} since three "
+        "quarters of the steps, give or take a tenth of them",
     ),
     (
         "slower",
@@ -107,6 +106,13 @@ class Report:
     def command(self, trial: Trial) -> str:
         """Return the line that repeats a trial alone."""
         return trusting(trial.command, self.comparison.trust_remote_code)
+
+    @property
+    def meanings(self) -> tuple[tuple[str, str], ...]:
+        """What the words of the reading mean."""
+        least = self.comparison.recipe.get("load_best_model_at_end", True)
+        kept = "that of the least validation loss" if least else "that of the last step, whatever the validation loss"
+        return (*MEANINGS, ("adapter", f"what is kept and measured of a training: {kept}"))
 
     @property
     def recipe(self) -> str:

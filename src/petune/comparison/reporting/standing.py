@@ -69,6 +69,11 @@ class Standing:
         return tuple(c for c in self._apart if (self.differences[c.number].mean > 0) == self.higher_is_better)
 
     @property
+    def unknown(self) -> tuple[Contender, ...]:
+        """Those behind the best by a distance of which nothing is known."""
+        return tuple(c for c in self.ranked[1:] if c.number not in self.differences)
+
+    @property
     def _apart(self) -> list[Contender]:
         return [c for c in self.ranked if c.number in self.differences and c not in self.ties]
 
