@@ -156,7 +156,9 @@ def report_of(comparison: Comparison) -> Report:
         across=reading_across(standings),
         searches=[(base, [search for search in searches if search.contender.base == base]) for base in bases],
         uses=[
-            use for standing in standings for use in uses_of(standing, trust_remote_code=comparison.trust_remote_code)
+            use
+            for standing in standings
+            for use in uses_of(standing, comparison.recipe, trust_remote_code=comparison.trust_remote_code)
         ],
         facts=_facts(comparison),
     )
