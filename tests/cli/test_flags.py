@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
@@ -100,6 +101,13 @@ def test_settings_in_leftover_arguments() -> None:
     settings, others = extra_settings(["r=4", "--names", "a,b", "--batch-size=8", "x.yaml", "--rate", "-1"])
     assert settings == {"r": "4", "names": "a,b", "batch_size": "8", "rate": "-1"}
     assert others == ["x.yaml"]
+
+
+def test_a_recipe_that_exists_is_one_whatever_its_name(tmp_path: Path) -> None:
+    recipe = tmp_path / "r=8" / "recipe.yaml"
+    recipe.parent.mkdir()
+    recipe.touch()
+    assert extra_settings([str(recipe), "data=rows.yaml"]) == ({"data": "rows.yaml"}, [str(recipe)])
 
 
 @pytest.mark.parametrize(

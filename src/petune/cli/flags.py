@@ -5,6 +5,7 @@ import json
 import re
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
@@ -76,6 +77,8 @@ def _unescaped(text: str) -> str:
 def extra_settings(arguments: Iterable[str], switches: Collection[str] = ()) -> tuple[dict[str, str], list[str]]:
     """Return the settings in leftover arguments (``key=value``, ``--key value``, ``--key=value``), and the others.
 
+    A YAML file that exists is one of the others, whatever its name holds.
+
     Args:
         arguments: what no flag has taken.
         switches: settings that are true or false, and true where only ``--key`` stands.
@@ -90,7 +93,9 @@ def extra_settings(arguments: Iterable[str], switches: Collection[str] = ()) -> 
         argument = rest.pop(0)
         key, equals, value = argument.lstrip("-").partition("=")
         key = key.replace("-", "_")
-        if equals:
+        if argument.endswith((".yaml", ".yml")) and Path(argument).is_file():
+            others.append(argument)
+        elif equals:
             settings[key] = value
         elif not argument.startswith("-"):
             others.append(argument)
