@@ -192,6 +192,18 @@ def test_a_stop_before_the_rows_are_written_can_be_gone_on_with(
     assert [trial.status for trial in compare(keys, resume=True).trials] == ["done"]
 
 
+def test_the_folder_leads_to_where_its_commands_hold(
+    compare_keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    comparison = compare(compare_keys(data="rows.jsonl", output_dir="results/small", methods=["hard_prompts"]))
+    assert comparison.started_from is not None
+    monkeypatch.chdir(tmp_path / "results" / "small")
+    monkeypatch.chdir(comparison.started_from)
+    assert Path.cwd() == tmp_path
+    assert Path(shlex.split(comparison.command)[2]).is_file()
+
+
 def test_rows_that_training_leaves_out_are_left_out_of_the_measurement(
     compare_keys: Keys, tmp_path: Path, write_rows: Callable[..., Path]
 ) -> None:

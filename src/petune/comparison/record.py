@@ -267,6 +267,9 @@ class Comparison(BaseModel):
     command: str
     """The exact command that repeats all of it."""
 
+    started_from: str | None = None
+    """The folder in which the commands hold, relative to the comparison's; None in records of before it was kept."""
+
     trust_remote_code: bool = False
     """Whether the bases were allowed to run their own code."""
 

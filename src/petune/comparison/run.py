@@ -77,6 +77,7 @@ def compare(
         comparison = Comparison(
             recipe=recipe.keys(),
             command=_command(folder, trust_remote_code=trust_remote_code),
+            started_from=os.path.relpath(Path.cwd(), folder.path.resolve()),
             trust_remote_code=trust_remote_code,
             created=former.created if former is not None else _now(),
             machine={**machine.facts(recipe.options.device), "threads": threads_of(recipe.options)},

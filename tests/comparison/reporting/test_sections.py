@@ -1,9 +1,11 @@
 """What the report says, and in which order."""
 
 from collections.abc import Callable
+from html import unescape
 
 from petune.comparison.record import Comparison, SearchCost, Trial
 from petune.comparison.reporting.markdown import markdown_page
+from petune.comparison.reporting.page import html_page
 from petune.comparison.reporting.sections import report_of
 
 MakeTrial = Callable[..., Trial]
@@ -59,6 +61,19 @@ def test_which_adapter_was_kept_is_told(make_trial: MakeTrial, make_comparison_o
         report_of(make_comparison_of(make_trial(scores=[1.0]), recipe={"load_best_model_at_end": False}))
     )
     assert last in page
+
+
+def test_the_commands_lead_to_where_the_comparison_was_started(
+    make_trial: MakeTrial, make_comparison_of: MakeComparison
+) -> None:
+    report = report_of(make_comparison_of(make_trial(scores=[1.0]), started_from="../my project"))
+    assert report.repeat == "cd '../my project'\npetune compare recipe.yaml"
+    for page in (markdown_page(report), unescape(html_page(report))):
+        assert report.repeat in page
+        assert "from the folder of this report:" in page
+    old = report_of(make_comparison_of(make_trial(scores=[1.0])))
+    assert old.repeat == "petune compare recipe.yaml"
+    assert "To repeat all of it, from the folder that the comparison was started from:" in markdown_page(old)
 
 
 def test_bytes_among_the_facts_get_a_unit(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:

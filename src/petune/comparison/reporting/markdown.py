@@ -134,9 +134,9 @@ def _commands(report: Report) -> Iterator[str]:
         yield f"{_name(use.contender.number, use.contender.label)}, {escaped(use.why)}:"
         yield fenced("\n".join(use.lines), "bash")
         yield fenced(use.python, "python")
-    yield "To repeat all of it:"
-    yield fenced(report.comparison.command, "bash")
-    yield "To repeat a single trial:"
+    yield f"To repeat all of it, from the folder {report.repeated_from}:"
+    yield fenced(report.repeat, "bash")
+    yield "To repeat a single trial, from the folder that the comparison was started from:"
     for section in report.sections:
         for contender in section.standing.contenders:
             if contender.trials:

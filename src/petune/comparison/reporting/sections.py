@@ -1,6 +1,7 @@
 """What the report says, in the order in which it says it; how it looks is left to its pages."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
@@ -102,6 +103,18 @@ class Report:
             " judged on the development split; the test split was not used. Final trials began anew with the choice."
             f"{_of_sharing(self.comparison.trials)}"
         )
+
+    @property
+    def repeat(self) -> str:
+        """The lines that repeat all of it; the first leads to where the comparison was started, if that is known."""
+        start, command = self.comparison.started_from, self.comparison.command
+        return command if start is None else f"cd {shlex.quote(start)}\n{command}"
+
+    @property
+    def repeated_from(self) -> str:
+        """The folder in which these lines hold, in words."""
+        known = self.comparison.started_from is not None
+        return "of this report" if known else "that the comparison was started from"
 
     def command(self, trial: Trial) -> str:
         """Return the line that repeats a trial alone."""
