@@ -41,9 +41,9 @@ def _edition(scale: Scale, records: Records) -> str:
     lines = [f"## {title}", "", *_circumstances(scale, records), ""]
     lines += ["| claim | from | here |", "|---|---|---|"]
     lines += [f"| {claim.says} | {claim.source} | {finding.told} |" for claim, finding in findings]
-    lines += ["", f"### The figures of each claim, {title.lower()}", ""]
+    lines += ["", f"### The figures of each claim, {title.lower()}", ""] if records.parts else [""]
     for claim, finding in findings:
-        lines += [*_evidence(claim, finding), ""]
+        lines += [*_evidence(claim, finding), ""] if finding.evidence else []
     if records.parts:
         lines += [f"### Every method, {title.lower()}", ""]
     for part in (name for name in PARTS if name in records.parts):
@@ -77,9 +77,7 @@ def _vocabulary(facts: Facts) -> str:
 
 
 def _evidence(claim: Claim, finding: Finding) -> Iterator[str]:
-    yield f"**{claim.says}**: {finding.told}."
-    if finding.evidence:
-        yield ""
+    yield from (f"**{claim.says}**: {finding.told}.", "")
     for own in finding.evidence:
         yield f"- {own.where}: {own.figures}; {_seeds(own.seeds)}; {own.status}"
 

@@ -311,7 +311,7 @@ def test_a_record_comes_back_without_what_is_not_kept(tmp_path: Path) -> None:
 def test_the_page_says_what_was_not_run() -> None:
     nothing = page.page({"full": Records({}), "small": Records({})})
     assert nothing.count("| not run yet |") == len(CLAIMS)
-    assert "The small edition" not in nothing
+    assert "## The small edition" not in nothing
     some = page.page(
         {"full": Records({}), "small": Records({"ranks": comparison(trials("lora", 0.9, r=8, metric="loss"))})}
     )
