@@ -286,7 +286,7 @@ class Comparison(BaseModel):
     """Version of petune that ran it."""
 
     data: dict[str, str]
-    """SHA-256 of each data file, by its path."""
+    """SHA-256 of each file of rows, by its path in the folder, and of each source (`source NAME`)."""
 
     search_cost: SearchCost = SearchCost()
     """What finding the settings cost."""

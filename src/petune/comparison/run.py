@@ -13,13 +13,13 @@ from typing import Any, final
 
 from petune import __version__
 from petune.backbone.precision import pick_device, pick_dtype
-from petune.checkpoint.manifest import file_digest
 from petune.comparison import machine
 from petune.comparison.assignment import Assignments, threads_of
 from petune.comparison.command import trusting
 from petune.comparison.engines import check_engine, make_engine
 from petune.comparison.estimate import speed
 from petune.comparison.folder import RECIPE, Folder
+from petune.comparison.going_on import DEVELOPMENT, TEST, TRAIN, digests, refuse_other_rows
 from petune.comparison.plan import Track
 from petune.comparison.recipe import CompareOptions, CompareRecipe
 from petune.comparison.record import Comparison, SearchCost, Trial
@@ -28,7 +28,7 @@ from petune.comparison.split import PartFiles, Parts, split_rows
 from petune.comparison.study import Study
 from petune.comparison.survey import survey
 from petune.comparison.watching import Progress, Unwatched, Watcher
-from petune.errors import Interrupted, OutputFolderError
+from petune.errors import Interrupted
 from petune.training.signals import interrupted_by_sigterm
 
 
@@ -169,8 +169,8 @@ def _surveyed(
     """Return what would run, on rows in a folder that is gone by then, and the digests of the rows."""
     with tempfile.TemporaryDirectory() as scratch:
         files = parts.write(Path(scratch))
-        data = _digests(parts, files)
-        _refuse_other_rows(former, data, folder)
+        data = digests(parts, files)
+        refuse_other_rows(former, data, folder)
         return _tracks(recipe, files, data, trust_remote_code=trust_remote_code), data
 
 
@@ -180,8 +180,8 @@ def _tracks(
     surveys = [
         survey(name, recipe.options, files, trust_remote_code=trust_remote_code) for name in recipe.options.models
     ]
-    digests = (data["data/train.jsonl"], data["data/development.jsonl"], data["data/test.jsonl"])
-    tracks = [Track(known, entry, recipe, files, digests) for known in surveys for entry in recipe.entries()]
+    rows = (data[TRAIN], data[DEVELOPMENT], data[TEST])
+    tracks = [Track(known, entry, recipe, files, rows) for known in surveys for entry in recipe.entries()]
     for track in tracks:
         track.final_jobs(track.candidates[0])  # a budget that pays for no step is told now
     return tracks
@@ -198,22 +198,6 @@ def _measure(tracks: Sequence[Track], watcher: Watcher) -> None:
     except BaseException:
         watcher.closed()
         raise
-
-
-def _digests(parts: Parts, files: PartFiles) -> dict[str, str]:
-    own = {f"data/{path.name}": file_digest(path) for path in (files.train, files.development, files.test)}
-    return {**parts.sources, **own}
-
-
-def _refuse_other_rows(former: Comparison | None, data: Mapping[str, str], folder: Folder) -> None:
-    if former is None:
-        return
-    other = [name for name in data if name.startswith("data/") and former.data.get(name) != data[name]]
-    if other:
-        raise OutputFolderError(
-            f"{folder.path} holds a comparison on other rows ({', '.join(other)} would change): bring the former files"
-            " and splits back, or give another --output-dir"
-        )
 
 
 def _speed(recipe: CompareRecipe) -> float:

@@ -1,0 +1,34 @@
+"""What a comparison that goes on has of its former call: its rows."""
+
+from collections.abc import Mapping
+
+from petune.checkpoint.manifest import file_digest
+from petune.comparison.folder import Folder
+from petune.comparison.record import Comparison
+from petune.comparison.split import PartFiles, Parts
+from petune.errors import OutputFolderError
+
+TRAIN, DEVELOPMENT, TEST = OWN = ("data/train.jsonl", "data/development.jsonl", "data/test.jsonl")
+"""Names of the rows in the comparison's folder."""
+
+
+def digests(parts: Parts, files: PartFiles) -> dict[str, str]:
+    """Return the SHA-256 of the rows, and of each source under a name of its own."""
+    own = dict(zip(OWN, map(file_digest, (files.train, files.development, files.test)), strict=True))
+    return {**own, **{f"source {name}": digest for name, digest in parts.sources.items()}}
+
+
+def refuse_other_rows(former: Comparison | None, data: Mapping[str, str], folder: Folder) -> None:
+    """Check that the rows are those of the former call; sources may change as long as the rows do not.
+
+    Raises:
+        OutputFolderError: they are others.
+    """
+    if former is None:
+        return
+    other = [name for name in OWN if former.data.get(name) != data[name]]
+    if other:
+        raise OutputFolderError(
+            f"{folder.path} holds a comparison on other rows ({', '.join(other)} would change): bring the former files"
+            " and splits back, or give another --output-dir"
+        )
