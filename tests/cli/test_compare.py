@@ -132,3 +132,11 @@ def test_ray_that_is_not_installed(
     assert command_line.run([*SMALL, "--models", "tiny", "--engine", "ray", *more]) == 4
     assert "pip install 'petune[ray]'" in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+def test_methods_given_on_resume_are_added(petune: Callable[..., str]) -> None:
+    petune(*SMALL, "--models", "tiny", "--methods", "lora")
+    petune("compare", "--resume", "--output-dir", "out", "--methods", "ia3")
+    report = Path("out/report.md").read_text(encoding="utf-8")
+    assert "lora" in report
+    assert "ia3" in report

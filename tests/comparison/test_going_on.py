@@ -1,16 +1,18 @@
 """A comparison that goes on: what it keeps of its former call, and what it refuses."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from petune.checkpoint.manifest import file_digest
 from petune.comparison import unit_runner
 from petune.comparison.record import Comparison
-from petune.comparison.run import compare
+from petune.comparison.run import compare, plan
 
 Keys = Callable[..., dict[str, Any]]
 
@@ -60,3 +62,34 @@ def test_a_folder_of_an_earlier_version_goes_on(
     content["data"] = {name.removeprefix("source "): digest for name, digest in content["data"].items()}
     path.write_text(Comparison.model_validate(content).model_dump_json(), encoding="utf-8")
     assert compare(keys, resume=True).trials == first.trials
+
+
+def test_methods_bases_and_seeds_are_added_to_those_that_are_there(
+    compare_keys: Keys, tmp_path: Path, tiny_folder: str
+) -> None:
+    other = shutil.copytree(tiny_folder, tmp_path / "other")
+    first = compare(compare_keys(methods=["ia3"], rate_factors=[1, 3], seeds=[7, 8], baselines=True))
+    keys = compare_keys(methods=["lora"], models=[str(other)], rate_factors=[1, 3], seeds=[9])
+    planned = plan(keys, resume=True)
+    assert planned.progress.ended == len(first.trials)
+    found = compare(keys, resume=True)
+    assert [trial for trial in found.trials if trial in first.trials] == first.trials, "trials are lost, or run again"
+    finals = {(trial.base, trial.method, trial.seed) for trial in found.trials if trial.stage == "final"}
+    assert finals == {(b, m, s) for b in (tiny_folder, str(other)) for m in ("ia3", "lora", "full") for s in (7, 8, 9)}
+    assert {trial.seed for trial in found.trials if trial.stage == "search"} == {7}
+    assert found.recipe["seeds"] == [7, 8, 9]
+    assert [entry["method"] for entry in found.recipe["methods"]] == ["ia3", "lora"]
+    assert yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text()) == found.recipe
+
+
+def test_an_entry_may_be_searched_anew(compare_keys: Keys) -> None:
+    entry = {"method": "lora", "search": {"r": [2, 4]}}
+    compare(compare_keys(methods=["lora"]))
+    found = compare(compare_keys(methods=[entry]), resume=True)
+    assert [trial.settings["r"] for trial in found.trials if trial.stage == "search"] == [2, 4]
+    assert len(found.recipe["methods"]) == 1
+
+
+def test_an_overwritten_comparison_leaves_nothing(compare_keys: Keys) -> None:
+    compare(compare_keys(methods=["ia3"], seeds=[1]))
+    assert [(t.method, t.seed) for t in compare(compare_keys(seeds=[2]), overwrite=True).trials] == [("lora", 2)]

@@ -73,7 +73,11 @@ def compare(
     ] = False,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on with the comparison in the output folder; run only what is missing."),
+        typer.Option(
+            "--resume",
+            help="Go on with the comparison in the output folder: run only what is missing, methods, models and seeds"
+            " that are given now among it.",
+        ),
     ] = False,
     retry: Annotated[
         bool, typer.Option("--retry", help="With --resume, run again what failed, ran out of memory or was refused.")

@@ -19,7 +19,7 @@ from petune.comparison.command import trusting
 from petune.comparison.engines import check_engine, make_engine
 from petune.comparison.estimate import speed
 from petune.comparison.folder import RECIPE, Folder
-from petune.comparison.going_on import DEVELOPMENT, TEST, TRAIN, digests, refuse_other_rows
+from petune.comparison.going_on import DEVELOPMENT, TEST, TRAIN, digests, refuse_other_rows, with_former_entries
 from petune.comparison.plan import Track
 from petune.comparison.recipe import CompareOptions, CompareRecipe
 from petune.comparison.record import Comparison, SearchCost, Trial
@@ -48,7 +48,7 @@ def compare(
     Args:
         recipe: a recipe, its keys, or the path of its YAML file.
         resume: go on with the comparison in ``output_dir``; trials that have ended are not run again. Methods, bases
-            and seeds may have been added.
+            and seeds are added to those that it has.
         overwrite: replace the comparison that ``output_dir`` holds.
         retry: with ``resume``, run again what failed, ran out of memory or was refused.
         trust_remote_code: let the bases' repositories run their own code.
@@ -66,6 +66,7 @@ def compare(
     watcher = watcher or Unwatched()
     with folder.held():
         former = None if overwrite else folder.comparison()
+        recipe = with_former_entries(recipe, former)
         found, data = _surveyed(recipe, parts, former, folder, trust_remote_code=trust_remote_code)
         _measure(found, watcher)
         tracks = [replace(track, files=PartFiles.within(folder.data)) for track in found]
@@ -147,6 +148,7 @@ def plan(
     folder = Folder(Path(recipe.options.output_dir))
     folder.check(resume=resume, overwrite=overwrite)
     former = folder.comparison() if resume else None
+    recipe = with_former_entries(recipe, former)
     tracks, _ = _surveyed(recipe, split_rows(recipe.options), former, folder, trust_remote_code=trust_remote_code)
     watcher = watcher or Unwatched()
     _measure(tracks, watcher)
