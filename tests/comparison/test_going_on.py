@@ -1,6 +1,7 @@
 """A comparison that goes on: what it keeps of its former call, and what it refuses."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,10 @@ import yaml
 
 from petune.checkpoint.manifest import file_digest
 from petune.comparison import unit_runner
+from petune.comparison.going_on import OWN
 from petune.comparison.record import Comparison
 from petune.comparison.run import compare, plan
+from petune.errors import OutputFolderError
 
 Keys = Callable[..., dict[str, Any]]
 
@@ -59,7 +62,8 @@ def test_a_folder_of_an_earlier_version_goes_on(
     first = compare(keys)
     path = tmp_path / "out" / "comparison.json"
     content = json.loads(path.read_bytes())
-    content["data"] = {name.removeprefix("source "): digest for name, digest in content["data"].items()}
+    kept = {name: digest for name, digest in content["data"].items() if not name.startswith(("base ", "file "))}
+    content["data"] = {name.removeprefix("source "): digest for name, digest in kept.items()}
     path.write_text(Comparison.model_validate(content).model_dump_json(), encoding="utf-8")
     assert compare(keys, resume=True).trials == first.trials
 
@@ -93,3 +97,34 @@ def test_an_entry_may_be_searched_anew(compare_keys: Keys) -> None:
 def test_an_overwritten_comparison_leaves_nothing(compare_keys: Keys) -> None:
     compare(compare_keys(methods=["ia3"], seeds=[1]))
     assert [(t.method, t.seed) for t in compare(compare_keys(seeds=[2]), overwrite=True).trials] == [("lora", 2)]
+
+
+def test_another_metric_base_or_list_of_tokens_is_told_from_the_former(
+    compare_keys: Keys, tmp_path: Path, tiny_folder: str
+) -> None:
+    metric, tokens, config = tmp_path / "own.py", tmp_path / "tokens.txt", Path(tiny_folder) / "generation_config.json"
+    metric.write_text("def metric(predictions, references):\n    return 1.0\n", encoding="utf-8")
+    tokens.write_text("<row>\n", encoding="utf-8")
+    entry = {"method": "lora", "settings": {"new_tokens": str(tokens)}}
+    keys = compare_keys(metric=str(metric), methods=[entry])
+    first = compare(keys)
+    for path, name in ((metric, f"file {metric}"), (tokens, f"file {tokens}"), (config, f"base {tiny_folder}")):
+        former = path.read_text(encoding="utf-8")
+        path.write_text(f"{former}\n ", encoding="utf-8")
+        with pytest.raises(OutputFolderError, match=rf"what they rest on changed \({re.escape(name)}\)"):
+            compare(keys, resume=True)
+        with pytest.raises(OutputFolderError, match="begin anew with --overwrite"):
+            plan(keys, resume=True)
+        path.write_text(former, encoding="utf-8")
+    assert compare(keys, resume=True).trials == first.trials
+    metric.write_text("def metric(predictions, references):\n    return 2.0\n", encoding="utf-8")
+    compare(keys, overwrite=True)
+
+
+def test_texts_are_no_files(compare_keys: Keys) -> None:
+    entry = {
+        "method": "prompt_tuning",
+        "settings": {"prompt_tuning_init": "text", "prompt_tuning_init_text": "a " * 4000},
+    }
+    found = compare(compare_keys(methods=[entry]))
+    assert [name.partition(" ")[0] for name in found.data] == [*OWN, "source", "base"]

@@ -1,13 +1,16 @@
-"""What a comparison that goes on has of its former call: its entries and its rows."""
+"""What a comparison that goes on has of its former call: its entries, its rows and the files it names."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
+from petune.backbone.digests import weights_digest
 from petune.checkpoint.manifest import file_digest
 from petune.comparison.folder import Folder
 from petune.comparison.recipe import CompareOptions, CompareRecipe
 from petune.comparison.record import Comparison
 from petune.comparison.split import PartFiles, Parts
 from petune.errors import OutputFolderError
+from petune.evaluation.metrics import place_of_own
 
 TRAIN, DEVELOPMENT, TEST = OWN = ("data/train.jsonl", "data/development.jsonl", "data/test.jsonl")
 """Names of the rows in the comparison's folder."""
@@ -42,23 +45,67 @@ def with_former_entries(recipe: CompareRecipe, former: Comparison | None) -> Com
     return CompareRecipe.parse({**recipe.keys(), **joined})
 
 
-def digests(parts: Parts, files: PartFiles) -> dict[str, str]:
-    """Return the SHA-256 of the rows, and of each source under a name of its own."""
+def digests(recipe: CompareRecipe, parts: Parts, files: PartFiles) -> dict[str, str]:
+    """Return the SHA-256 of all that results rest on, by name: `source NAME`, `base PATH` and `file PATH` but for rows.
+
+    Args:
+        recipe: that of the comparison; of bases, those on this disk count.
+        parts: its rows.
+        files: where these lie.
+    """
     own = dict(zip(OWN, map(file_digest, (files.train, files.development, files.test)), strict=True))
-    return {**own, **{f"source {name}": digest for name, digest in parts.sources.items()}}
+    sources = {f"source {name}": digest for name, digest in parts.sources.items()}
+    bases = {f"base {name}": weights_digest(found) for name in recipe.options.models if (found := _of_base(name))}
+    named = {f"file {path}": file_digest(path) for path in _named(recipe)}
+    return {**own, **sources, **bases, **named}
 
 
-def refuse_other_rows(former: Comparison | None, data: Mapping[str, str], folder: Folder) -> None:
-    """Check that the rows are those of the former call; sources may change as long as the rows do not.
+def _of_base(name: str) -> list[Path]:
+    """Return the files that a local base is loaded from; none where it is not of this disk."""
+    path = Path(name).expanduser()
+    if name == "demo":
+        return []
+    if path.is_dir():
+        return [file for file in path.iterdir() if file.suffix in (".json", ".safetensors")]
+    return [path] if path.is_file() else []
+
+
+def _named(recipe: CompareRecipe) -> list[Path]:
+    """Return the files that metrics and settings name."""
+    options = recipe.options
+    places = filter(None, map(place_of_own, (options.metric or "", *options.metrics)))
+    settings = [own for entry in recipe.entries() for own in entry.candidates(options.rate_factors)]
+    given = [value for own in settings for value in own.values() if isinstance(value, str)]
+    paths = dict.fromkeys([*(path for path, _ in places), *map(Path, given)])
+    return [path for path in paths if _is_file(path)]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a text that is too long for a name
+        return False
+
+
+def refuse_other_files(former: Comparison | None, data: Mapping[str, str], folder: Folder) -> None:
+    """Check that rows, bases and named files are those of the former call; a source may change where the rows do not.
 
     Raises:
         OutputFolderError: they are others.
     """
     if former is None:
         return
-    other = [name for name in OWN if former.data.get(name) != data[name]]
-    if other:
+    rows = [name for name in OWN if former.data.get(name) != data[name]]
+    if rows:
         raise OutputFolderError(
-            f"{folder.path} holds a comparison on other rows ({', '.join(other)} would change): bring the former files"
+            f"{folder.path} holds a comparison on other rows ({', '.join(rows)} would change): bring the former files"
             " and splits back, or give another --output-dir"
+        )
+    rest = [
+        name for name in data if name.startswith(("base ", "file ")) and former.data.get(name, data[name]) != data[name]
+    ]
+    if rest:
+        raise OutputFolderError(
+            f"{folder.path} holds trials from before what they rest on changed ({', '.join(rest)}): bring the former"
+            " contents back, begin anew with --overwrite, or give another --output-dir"
         )

@@ -286,7 +286,7 @@ class Comparison(BaseModel):
     """Version of petune that ran it."""
 
     data: dict[str, str]
-    """SHA-256 of each file of rows, by its path in the folder, and of each source (`source NAME`)."""
+    """SHA-256 of the rows, by their path in the folder; of each source, local base and other file that was named."""
 
     search_cost: SearchCost = SearchCost()
     """What finding the settings cost."""

@@ -19,7 +19,7 @@ from petune.comparison.command import trusting
 from petune.comparison.engines import check_engine, make_engine
 from petune.comparison.estimate import speed
 from petune.comparison.folder import RECIPE, Folder
-from petune.comparison.going_on import DEVELOPMENT, TEST, TRAIN, digests, refuse_other_rows, with_former_entries
+from petune.comparison.going_on import DEVELOPMENT, TEST, TRAIN, digests, refuse_other_files, with_former_entries
 from petune.comparison.plan import Track
 from petune.comparison.recipe import CompareOptions, CompareRecipe
 from petune.comparison.record import Comparison, SearchCost, Trial
@@ -168,11 +168,11 @@ def _as_recipe(recipe: CompareRecipe | Mapping[str, Any] | str | os.PathLike[str
 def _surveyed(
     recipe: CompareRecipe, parts: Parts, former: Comparison | None, folder: Folder, *, trust_remote_code: bool
 ) -> tuple[list[Track], dict[str, str]]:
-    """Return what would run, on rows in a folder that is gone by then, and the digests of the rows."""
+    """Return what would run, on rows in a folder that is gone by then, and the digests of what it rests on."""
     with tempfile.TemporaryDirectory() as scratch:
         files = parts.write(Path(scratch))
-        data = digests(parts, files)
-        refuse_other_rows(former, data, folder)
+        data = digests(recipe, parts, files)
+        refuse_other_files(former, data, folder)
         return _tracks(recipe, files, data, trust_remote_code=trust_remote_code), data
 
 

@@ -140,7 +140,7 @@ def resolve_metric(name: str) -> Metric:
     Raises:
         ConfigError: no such metric, or the user's file cannot be used.
     """
-    own = _place_of_own(name)
+    own = place_of_own(name)
     if own is not None:
         path, function = own
         called = measured_name(name)
@@ -155,14 +155,15 @@ def resolve_metric(name: str) -> Metric:
 
 def measured_name(name: str) -> str:
     """Return the name of what a metric measures: of a user's own its function, or its file where that is ``metric``."""
-    own = _place_of_own(name)
+    own = place_of_own(name)
     if own is None:
         return name
     path, function = own
     return path.stem if function == _OWN else function
 
 
-def _place_of_own(name: str) -> tuple[Path, str] | None:
+def place_of_own(name: str) -> tuple[Path, str] | None:
+    """Return the file and the function of a metric of the user's own; None for one of petune's."""
     path, colon, function = name.rpartition(":")
     if colon and path.endswith(".py"):
         return Path(path), function
