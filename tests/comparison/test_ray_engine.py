@@ -136,6 +136,19 @@ def test_a_worker_lost_too_often_a_stop_and_going_on(
     assert 0 < before[-1]["step"] < curve[-1]["step"] == 5000
 
 
+def test_a_trial_whose_own_worker_is_stopped_goes_on(compare_keys: Keys) -> None:
+    began: list[str] = []
+
+    class Beginnings(Unwatched):
+        def began(self, job: Job) -> None:
+            began.append(job.id)
+
+    when_running(lambda number: os.kill(number, signal.SIGTERM))
+    (trial,) = compare(compare_keys(engine="ray", cpus_per_trial=1, budget=40), watcher=Beginnings()).trials
+    assert trial.status == "done"
+    assert began == [trial.id] * 2
+
+
 def test_what_a_trial_needs() -> None:
     needs = needs_of(
         CompareOptions(data="x", engine="ray", cpus_per_trial=2, gpus_per_trial=0.5, memory_per_trial="2GiB")

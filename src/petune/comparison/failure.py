@@ -1,5 +1,6 @@
 """An error that ends a comparison, on its way from one process to another as plain values."""
 
+import signal
 from typing import Self, final
 
 from pydantic import BaseModel, ConfigDict
@@ -27,6 +28,11 @@ class Failure(BaseModel):
     def of(cls, error: PetuneError) -> Self:
         """Return an error as plain values."""
         return cls(kind=type(error).__name__, message=str(error), exit_code=error.exit_code)
+
+    @property
+    def stopped_by(self) -> str | None:
+        """Name of the signal that stopped the process; None where it was an error."""
+        return signal.Signals(self.exit_code - 128).name if self.kind == Interrupted.__name__ else None
 
     def error(self) -> PetuneError:
         """Return the error."""

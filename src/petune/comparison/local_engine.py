@@ -7,6 +7,7 @@ from typing import final
 from petune.comparison.assignment import Assignments
 from petune.comparison.attempts import Attempts
 from petune.comparison.child import Child, LostChildError
+from petune.comparison.failure import Failure
 from petune.comparison.folder import Folder
 from petune.comparison.message import Message
 from petune.comparison.record import Trial
@@ -44,7 +45,7 @@ class LocalEngine:
             try:
                 for message in self._ready().run(self._assignments.of(unit)):
                     if message.failure is not None:
-                        raise message.failure.error()
+                        raise _what_happened(message.failure)
                     if message.ended is not None:
                         ended.add(message.ended.id)
                         yield message.ended
@@ -73,3 +74,8 @@ class LocalEngine:
         if message.stepped is not None:
             name, step, total = message.stepped
             self._watcher.stepped(jobs[name], step, total)
+
+
+def _what_happened(failure: Failure) -> Exception:
+    """Return the error that ends everything, or the loss of a process that was stopped while this one was not."""
+    return LostChildError(f"its process was stopped by {failure.stopped_by}") if failure.stopped_by else failure.error()

@@ -96,11 +96,21 @@ class RayEngine:
                 yield from given_up
                 continue
             self._idle.append(worker)
-            for message in said:
-                if message.failure is not None:
-                    raise message.failure.error()
-                if message.ended is not None:
-                    yield message.ended
+            ended = [message.ended for message in said if message.ended is not None]
+            yield from ended
+            failure = next((message.failure for message in said if message.failure is not None), None)
+            if failure is None:
+                continue
+            if failure.stopped_by is None:
+                raise failure.error()
+            # It was stopped, and this process was not: its trials are begun again elsewhere.
+            self._idle.remove(worker)
+            ray.kill(worker.actor)
+            again, given_up = self._attempts.after_loss(
+                unit, ended={trial.id for trial in ended}, reason=f"its worker was stopped by {failure.stopped_by}"
+            )
+            waiting.extendleft(reversed(again))
+            yield from given_up
 
     def close(self) -> None:
         """Stop what runs, a training with a checkpoint, and let go of the workers and of the cluster."""
