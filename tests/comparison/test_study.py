@@ -35,6 +35,21 @@ class Recording:
         raise AssertionError("closing it is the comparison's business")
 
 
+class Failing(Recording):
+    """An engine where some trials of the first round fail."""
+
+    def __init__(self, failing: int) -> None:
+        super().__init__()
+        self._failing = failing
+
+    def run(self, units: Sequence[Unit]) -> Generator[Trial]:
+        jobs = [job for unit in units for job in unit.jobs]
+        first = [job.id for job in jobs if job.rung == 0][: self._failing]
+        for job in jobs:
+            bad = job.id in first
+            yield job.record("failed", reason="broken") if bad else job.record("done", development={"accuracy": 0.5})
+
+
 class StopAtOnce(Unwatched):
     """Stops when the first trial has ended."""
 
@@ -70,19 +85,40 @@ def test_an_engine_that_is_left_early_lets_go_at_once(track: Callable[..., Track
 def test_trials_that_no_candidate_is_left_for_are_not_waited_for(
     failing: int, ended: int, track: Callable[..., Track], tmp_path: Path
 ) -> None:
-    class Failing(Recording):
-        def run(self, units: Sequence[Unit]) -> Generator[Trial]:
-            jobs = [job for unit in units for job in unit.jobs]
-            first = [job.id for job in jobs if job.rung == 0][:failing]
-            for job in jobs:
-                bad = job.id in first
-                yield (
-                    job.record("failed", reason="broken") if bad else job.record("done", development={"accuracy": 0.5})
-                )
-
     found = track(rate_factors=[0.3, 1, 3, 10], reduction=2, metric="accuracy")
     assert [rung.candidates for rung in found.rungs] == [4, 2]
-    study = study_of(found, Failing(), Unwatched(), tmp_path / "out")
+    study = study_of(found, Failing(failing), Unwatched(), tmp_path / "out")
     study.run([found])
     assert (study.progress.trials, study.progress.ended) == (ended, ended)
     assert study.progress.seconds_left == pytest.approx(0, abs=1e-9)
+    later = recalled(found, tmp_path / "out", retry=False)
+    assert (later.trials, later.ended) == (ended, ended)
+    assert recalled(found, tmp_path / "out", retry=True).trials == 7, "what failed runs again, and what comes of it"
+
+
+def recalled(track: Track, folder: Path, *, retry: bool) -> Progress:
+    """Return how far a comparison has come by its folder alone."""
+    progress = Progress([track], speed=1e9)
+    Study(Folder(folder), None, Unwatched(), progress, retry=retry, share=True).recall([track])
+    return progress
+
+
+def test_a_round_that_is_known_in_part_says_nothing_of_later_ones(track: Callable[..., Track], tmp_path: Path) -> None:
+    found = track(rate_factors=[0.3, 1, 3, 10], reduction=2, metric="accuracy")
+    for job in found.search_jobs(0, found.candidates[:3]):
+        Folder(tmp_path / "out").save(job.record("failed", reason="broken"))
+    progress = recalled(found, tmp_path / "out", retry=False)
+    assert (progress.trials, progress.ended) == (7, 3)
+
+
+def test_what_no_candidate_is_left_for_is_left_out_once(track: Callable[..., Track], tmp_path: Path) -> None:
+    class Stop(Unwatched):
+        def ended(self, job: Job, trial: Trial, *, reused: bool) -> None:
+            if trial.stage == "final":
+                raise KeyboardInterrupt
+
+    found = track(rate_factors=[0.3, 1, 3, 10], reduction=2, metric="accuracy")
+    study = study_of(found, Failing(4), Stop(), tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        study.run([found])
+    assert (study.progress.trials, study.progress.ended) == (4, 4)

@@ -79,6 +79,7 @@ class Study:
         """Search the settings of each track, round by round, and run its final trials."""
         left = {id(track): list(track.candidates) for track in group}
         reasons: dict[int, str] = {id(track): track.refusal for track in group if track.refusal}
+        certain = {id(track) for track in group}
         for number in range(max(len(track.rungs) for track in group)):
             taking_part = [t for t in group if number < len(t.rungs) and id(t) not in reasons]
             jobs = {id(t): t.search_jobs(number, left[id(t)]) for t in taking_part}
@@ -87,7 +88,10 @@ class Study:
                 keep = track.rungs[number + 1].candidates if number + 1 < len(track.rungs) else 1
                 ended = [self.trials[job.id] for job in jobs[id(track)] if job.id in self.trials]
                 left[id(track)] = best(ended, keep)
-                self._drop_absent(track, number + 1, len(left[id(track)]))
+                if len(ended) < len(jobs[id(track)]):
+                    certain.discard(id(track))  # only known in part, as an earlier call left it
+                if id(track) in certain:
+                    self._drop_absent(track, number + 1, len(left[id(track)]))
                 if not left[id(track)]:
                     said = next((trial.reason for trial in ended if trial.reason), "none was measured")
                     reasons[id(track)] = f"no trial of the search ended well; the first: {said}"
@@ -117,16 +121,15 @@ class Study:
                 self._take(by_id[trial.id], trial, reused=False)
 
     def _drop_absent(self, track: Track, number: int, left: int) -> None:
-        """Leave trials of a round out of account that no candidate is left for; those of later ones where none is."""
-        if self._engine is None:
-            return
+        """Leave trials out of account that no candidate is left for: of a round, or all where none is left."""
         for later, rung in enumerate(track.rungs[number : None if left == 0 else number + 1], number):
             self.progress.drop(track.search_jobs(later, track.candidates[: rung.candidates - left]))
+        if left == 0:
+            self.progress.drop(track.final_jobs(track.candidates[0]))
 
     def _give_up(self, track: Track, reason: str) -> None:
         """Record a track that never comes to its final trials."""
-        jobs = track.final_jobs(track.candidates[0])
-        job = jobs[0].model_copy(update={"settings": track.entry.settings})
+        job = track.final_jobs(track.candidates[0])[0].model_copy(update={"settings": track.entry.settings})
         if self._engine is None:
             recorded = self._folder.trial(job.id)
             if recorded is not None:
@@ -135,8 +138,6 @@ class Study:
         trial = job.record("refused" if track.refusal else "failed", reason=reason)
         self._folder.save(trial)
         self.trials[trial.id] = trial
-        if not track.refusal:
-            self.progress.drop(jobs)
         self._watcher.ended(job, trial, reused=False)
 
     def _take(self, job: Job, trial: Trial, *, reused: bool) -> None:

@@ -91,6 +91,7 @@ class Progress:
         self.ended = 0
         """Trials that have ended."""
         self._noted: set[str] = set()
+        self._dropped: set[str] = set()
         self._expected = sum(expected)
         self._ended_estimate = 0.0
         self._timed_estimate = 0.0
@@ -114,9 +115,11 @@ class Progress:
             self._timed += trial.wall_seconds
 
     def drop(self, jobs: Sequence[Job]) -> None:
-        """Leave trials out of account that will not run after all."""
-        self.trials -= len(jobs)
-        self._expected -= sum(map(self.seconds, jobs))
+        """Leave trials out of account that will not run after all, each once."""
+        absent = [job for job in jobs if job.id not in self._dropped]
+        self._dropped |= {job.id for job in absent}
+        self.trials -= len(absent)
+        self._expected -= sum(map(self.seconds, absent))
 
     @property
     def seconds_left(self) -> float:
