@@ -4,7 +4,8 @@
 PetuneError                        exit  meaning
 ├── InputError                        2  what the user gave cannot be used as it is
 │   ├── ConfigError                   2  an option, a recipe key, a method's setting
-│   │   └── TargetError               2  target modules that match nothing in the base
+│   │   ├── TargetError               2  target modules that match nothing in the base
+│   │   └── MetricError               2  a metric of the user's own that does not give what decides
 │   ├── DataError                     2  the data: files, columns, templates, lengths, labels
 │   ├── BaseModelError                2  a base model that cannot be had or cannot be used
 │   └── OutputFolderError             2  the folder to write to: exists, is read-only, is not ours
@@ -44,6 +45,10 @@ class ConfigError(InputError):
 
 class TargetError(ConfigError):
     """Target modules match nothing, or not what the method needs, in this base model."""
+
+
+class MetricError(ConfigError):
+    """A metric of the user's own does not return the value that decides."""
 
 
 class DataError(InputError):

@@ -19,7 +19,7 @@ from petune.comparison.run import compare
 from petune.comparison.search import best
 from petune.comparison.split import Parts
 from petune.comparison.watching import Unwatched
-from petune.errors import ConfigError, DataError, Interrupted, OutputFolderError
+from petune.errors import ConfigError, DataError, Interrupted, MetricError, OutputFolderError
 from petune.training import records
 
 Keys = Callable[..., dict[str, Any]]
@@ -227,6 +227,21 @@ def test_a_metric_goes_by_the_name_of_its_file(compare_keys: Keys, tmp_path: Pat
     (trial,) = compare(compare_keys(metric=f"{tmp_path}/score.py:metric")).trials
     assert trial.metric == "score"
     assert trial.quality == 5
+
+
+@pytest.mark.parametrize("factors", [[1], [1, 3]], ids=["alone", "shared pass"])
+def test_a_metric_without_the_value_that_decides_is_told_at_once(
+    factors: list[float], compare_keys: Keys, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "def score(predictions, references):\n    return {'mae': 1.0, 'rmse': 2.0}\n", encoding="utf-8"
+    )
+    follower = Follower()
+    message = r"'score' decides, and .*own\.py:score does not return it; measured are loss, mae, rmse: .* key 'score'"
+    keys = compare_keys(metric=f"{tmp_path}/own.py:score", methods=["lora", "ia3"], rate_factors=factors)
+    with pytest.raises(MetricError, match=message):
+        compare(keys, watcher=follower)
+    assert follower.ran == []
 
 
 def test_a_trial_that_was_stopped_goes_on(compare_keys: Keys, tmp_path: Path) -> None:

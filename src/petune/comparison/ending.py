@@ -5,6 +5,7 @@ from petune.comparison.record import Status, Trial
 from petune.errors import (
     InputError,
     Interrupted,
+    MetricError,
     MissingExtraError,
     OutputFolderError,
     PetuneError,
@@ -15,7 +16,7 @@ from petune.errors import (
 
 def status_of(error: Exception) -> Status | None:
     """Return how a trial ended that raised ``error``; None where no other trial could do better."""
-    if isinstance(error, Interrupted | OutputFolderError):
+    if isinstance(error, Interrupted | OutputFolderError | MetricError):
         return None
     if is_out_of_memory(error):
         return "out_of_memory"

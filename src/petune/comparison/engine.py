@@ -26,6 +26,7 @@ class Engine(Protocol):
         Raises:
             Interrupted, KeyboardInterrupt: it was asked to stop.
             OutputFolderError, ResourceError: nothing can be written any more.
+            MetricError: the user's own function does not return what decides.
         """
         ...
 

@@ -20,7 +20,7 @@ from petune.comparison.record import ExampleAnswer, Trial
 from petune.comparison.scores import row_scores, together
 from petune.data.encoding import kept_whole
 from petune.data.examples import Example, ExampleSet
-from petune.errors import CheckpointError, ConfigError, DataError, PetuneError
+from petune.errors import CheckpointError, ConfigError, DataError, MetricError, PetuneError
 from petune.evaluation.evaluate import Evaluation
 from petune.evaluation.metrics import resolve_metric
 from petune.evaluation.options import EvaluationOptions, GenerationOptions
@@ -207,10 +207,19 @@ def _options(job: Job) -> dict[str, Any]:
 
 
 def measured(job: Job, model: AdaptedModel, data: str) -> tuple[dict[str, float], Evaluation]:
-    """Return all metrics on a part, and the measurement by the metric that decides."""
+    """Return all metrics on a part, and the measurement by the metric that decides.
+
+    Raises:
+        MetricError: the user's own function does not return what decides.
+    """
     asked = {"max_new_tokens": job.measures.max_new_tokens, **_options(job)}
     names, apart = together(job.measures.metric, job.measures.metrics)
     found = api.evaluate(model, data, metrics=names, **asked)
+    if job.measures.name not in found.metrics:
+        raise MetricError(
+            f"'{job.measures.name}' decides, and {job.measures.metric} does not return it; measured are"
+            f" {', '.join(found.metrics)}: return a number, or a dict with the key '{job.measures.name}'"
+        )
     more = api.evaluate(model, data, metrics=apart, **asked).metrics if apart else {}
     return {**found.metrics, **more}, found
 

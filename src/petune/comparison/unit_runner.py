@@ -47,6 +47,7 @@ class UnitRunner:
         Raises:
             Interrupted, KeyboardInterrupt: it was asked to stop.
             OutputFolderError, ResourceError: nothing can be written any more.
+            MetricError: the user's own function does not return what decides.
         """
         left = []
         with _threads(assignment.threads):
