@@ -140,3 +140,16 @@ def test_methods_given_on_resume_are_added(petune: Callable[..., str]) -> None:
     report = Path("out/report.md").read_text(encoding="utf-8")
     assert "lora" in report
     assert "ia3" in report
+
+
+def test_less_of_a_metric_of_one_s_own_is_better(
+    petune: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own.py").write_text("def errors(predictions, references):\n    return 1.0\n", encoding="utf-8")
+    line = [*SMALL, "--models", "tiny", "--methods", "lora", "--no-greater-is-better"]
+    petune(*line, "--metric", "own.py:errors", "--metrics", "loss", "accuracy")
+    (trial,) = json.loads(Path("out/report.json").read_text(encoding="utf-8"))["trials"]
+    assert (trial["metric"], trial["higher_is_better"]) == ("errors", False)
+    assert set(trial["test"]) == {"loss", "errors", "accuracy"}
+    assert command_line.run([*line, "--overwrite"]) == 2
+    assert "greater_is_better is false, and of accuracy more is better" in capsys.readouterr().err

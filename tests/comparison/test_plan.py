@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from petune.comparison.estimate import _SIDE_STEPS, _SIDE_TOKENS, Estimate
+from petune.comparison.job import Job, Measures
 from petune.comparison.pace import Pace
 from petune.comparison.plan import Track, schedule_keys
+from petune.comparison.record import Budget
 from petune.errors import ConfigError
 from petune.training.recipe import Recipe
 
@@ -30,6 +32,17 @@ def test_final_jobs_differ_in_their_seed_alone(track: Callable[..., Track]) -> N
     assert {(job.stage, job.keys["max_steps"], job.keys["eval_steps"]) for job in jobs} == {("final", 8, 2)}
     without_seed = [{k: v for k, v in job.keys.items() if k != "seed"} for job in jobs]
     assert without_seed[0] == without_seed[1] == without_seed[2]
+
+
+def test_a_trial_goes_by_the_name_that_it_had_in_earlier_versions() -> None:
+    job = Job(
+        entry="lora r=2", stage="search", rung=0, budget=Budget(unit="steps", amount=2), settings={"r": 2},
+        keys={"model": "demo", "method": "lora", "seed": 1, "r": 2, "data": "x"},
+        measures=Measures(metric="accuracy", max_new_tokens=8), rows=("a", "b"),
+    )  # fmt: skip
+    assert job.id == "demo-lora-search0-seed1-bfe12eb95e94"
+    measures = job.measures.model_copy(update={"greater_is_better": False})
+    assert job.model_copy(update={"measures": measures}).id != job.id
 
 
 def test_entries_that_come_to_the_same_are_trials_of_their_own(track: Callable[..., Track]) -> None:

@@ -122,3 +122,21 @@ def test_what_no_candidate_is_left_for_is_left_out_once(track: Callable[..., Tra
     with pytest.raises(KeyboardInterrupt):
         study.run([found])
     assert (study.progress.trials, study.progress.ended) == (4, 4)
+
+
+@pytest.mark.parametrize("greater", [None, False])
+def test_what_is_best_by_a_metric_of_one_s_own(
+    greater: bool | None, track: Callable[..., Track], tmp_path: Path
+) -> None:
+    class Measured(Recording):
+        def run(self, units: Sequence[Unit]) -> Generator[Trial]:
+            for number, job in enumerate(job for unit in units for job in unit.jobs):
+                yield job.record("done", development={"errors": float(number)})
+
+    (tmp_path / "own.py").write_text("def errors(predictions, references):\n    return 1.0\n", encoding="utf-8")
+    found = track(rate_factors=[1, 3, 10], metric=f"{tmp_path}/own.py:errors", greater_is_better=greater)
+    study = study_of(found, Measured(), Unwatched(), tmp_path / "out")
+    study.run([found])
+    *_, final = study.trials.values()
+    assert final.settings == found.candidates[0 if greater is False else 2]
+    assert final.higher_is_better == (greater is not False)

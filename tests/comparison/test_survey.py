@@ -63,6 +63,7 @@ def test_outlook(look: Callable[..., Survey]) -> None:
     ("changes", "error", "message"),
     [
         ({"metric": "acuracy"}, ConfigError, "unknown metric 'acuracy'"),
+        ({"greater_is_better": False}, ConfigError, "greater_is_better is false, and of accuracy more is better"),
         ({"metrics": ["span_f1"], "task": "sequence_classification"}, ConfigError, "'span_f1' is not of the task"),
         ({"max_length": 8}, DataError, "longer than"),
         ({"task": "token_classification"}, DataError, "token_classification learns from rows of"),

@@ -3,7 +3,14 @@ import math
 import pytest
 
 from petune.errors import ConfigError
-from petune.evaluation.metrics import METRICS, compute, perplexity, resolve_metric
+from petune.evaluation.metrics import (
+    METRICS,
+    compute,
+    higher_is_better,
+    perplexity,
+    require_direction,
+    resolve_metric,
+)
 
 REFERENCES = ["a", "a", "b", "b", "c"]
 PREDICTIONS = ["a", "b", "b", "b", "a"]
@@ -75,3 +82,14 @@ def test_rouge_l_keeps_other_scripts(prediction: str, reference: str, precision:
 def test_unknown_metric_names_the_choices() -> None:
     with pytest.raises(ConfigError, match=r"unknown metric 'acuracy'; choose from loss, .*'accuracy'\?"):
         resolve_metric("acuracy")
+
+
+def test_which_way_is_better() -> None:
+    assert [higher_is_better(name) for name in ("accuracy", "loss", "perplexity", "mine")] == [True, False, False, True]
+    assert [higher_is_better(name, False) for name in ("accuracy", "loss", "mine")] == [True, False, False]
+    for name, said in (("mine", False), ("mine", True), ("loss", False), ("f1", True), ("loss", None)):
+        require_direction(name, said)
+    with pytest.raises(ConfigError, match="greater_is_better is true, and of loss less is better"):
+        require_direction("loss", True)
+    with pytest.raises(ConfigError, match="greater_is_better is false, and of accuracy more is better"):
+        require_direction("accuracy", False)

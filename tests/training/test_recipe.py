@@ -71,6 +71,15 @@ def test_bad_keys_are_refused_by_name(keys: dict[str, Any], message: str) -> Non
         Recipe.parse(keys)
 
 
+def test_what_the_user_says_of_a_metric_must_not_turn_it_round() -> None:
+    with pytest.raises(ConfigError, match="greater_is_better is true, and of loss less is better"):
+        Recipe.parse({"greater_is_better": True})
+    entries = [{"name": "a", "data": "a.jsonl", "validation_split": 0.1}, {"name": "b", "data": "b.jsonl"}]
+    with pytest.raises(ConfigError, match="greater_is_better is true, and of perplexity less is better"):
+        Recipe.parse({"tasks": entries, "metric_for_best_model": "a/perplexity", "greater_is_better": True})
+    assert Recipe.parse({"greater_is_better": False}).run.greater_is_better is False
+
+
 def test_numbers_as_yaml_writes_them(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("learning_rate: 1e-4\nnum_train_epochs: 2\nmetrics: []\n")
     assert Recipe.read(tmp_path / "r.yaml").run.learning_rate == 1e-4

@@ -198,6 +198,25 @@ def test_metrics_that_may_decide_which_is_best(
     assert state["best_metric"] == result.history[-1][f"eval_{metric.rpartition(':')[2]}"]
 
 
+@pytest.mark.parametrize(("greater", "kept"), [(None, 3), (True, 3), (False, 1)])
+def test_of_a_metric_of_one_s_own_less_may_be_better(
+    greater: bool | None, kept: int, tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any]
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from pathlib import Path\n"
+        "def errors(predictions, references):\n"
+        "    calls = Path(__file__).with_name('calls')\n"
+        "    calls.write_text(calls.read_text() + 'x' if calls.exists() else 'x')\n"
+        "    return len(calls.read_text())\n"
+    )
+    data, metric = str(tmp_path / "eval.jsonl"), f"{tmp_path / 'mine.py'}:errors"
+    own = {"metrics": [metric], "metric_for_best_model": metric, "greater_is_better": greater}
+    result = train(keys(max_steps=3, eval_steps=1, eval_data=data, **own), base=tiny_base())
+    assert result.kept_step == kept
+    metrics = [entry["eval_errors"] for entry in result.history if "eval_errors" in entry]
+    assert metrics == sorted(metrics)
+
+
 def test_a_best_metric_that_nobody_measures(
     tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any]
 ) -> None:

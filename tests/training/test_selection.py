@@ -30,6 +30,11 @@ def test_the_first_metric_decides_then_the_label_loss_then_the_order(
     assert best(measured) == index
 
 
+def test_of_a_metric_of_one_s_own_less_may_be_better() -> None:
+    measured = [{"errors": 3.0}, {"errors": 1.0}, {"errors": math.nan}]
+    assert (best(measured), best(measured, True), best(measured, False)) == (0, 0, 1)
+
+
 def test_labels_that_validation_rows_lack_are_compared_too(
     tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., Any], write_rows: Callable[..., Path]
 ) -> None:

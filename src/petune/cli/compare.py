@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 app = new_app()
 DEFAULT_OUTPUT = CompareOptions.model_fields["output_dir"].default
-DECIDED = tuple(name for name in TrainingOptions.model_fields if name not in SHARED_KEYS)
+DECIDED = tuple(
+    n for n in TrainingOptions.model_fields if n not in SHARED_KEYS and n not in CompareOptions.model_fields
+)
 _LISTS = tuple(
     f"--{k.replace('_', '-')}" for k, field in CompareOptions.model_fields.items() if tuple in kinds_of(field)
 )
@@ -61,7 +63,7 @@ def _is_recipe(argument: str) -> bool:
     cls=_Compare,
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
 )
-@flags_of(CompareOptions, TrainingOptions, leave_out=DECIDED)
+@flags_of(CompareOptions, TrainingOptions, CompareOptions, leave_out=DECIDED)  # its own words where both have a key
 def compare(
     context: typer.Context,
     arguments: Annotated[

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from petune.comparison.command import train_command
 from petune.comparison.record import Budget, Stage, Status, Trial
-from petune.evaluation.metrics import HIGHER_IS_WORSE, measured_name
+from petune.evaluation.metrics import higher_is_better, measured_name
 
 _DIGEST = 12
 _ELSEWHERE = ("data", "eval_data", "output_dir")
@@ -25,6 +25,9 @@ class Measures(BaseModel):
 
     metric: str
     """Name or place of the metric that decides."""
+
+    greater_is_better: bool | None = None
+    """Whether more of it is better, where it is the user's own."""
 
     metrics: tuple[str, ...] = ()
     """Further metrics."""
@@ -97,6 +100,8 @@ class Job(BaseModel):
         """Name of its folder, made from all that identifies it."""
         keys = {key: value for key, value in self.keys.items() if key not in _ELSEWHERE}
         measures = self.measures.model_copy(update={"test": None}).model_dump(mode="json")
+        if self.measures.greater_is_better is None:
+            del measures["greater_is_better"]  # so that trials of earlier versions keep their names
         identity = [self.entry, keys, measures, self.stage, self.rung, self.budget.model_dump(mode="json"), self.rows]
         text = json.dumps(identity, sort_keys=True, ensure_ascii=False, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]
@@ -123,6 +128,6 @@ class Job(BaseModel):
             status=status,
             reason=reason,
             metric=self.measures.name,
-            higher_is_better=self.measures.name not in HIGHER_IS_WORSE,
+            higher_is_better=higher_is_better(self.measures.name, self.measures.greater_is_better),
             **{"command": self.command(), **found},
         )

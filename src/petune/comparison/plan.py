@@ -108,6 +108,7 @@ class Track:
             },
             measures=Measures(
                 metric=self.survey.metric,
+                greater_is_better=options.greater_is_better,
                 metrics=() if stage == "search" else options.metrics,
                 max_new_tokens=options.max_new_tokens,
                 test=None if stage == "search" else str(self.files.test),

@@ -51,6 +51,7 @@ _DECIDED = frozenset(
         "eval_steps",
         "metrics",
         "metric_for_best_model",
+        "greater_is_better",
         "early_stopping_patience",
         "logging_steps",
         "save_steps",
@@ -160,6 +161,9 @@ class CompareOptions(DataOptions):
 
     metric: str | None = None
     """Metric that decides (default: the one that fits the rows, such as accuracy for labels, else loss)."""
+
+    greater_is_better: bool | None = None
+    """Whether more of the metric, one of your own, is better (default: of all but loss and perplexity)."""
 
     metrics: tuple[str, ...] = ()
     """Further metrics to measure."""

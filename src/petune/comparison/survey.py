@@ -21,7 +21,7 @@ from petune.data.loading import CheckedRows, check_files, render_examples
 from petune.data.options import DataOptions
 from petune.errors import BaseModelError, ConfigError
 from petune.evaluation.evaluate import default_metrics, settle
-from petune.evaluation.metrics import HIGHER_IS_WORSE
+from petune.evaluation.metrics import higher_is_better, measured_name, require_direction
 from petune.evaluation.options import EvaluationOptions
 from petune.evaluation.predict import are_choices
 from petune.evaluation.scoring import check_labels, distinct_labels
@@ -209,7 +209,8 @@ def survey(name: str, options: CompareOptions, files: PartFiles, *, trust_remote
 def _metric(task: Task, options: CompareOptions, parts: Mapping[str, ExampleSet]) -> str:
     """Return the metric that decides; it and the others can be measured on all rows."""
     names = task.default_metrics if isinstance(task, HeadTask) else default_metrics(parts["train"])
-    metric = options.metric or next((name for name in names if name not in HIGHER_IS_WORSE), "loss")
+    metric = options.metric or next((name for name in names if higher_is_better(name)), "loss")
+    require_direction(measured_name(metric), options.greater_is_better)
     wanted = (metric, *(name for name in options.metrics if name != metric))
     task.check_metrics(wanted)
     if not isinstance(task, HeadTask):

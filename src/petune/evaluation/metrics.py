@@ -130,8 +130,32 @@ METRICS: dict[str, Metric] = {
 _OWN = "metric"
 """The function of a user's file where none is named."""
 
-HIGHER_IS_WORSE = ("loss", "perplexity")
-"""The metrics that should be low."""
+_HIGHER_IS_WORSE = ("loss", "perplexity")
+
+
+def higher_is_better(name: str, said: bool | None = None) -> bool:
+    """Say whether more of what is measured under ``name`` is better.
+
+    Args:
+        name: of a metric, or of a value that a user's own returns.
+        said: what the user says of one of their own; None for more is better.
+    """
+    if name in METRICS:
+        return name not in _HIGHER_IS_WORSE
+    return said is not False
+
+
+def require_direction(name: str, said: bool | None) -> None:
+    """Check what the user says of a metric.
+
+    Raises:
+        ConfigError: it is petune's own, and the other way round.
+    """
+    if said is not None and name in METRICS and said != higher_is_better(name):
+        raise ConfigError(
+            f"greater_is_better is {str(said).lower()}, and of {name} {'less' if said else 'more'} is better; leave it"
+            " out, or name a metric of your own"
+        )
 
 
 def resolve_metric(name: str) -> Metric:

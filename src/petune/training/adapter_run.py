@@ -16,7 +16,6 @@ from petune.backbone.base import Base
 from petune.data.batching import answer_starts
 from petune.data.encoding import Encoded
 from petune.errors import CheckpointError, ConfigError, DataError, DivergedError, PetuneError
-from petune.evaluation.metrics import HIGHER_IS_WORSE
 from petune.training import checkpoints
 from petune.training.events import Evaluated, Listeners
 from petune.training.mixing import MixedSchedule
@@ -209,7 +208,7 @@ class AdapterRun:
             raise ConfigError(
                 f"metric_for_best_model is '{key}', which is not measured; measured are {', '.join(metrics)}"
             )
-        value = -metrics[key] if key.rpartition("/")[2] in HIGHER_IS_WORSE else metrics[key]
+        value = metrics[key] if self.options.more_is_better else -metrics[key]
         better = math.isfinite(value) and (progress.best_value is None or value > progress.best_value)
         if better:
             progress.best_value, progress.best_step = value, progress.step

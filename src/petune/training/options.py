@@ -4,7 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from petune.evaluation.metrics import measured_name
+from petune.errors import ConfigError
+from petune.evaluation.metrics import higher_is_better, measured_name, require_direction
 from petune.training.byte_sizes import read_bytes
 
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
@@ -101,6 +102,9 @@ class TrainingOptions(BaseModel):
     metric_for_best_model: str = "loss"
     """Metric that decides which checkpoint is best and when to stop early."""
 
+    greater_is_better: bool | None = None
+    """Whether more of metric_for_best_model, one of your own, is better (default: of all but loss and perplexity)."""
+
     early_stopping_patience: int | None = Field(default=None, ge=1)
     """Stop after this many evaluations without improvement."""
 
@@ -126,6 +130,11 @@ class TrainingOptions(BaseModel):
     def best_metric(self) -> str:
         """The name under which ``metric_for_best_model`` is measured: a user's own goes by its function's or file's."""
         return measured_name(self.metric_for_best_model)
+
+    @property
+    def more_is_better(self) -> bool:
+        """Whether more of what decides is better."""
+        return higher_is_better(self.best_metric.rpartition("/")[2], self.greater_is_better)
 
     def measured(self) -> tuple[str, ...]:
         """Return the names of what an evaluation can measure."""
@@ -167,6 +176,14 @@ class TrainingOptions(BaseModel):
         ):
             if self.torch_compile and is_given:
                 raise ValueError(f"torch_compile runs each block whole, and {name} does not; give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _direction_is_that_of_the_metric(self) -> Self:
+        try:
+            require_direction(self.best_metric.rpartition("/")[2], self.greater_is_better)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
         return self
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from petune.backbone.base import Base
 from petune.checkpoint.durable import write_text
 from petune.data.encoding import Encoded, kept_whole
 from petune.data.examples import ExampleSet
-from petune.evaluation.metrics import HIGHER_IS_WORSE
+from petune.evaluation.metrics import higher_is_better
 from petune.evaluation.options import EvaluationOptions
 from petune.evaluation.predict import are_choices
 from petune.evaluation.runner import Runner
@@ -69,12 +69,17 @@ def measure(
     return {**found.metrics, LABEL_LOSS: -sum(math.log(max(share, 1e-300)) for share in shares) / len(shares)}
 
 
-def best(measured: Sequence[Mapping[str, float]]) -> int:
-    """Return the index of the best candidate: by its first metric, then by the label loss, then the first of them."""
+def best(measured: Sequence[Mapping[str, float]], greater_is_better: bool | None = None) -> int:
+    """Return the index of the best candidate: by its first metric, then by the label loss, then the first of them.
+
+    Args:
+        measured: what was measured of each.
+        greater_is_better: whether more of the first metric is better, where it is the user's own.
+    """
 
     def rank(index: int) -> tuple[float, float]:
         name, value = next(iter(measured[index].items()))
-        value = -value if name in HIGHER_IS_WORSE else value
+        value = value if higher_is_better(name, greater_is_better) else -value
         return (value if math.isfinite(value) else -math.inf, -measured[index].get(LABEL_LOSS, 0.0))
 
     return max(range(len(measured)), key=rank)
@@ -112,7 +117,7 @@ def choose(
         metric = adapter.method.selection_metric(recipe.method)
         labels = distinct_labels([*data.examples, *examples])
         measured.append(measure(data.task, model, examples, rows.rows, metric, options, labels))
-    chosen = best(measured)
+    chosen = best(measured, options.greater_is_better)
     data = encode_rows(written[chosen], base)
     if overwrite:
         output.clear(folder)
