@@ -244,6 +244,16 @@ def test_a_metric_without_the_value_that_decides_is_told_at_once(
     assert follower.ran == []
 
 
+def test_a_metric_may_be_mended_before_anything_was_measured_by_it(compare_keys: Keys, tmp_path: Path) -> None:
+    metric = tmp_path / "own.py"
+    metric.write_text("def score(predictions, references):\n    return {'mae': 1.0, 'rmse': 2.0}\n", encoding="utf-8")
+    keys = compare_keys(metric=f"{metric}:score")
+    with pytest.raises(MetricError, match="does not return it"):
+        compare(keys)
+    metric.write_text("def score(predictions, references):\n    return 1.0\n", encoding="utf-8")
+    assert {trial.status for trial in compare(keys, resume=True).trials} == {"done"}
+
+
 def test_a_trial_that_was_stopped_goes_on(compare_keys: Keys, tmp_path: Path) -> None:
     keys = compare_keys(budget=6, evaluations=3)
     with pytest.raises(Interrupted, match="stopped after 0 of 1 trials"):

@@ -96,6 +96,11 @@ class Folder:
                 f"{path} is damaged ({error.error_count()} problems); remove it and --resume"
             ) from error
 
+    @property
+    def has_trials(self) -> bool:
+        """Whether a trial has ended here."""
+        return any(self.trials.glob(f"*/{_TRIAL}"))
+
     def save(self, trial: Trial) -> None:
         """Write the record of a trial that has ended."""
         write_text(self.of(trial.id) / _TRIAL, trial.model_dump_json(indent=1) + "\n")

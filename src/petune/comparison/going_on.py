@@ -90,6 +90,8 @@ def _is_file(path: Path) -> bool:
 def refuse_other_files(former: Comparison | None, data: Mapping[str, str], folder: Folder) -> None:
     """Check that rows, bases and named files are those of the former call; a source may change where the rows do not.
 
+    Before the first trial has ended nothing rests on bases and files yet.
+
     Raises:
         OutputFolderError: they are others.
     """
@@ -104,7 +106,7 @@ def refuse_other_files(former: Comparison | None, data: Mapping[str, str], folde
     rest = [
         name for name in data if name.startswith(("base ", "file ")) and former.data.get(name, data[name]) != data[name]
     ]
-    if rest:
+    if rest and folder.has_trials:
         raise OutputFolderError(
             f"{folder.path} holds trials from before what they rest on changed ({', '.join(rest)}): bring the former"
             " contents back, begin anew with --overwrite, or give another --output-dir"

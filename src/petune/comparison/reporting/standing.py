@@ -10,7 +10,7 @@ from petune.comparison.record import Trial
 from petune.comparison.reporting.contenders import Contender
 from petune.comparison.reporting.intervals import Difference, difference
 from petune.comparison.reporting.sentences import agreeing, labels
-from petune.evaluation.metrics import HIGHER_IS_WORSE
+from petune.evaluation.metrics import higher_is_better
 
 
 @final
@@ -45,7 +45,8 @@ class Standing:
         return tuple(c for c in self.contenders if _has_figure(c) and not self._comparable(c))
 
     def _comparable(self, contender: Contender) -> bool:
-        return self.metric not in HIGHER_IS_WORSE or contender.vocabulary == self.vocabulary
+        per_token = not higher_is_better(self.metric)  # of petune's own metrics these are loss and perplexity
+        return not per_token or contender.vocabulary == self.vocabulary
 
     @property
     def best(self) -> Contender | None:
