@@ -1,5 +1,6 @@
 """Hidden states in a file: found again by content, never stale, one writer at a time."""
 
+import errno
 import json
 import os
 from collections.abc import Sequence
@@ -10,7 +11,15 @@ import torch
 from torch import Tensor
 
 from petune.data.encoding import Encoded
-from petune.training.hidden_states import DATA_FILE, INDEX_FILE, HiddenStates, make_room, row_key, rows_key
+from petune.training.hidden_states import (
+    DATA_FILE,
+    INDEX_FILE,
+    HiddenStates,
+    make_room,
+    remove_unfinished,
+    row_key,
+    rows_key,
+)
 
 WIDTH = 4
 CPU = torch.device("cpu")
@@ -65,6 +74,59 @@ def test_what_was_kept_is_used_by_another_run(tmp_path: Path) -> None:
     assert not again.knows(ROWS[2:3])
     assert torch.equal(again.batch(ROWS[:1], CPU), given[:1])
     again.close(keep=False)
+
+
+def test_what_was_kept_stays_when_a_run_that_keeps_nothing_is_done(tmp_path: Path) -> None:
+    states = opened(tmp_path / "a")
+    states.add(ROWS[:1], given := hidden(ROWS[:1]))
+    states.close(keep=True)
+    opened(tmp_path / "a").close(keep=False)
+    adding = opened(tmp_path / "a")
+    assert adding.knows(ROWS[:1])
+    adding.add(ROWS[1:2], hidden(ROWS[1:2]))
+    assert not HiddenStates.are_kept(tmp_path / "a")  # what is being written is not sound
+    adding.close(keep=False)
+    again = opened(tmp_path / "a")
+    assert again.knows(ROWS[:2])
+    assert torch.equal(again.batch(ROWS[:1], CPU), given)
+    again.close(keep=True)
+
+
+def test_what_was_kept_outlives_a_run_that_is_killed_while_it_reads(tmp_path: Path) -> None:
+    states = opened(tmp_path / "a")
+    states.add(ROWS, hidden(ROWS))
+    states.close(keep=True)
+    killed = opened(tmp_path / "a")
+    killed.batch(ROWS, CPU)
+    killed.add(ROWS, hidden(ROWS))  # nothing new
+    killed._lock.close()
+    again = opened(tmp_path / "a")
+    assert again.knows(ROWS)
+    again.close(keep=True)
+
+
+def test_a_full_disk_is_given_back_what_was_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reserved_in_part(file: int, start: int, size: int) -> None:
+        os.write(file, b"0")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", reserved_in_part, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    with pytest.raises(OSError, match="No space left on device"):
+        opened(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
+    killed, mine, kept, used = (tmp_path / (letter * 64) for letter in "abcd")
+    others = tmp_path / "of others"
+    for folder in (killed, mine, others):
+        opened(folder)._lock.close()
+    opened(kept).close(keep=True)
+    being_written = opened(used)
+    remove_unfinished(tmp_path, besides=mine)
+    assert set(tmp_path.iterdir()) == {mine, kept, used, others}
+    being_written.close(keep=False)
 
 
 def test_an_unfinished_file_is_begun_anew(tmp_path: Path) -> None:

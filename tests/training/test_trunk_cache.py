@@ -108,6 +108,22 @@ def test_a_kept_cache_serves_the_next_run_and_no_other(
     assert len(calls) == 3  # what lies above the trunk changes nothing in it
 
 
+def test_a_kept_cache_outlives_a_run_that_keeps_none_and_what_a_killed_run_left_does_not(
+    tiny_base: Callable[..., Base], keys: Callable[..., Any], cache: Path
+) -> None:
+    train(keys(**TOP, **ON, keep_trunk_cache=True), base=tiny_base("llama"))
+    (kept,) = cache.iterdir()
+    left = cache / ("0" * 64)
+    left.mkdir()
+    (left / "hidden.bin").write_bytes(b"half of it")
+    for _ in range(2):
+        base = tiny_base("llama")
+        calls = counted(base)
+        train(keys(**TOP, **ON), base=base, overwrite=True)
+        assert len(calls) == 3  # the probe alone
+        assert list(cache.iterdir()) == [kept]
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

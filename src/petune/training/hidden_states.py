@@ -1,8 +1,9 @@
 """Hidden states of rows in one memory-mapped file, found again by what they were computed from.
 
 A file's name is a digest of everything its contents depend on, so that a stale one is never found: it is another name.
-While it is in use, a lock keeps a second process out. A file whose writer did not finish has no index, and is begun
-anew like one whose bytes are not those that its index tells.
+While it is in use, a lock keeps a second process out. Its index goes before anything is added and is written when the
+run is done, so a file whose writer did not finish has none. It is begun anew, like one whose bytes are not those that
+its index tells.
 """
 
 import fcntl
@@ -57,11 +58,17 @@ class HiddenStates:
         self._lock: IO[str] = (folder / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            self._lock.close()
+            raise
+        self._was_kept = self.are_kept(folder)
+        try:
             self._known = self._read_index(end * width * dtype.itemsize)
-            (folder / INDEX_FILE).unlink(missing_ok=True)  # from here on it is being written
             _reserve(folder / DATA_FILE, end * width * dtype.itemsize)
             self._numbers: Tensor | None = torch.from_file(str(folder / DATA_FILE), True, end * width, dtype=dtype)
         except BaseException:
+            if not self.are_kept(folder):  # a full disk is given back what was taken of it
+                shutil.rmtree(folder, ignore_errors=True)
             self._lock.close()
             raise
 
@@ -92,18 +99,21 @@ class HiddenStates:
         for row, states in zip(rows, hidden, strict=True):
             key = row_key(row)
             if key not in self._known:
+                (self._folder / INDEX_FILE).unlink(missing_ok=True)  # from here on it is being written
                 self._view(key).copy_(states[: len(row.input_ids)])
                 self._known.add(key)
 
     def close(self, *, keep: bool) -> None:
-        """Let go of the file, and remove it unless it is to be kept for another run."""
+        """Let go of the file, and remove it unless it is to be kept for another run, or a former run kept it."""
         self._numbers = None
         try:
-            if keep:
+            if not (keep or self._was_kept):
+                shutil.rmtree(self._folder, ignore_errors=True)
+            elif self.are_kept(self._folder):
+                (self._folder / INDEX_FILE).touch()  # the longest unused go first
+            else:
                 index = {"sha256": read_digest(self._folder / DATA_FILE), "rows": sorted(k.hex() for k in self._known)}
                 write_text(self._folder / INDEX_FILE, json.dumps(index) + "\n")
-            else:
-                shutil.rmtree(self._folder, ignore_errors=True)
         finally:
             self._lock.close()
 
@@ -123,8 +133,16 @@ class HiddenStates:
             sound, known = False, set()
         if sound and known <= self._places.keys():
             return known
-        data.unlink(missing_ok=True)
+        for path in (index, data):
+            path.unlink(missing_ok=True)
         return set()
+
+
+def remove_unfinished(where: Path, *, besides: Path) -> None:
+    """Remove what runs that were killed have left in the folders of ``where``, but not in ``besides``."""
+    for folder in _folders(where):
+        if folder != besides:
+            _remove_unless_used(folder, unfinished=True)
 
 
 def make_room(where: Path, *, besides: Path, allowed: int) -> None:
@@ -135,9 +153,7 @@ def make_room(where: Path, *, besides: Path, allowed: int) -> None:
         besides: the folder that the room is for, which counts for nothing.
         allowed: how many bytes the others may keep.
     """
-    # Somebody may have named a folder that holds other things: only what looks like ours is touched.
-    ours = [path for path in where.glob("*") if _DIGEST.fullmatch(path.name) and (path / DATA_FILE).is_file()]
-    kept = [path for path in ours if path != besides and HiddenStates.are_kept(path)]
+    kept = [path for path in _folders(where) if path != besides and HiddenStates.are_kept(path)]
     kept.sort(key=lambda path: (path / INDEX_FILE).stat().st_mtime, reverse=True)
     for folder in kept:
         allowed -= (folder / DATA_FILE).stat().st_size
@@ -145,13 +161,21 @@ def make_room(where: Path, *, besides: Path, allowed: int) -> None:
             _remove_unless_used(folder)
 
 
-def _remove_unless_used(folder: Path) -> None:
-    with (folder / "lock").open("w") as lock:
-        try:
+def _folders(where: Path) -> list[Path]:
+    """Return the folders of ``where`` that hold hidden states."""
+    # Somebody may have named a folder that holds other things: only what looks like ours is touched.
+    return [path for path in where.glob("*") if _DIGEST.fullmatch(path.name) and (path / DATA_FILE).is_file()]
+
+
+def _remove_unless_used(folder: Path, *, unfinished: bool = False) -> None:
+    """Remove ``folder`` unless a run is using it; with ``unfinished``, unless it has been kept."""
+    try:
+        with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        shutil.rmtree(folder, ignore_errors=True)
+            if not (unfinished and HiddenStates.are_kept(folder)):
+                shutil.rmtree(folder, ignore_errors=True)
+    except OSError:  # in use, somebody else's, or gone
+        return
 
 
 def _reserve(path: Path, size: int) -> None:

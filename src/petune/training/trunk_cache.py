@@ -25,7 +25,7 @@ from petune.data.encoding import Encoded
 from petune.sites.trunk import Trunk, find_trunk
 from petune.training.adapter_run import AdapterRun
 from petune.training.byte_sizes import read_bytes, shown_bytes
-from petune.training.hidden_states import HiddenStates, make_room, rows_key
+from petune.training.hidden_states import HiddenStates, make_room, remove_unfinished, rows_key
 from petune.training.options import TrainingOptions
 
 logger = logging.getLogger("petune")
@@ -119,6 +119,7 @@ def _open(model: AdaptedModel, runs: Sequence[AdapterRun], options: TrainingOpti
     if not (used_again or options.keep_trunk_cache or HiddenStates.are_kept(folder)):
         return "no row comes twice, and --keep-trunk-cache does not keep it for another run"
     try:
+        remove_unfinished(where, besides=folder)
         if options.keep_trunk_cache:
             make_room(where, besides=folder, allowed=allowed - size)
         states = HiddenStates(folder, rows, trunk.width, trunk.dtype)
