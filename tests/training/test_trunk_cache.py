@@ -11,9 +11,13 @@ import pytest
 import torch
 
 from petune.backbone.base import Base
+from petune.data.encoding import Encoded
 from petune.errors import ConfigError
+from petune.sites.trunk import Trunk
+from petune.training.hidden_states import HiddenStates
 from petune.training.recipe import Recipe
 from petune.training.run import train
+from petune.training.trunk_cache import TrunkCache
 
 ON = {"trunk_cache": "1GiB"}
 TOP = {"method": "lora", "r": 2, "layers_to_transform": [2]}
@@ -63,6 +67,20 @@ def test_losses_and_adapter_are_those_without(
     assert not list(cache.iterdir())
     # Seven micro-batches in the first epoch, three passes of the probe, and one evaluation an epoch.
     assert len(calls) <= 7 + 3 + 3
+
+
+def test_a_block_that_is_computed_again_in_the_backward_pass_is_seen_once(tmp_path: Path) -> None:
+    rows = [Encoded([1, 2], [1, 2], "rows:1"), Encoded([3], [3], "rows:2")]
+    entry, device = torch.nn.Identity(), torch.device("cpu")
+    states = HiddenStates(tmp_path / "states", rows, 4, torch.float32)
+    cache = TrunkCache(Trunk([torch.nn.Identity()], entry), states, device)
+    hidden = torch.randn(2, 2, 4)
+    with cache.over(rows):
+        entry(hidden)
+        entry(hidden)
+    assert states.knows(rows)
+    assert torch.equal(states.batch(rows[:1], device), hidden[:1])
+    cache.close(keep=False)
 
 
 def test_the_last_epochs_never_run_the_trunk(

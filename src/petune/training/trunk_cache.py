@@ -67,7 +67,7 @@ class TrunkCache:
             return
         with self._trunk.watched() as seen:
             yield
-        if len(seen) == 1:
+        if seen:  # a second one is of the backward pass, where blocks are computed again
             self._states.add(rows, seen[0])
 
     def close(self, *, keep: bool) -> None:
