@@ -252,6 +252,11 @@ class TestEnsemble:
         adapter = result.model.adapter("default")
         assert adapter.tensors()["source.prompt_embeddings"].shape == (12, 32)
         measured = api.evaluate(result.model, str(data)).metrics
+        one_line = tmp_path / "rows.json"  # where every row has the same origin
+        one_line.write_text(json.dumps([json.loads(line) for line in data.read_text().splitlines()]))
+        for metrics in (["loss"], ["accuracy"], ["loss", "accuracy"]):
+            for rows in (data, one_line):
+                assert api.evaluate(result.model, str(rows), metrics=metrics).num_rows == 4
         result.model.detach("default")
         again = AdaptedModel(base, [load_adapter(tmp_path / "run", base)])
         assert api.evaluate(again, str(data)).metrics == measured

@@ -14,7 +14,7 @@ from petune.evaluation.metrics import MARKED, METRICS, Metric, Need, compute, re
 from petune.evaluation.options import EvaluationOptions
 from petune.evaluation.predict import Prediction, are_choices, chosen, predict_texts
 from petune.evaluation.prompts import listed
-from petune.evaluation.runner import Runner
+from petune.evaluation.runner import Runner, versions
 from petune.evaluation.scoring import distinct_labels
 
 
@@ -29,7 +29,7 @@ class Evaluation:
     labels: tuple[str, ...]
     """The label words compared; empty where none were."""
     num_rows: int
-    """Rows measured."""
+    """Rows measured, each once, in however many versions it is run."""
     num_label_tokens: int
     """Tokens that the loss is a mean over; 0 where it was not asked for."""
     seconds: float
@@ -92,7 +92,7 @@ def evaluate(
         metrics=values_of(metrics, loss, predictions),
         predictions=tuple(next(iter(predictions.values()), ())),
         labels=labels,
-        num_rows=len(examples) if rows is None else len(rows),
+        num_rows=len(examples) if rows is None else len(rows) // versions(runner)[0],
         num_label_tokens=loss.tokens if loss is not None else 0,
         row_losses=loss.by_origin if loss is not None else {},
         seconds=time.perf_counter() - started,
