@@ -68,8 +68,8 @@ def test_no_query_is_lost_and_no_pass_could_be_spared() -> None:
 
 
 def test_readings_get_what_they_would_alone(runner, full_log_probabilities) -> None:
-    first = Reading([Query([5, 6, 7, 8], [1, 3]), Query([20, 21], [0])], lambda i, rows: rows.clone() + i, tuple)
-    second = Reading([Query([5, 6, 7], [1, 2]), Query([5, 6], [1])], lambda _, rows: rows.clone(), tuple)
+    first = Reading([Query([5, 6, 7, 8], [1, 3]), Query([20, 21], [0])], lambda i, first, rows: rows.clone() + i, tuple)
+    second = Reading([Query([5, 6, 7], [1, 2]), Query([5, 6], [1])], lambda _, first, rows: rows.clone(), tuple)
     ran: list[int] = []
     handle = runner.model.register_forward_pre_hook(lambda m, a, k: ran.append(len(k["input_ids"])), with_kwargs=True)
     both = read_log_probabilities(runner, [first, second], batch_tokens=1000)
@@ -85,4 +85,4 @@ def test_readings_get_what_they_would_alone(runner, full_log_probabilities) -> N
 
 def test_no_reading_needs_no_pass(runner) -> None:
     assert read_log_probabilities(runner, [], batch_tokens=10) == []
-    assert read_log_probabilities(runner, [Reading([], lambda _, rows: rows, tuple)], batch_tokens=10) == [()]
+    assert read_log_probabilities(runner, [Reading([], lambda _, first, rows: rows, tuple)], batch_tokens=10) == [()]

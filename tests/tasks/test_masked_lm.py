@@ -167,6 +167,20 @@ def test_words_of_several_tokens_fill_as_many_masks(
             assert score == pytest.approx(float(logs[0, tokens[0]] + logs[1, tokens[1]]), abs=1e-4)
 
 
+def test_a_gap_read_in_parts(base: Base, rows: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {"bad": "so good and long", "good": "joy and so great"}
+    options = DataOptions(data=rows(ROWS), template=TEMPLATE, verbalizer=words)
+    loss, scores = measured(AdaptedModel(base), options)
+    monkeypatch.setattr("petune.evaluation.head.MAX_LOGITS", 2 * base.model.config.vocab_size)
+    seen: list[int] = []
+    base.model.get_output_embeddings().register_forward_hook(lambda m, i, o: seen.append(o.shape[1]))
+    in_parts, again = measured(AdaptedModel(base), options)
+    assert max(seen) == 2
+    assert in_parts == pytest.approx(loss, rel=1e-5)
+    for own, expected in zip(again, scores, strict=True):
+        assert own == pytest.approx(expected, rel=1e-5)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("ensemble", ["average", "vote"])
 def test_prompts_of_an_ensemble_answer_together(

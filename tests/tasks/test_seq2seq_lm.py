@@ -67,6 +67,32 @@ def test_the_loss_is_the_models_own(architecture: str, tiny_base: Callable[..., 
     assert loss == pytest.approx(summed / sum(len(row.labels) for row in rows), rel=1e-4)
 
 
+@pytest.mark.parametrize("architecture", ["t5", "bart"])
+def test_a_long_target_is_scored_in_parts(
+    architecture: str,
+    tiny_base: Callable[..., Base],
+    randomise: Callable[..., Adapter],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = tiny_base(architecture)
+    model = AdaptedModel(base, [randomise(create_adapter(base, "prefix_tuning", num_virtual_tokens=3))])
+    data = examples(("hello there", "a target of very many tokens, of which few go through the head"), ("a", "hi"))
+    rows = TASK.encode(data, base.tokenizer, labels=(), max_length=99).rows
+    whole = log_likelihoods(model, rows, batch_tokens=8192)
+    most = 5 * base.model.config.vocab_size
+    monkeypatch.setattr("petune.evaluation.head.MAX_LOGITS", most)
+    monkeypatch.setattr("petune.evaluation.seq2seq.MAX_LOGITS", most)
+    seen: list[int] = []
+    base.model.get_output_embeddings().register_forward_hook(lambda m, i, o: seen.append(o.numel()))
+    blocks: list[int] = []
+    attentions = [m for n, m in base.model.named_modules() if n.endswith(("EncDecAttention", "encoder_attn"))]
+    attentions[-1].register_forward_hook(lambda *_: blocks.append(1))
+    assert log_likelihoods(model, rows, batch_tokens=8192) == pytest.approx(whole, rel=1e-5)
+    assert max(seen) <= most
+    assert len(seen) > 10
+    assert len(blocks) == 2  # of the long target, and of the short one
+
+
 def test_a_row_and_its_right_label_are_computed_once(tiny_base: Callable[..., Base]) -> None:
     model = AdaptedModel(tiny_base("t5"))
     data = [replace(e, choices_key=e.target) for e in examples(("good film", "pos"), ("bad film", "neg"), ("a", "pos"))]

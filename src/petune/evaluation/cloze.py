@@ -82,7 +82,7 @@ class MaskedLikelihood:
         special = torch.tensor(tokenizer.all_special_ids)
         rows = _written(runner, examples, [[tokenizer.pad_token_id]] * len(examples))
 
-        def read(index: int, log_probabilities: Tensor) -> Tensor:
+        def read(index: int, first: int, log_probabilities: Tensor) -> Tensor:
             return log_probabilities[0].index_fill(0, special.to(log_probabilities.device), -torch.inf).argmax()
 
         reading = Reading(_gaps(rows), read, list)
@@ -96,8 +96,9 @@ class MaskedLikelihood:
 def _loss(rows: Sequence[Encoded]) -> Reading[TokenLoss]:
     answers = [torch.tensor([label for label in row.labels if label != IGNORED]) for row in rows]
 
-    def read(index: int, log_probabilities: Tensor) -> Tensor:
-        return -log_probabilities.gather(1, answers[index].to(log_probabilities.device)[:, None]).sum()
+    def read(index: int, first: int, log_probabilities: Tensor) -> Tensor:
+        answer = answers[index][first : first + len(log_probabilities)].to(log_probabilities.device)
+        return -log_probabilities.gather(1, answer[:, None]).sum()
 
     def finish(losses: list[Tensor]) -> TokenLoss:
         return TokenLoss.of(rows, (loss.item() for loss in losses), map(len, answers))
@@ -111,9 +112,9 @@ def _choices(runner: Runner, examples: Sequence[Example], labels: Sequence[str])
     words = [found.of_labels(example, labels) for example in examples]
     number, combine = versions(runner)
 
-    def read(index: int, log_probabilities: Tensor) -> Tensor:
+    def read(index: int, first: int, log_probabilities: Tensor) -> Tensor:
         ids = torch.tensor(words[index // number], device=log_probabilities.device)  # [labels, K]
-        return log_probabilities.gather(1, ids.T).sum(0)
+        return log_probabilities.gather(1, ids.T[first : first + len(log_probabilities)]).sum(0)
 
     def finish(own: list[Tensor]) -> list[Choice]:
         scores = [score.tolist() for score in own]

@@ -87,8 +87,8 @@ def loss_reading(rows: Sequence[Encoded]) -> Reading[TokenLoss]:
         )
     targets = [torch.tensor([row.labels[t + 1] for t in positions]) for row, positions in scored]
 
-    def read(index: int, log_probabilities: Tensor) -> Tensor:
-        target = targets[index].to(log_probabilities.device)
+    def read(index: int, first: int, log_probabilities: Tensor) -> Tensor:
+        target = targets[index][first : first + len(log_probabilities)].to(log_probabilities.device)
         return -log_probabilities.gather(1, target[:, None]).sum()
 
     def finish(losses: list[Tensor]) -> TokenLoss:

@@ -109,15 +109,16 @@ def choices_reading(runner: Runner, examples: Sequence[Example], labels: Sequenc
             queries.append(Query(ids, range(first, after)))
             reads.append((i, c))
 
-    def read(index: int, log_probabilities: Tensor) -> Tensor:
+    def read(index: int, first: int, log_probabilities: Tensor) -> Tensor:
         row, label = reads[index]
         if label is None:
             tokens = torch.tensor([c.answer[0] for c in rows[row]], device=log_probabilities.device)
             return log_probabilities[0, tokens]
-        answer = torch.tensor(rows[row][label].answer, device=log_probabilities.device)
+        whole = rows[row][label].answer
+        answer = torch.tensor(whole[first : first + len(log_probabilities)], device=log_probabilities.device)
         score = log_probabilities[: len(answer)].gather(1, answer[:, None]).sum()
-        if len(ends):
-            score = score + log_probabilities[len(answer), ends.to(score.device)].logsumexp(0)
+        if first + len(log_probabilities) > len(whole):  # its end is among these
+            score = score + log_probabilities[-1, ends.to(score.device)].logsumexp(0)
         return score[None]
 
     def finish(found: list[Tensor]) -> list[Choice]:

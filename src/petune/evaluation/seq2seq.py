@@ -3,7 +3,8 @@
 Shapes: B rows, T target tokens, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import final
 
@@ -17,7 +18,7 @@ from petune.data.fitting import versions_of
 from petune.data.lengths import resolve_max_length
 from petune.data.pairs import encode_pairs, pairs
 from petune.errors import DataError
-from petune.evaluation.head import MAX_LOGITS
+from petune.evaluation.head import MAX_LOGITS, logits_in_parts
 from petune.evaluation.likelihood import generated_texts
 from petune.evaluation.loss import TokenLoss
 from petune.evaluation.options import GenerationOptions
@@ -105,9 +106,20 @@ def _log_likelihoods(runner: Runner, rows: Sequence[Encoded], batch_tokens: int)
             own = [rows[i] for i in batch]
             inputs = collate(own, pad_token_id=runner.tokenizer.pad_token_id, device=runner.device)
             labels = inputs.pop("labels")
-            decoder = runner.model.prepare_decoder_input_ids_from_labels(labels=labels)
-            logits: Tensor = runner.model(**inputs, decoder_input_ids=decoder).logits
-            shares = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
-            kept = shares.gather(-1, labels.clamp(min=0)[..., None])[..., 0].masked_fill(labels == IGNORED, 0)
+            inputs["decoder_input_ids"] = runner.model.prepare_decoder_input_ids_from_labels(labels=labels)
+            kept = _at_labels(runner, inputs, labels, vocabulary)
             results.update(zip(batch, kept.sum(1).tolist(), strict=True))
     return [results[i] for i in range(len(rows))]
+
+
+def _at_labels(runner: Runner, inputs: Mapping[str, Tensor], labels: Tensor, vocabulary: int) -> Tensor:
+    """Return the log-probability of each of ``labels`` [B, T]; 0 where there is none."""
+    positions = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
+    found = []
+    with closing(logits_in_parts(runner.model, inputs, positions, labels.shape[1], vocabulary)) as parts:
+        for first, logits in parts:
+            own = labels[:, first : first + logits.shape[1]]
+            shares = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
+            kept = shares.gather(-1, own.clamp(min=0)[..., None])[..., 0]
+            found.append(kept.masked_fill(own == IGNORED, 0))
+    return torch.cat(found, 1)
