@@ -1,14 +1,18 @@
 import random
 import threading
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
 from petune.errors import ConfigError, DataError
+from petune.evaluation.evaluate import evaluate
 from petune.evaluation.generate import generate
 from petune.evaluation.options import GenerationOptions
 from petune.evaluation.prompts import chat_prompt
 from petune.evaluation.stream import TextAssembler, stream
+from petune.sites.routing import Routing
 
 PROMPTS = ["the river rises in the hills and", "dull"]
 
@@ -49,6 +53,73 @@ def test_closing_early_ends_the_thread_and_restores_the_model(runner) -> None:
     pieces.close()
     assert threading.active_count() == threads
     assert all(module.training for module in runner.model.modules())
+
+
+@pytest.fixture
+def slow(runner) -> Iterator[None]:
+    """Let each pass of the model take so long that what can overlap does."""
+    handle = runner.model.register_forward_pre_hook(lambda *_: time.sleep(0.005))
+    yield
+    handle.remove()
+
+
+@pytest.fixture
+def state(runner) -> Callable[[], list[object]]:
+    """What must be as it was when all is written."""
+    runner.model.train()
+    runner.model.generation_config.min_length = 3
+    torch.manual_seed(3)
+
+    def now() -> list[object]:
+        modes = [module.training for module in runner.model.modules()]
+        answers = Routing.of(runner.model).answers(torch.device("cpu"))
+        patched = [name for name, module in runner.model.named_modules() if "forward" in vars(module)]
+        random_state = torch.random.get_rng_state().tolist()
+        return [modes, answers, patched, random_state, runner.model.generation_config.to_dict()]
+
+    return now
+
+
+@pytest.mark.usefixtures("slow")
+def test_streams_that_are_read_in_turns_take_turns(runner, state: Callable[[], list[object]]) -> None:
+    options = GenerationOptions(max_new_tokens=20, temperature=1.5)
+    expected = [generate(runner, [prompt], options)[0].text for prompt in PROMPTS]
+    before = state()
+    first, second = (stream(runner, prompt, options) for prompt in PROMPTS)
+    texts = [next(first), next(second)]
+    texts[0] += "".join(first)
+    texts[1] += "".join(second)
+    assert texts == expected
+    assert state() == before
+
+
+@pytest.mark.usefixtures("slow")
+def test_threads_that_use_one_model_take_turns(runner, reviews, state: Callable[[], list[object]]) -> None:
+    options = GenerationOptions(max_new_tokens=20, temperature=1.5)
+    work: list[Callable[[], object]] = [
+        lambda: "".join(stream(runner, PROMPTS[0], options)),
+        lambda: generate(runner, PROMPTS, options),
+        lambda: evaluate(runner, reviews).metrics,
+        lambda: "".join(stream(runner, PROMPTS[1], options)),
+    ]
+    expected = [each() for each in work]
+    before = state()
+    found: dict[int, object] = {}
+    threads = [threading.Thread(target=lambda i=i: found.update({i: work[i]()})) for i in range(len(work))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [found[i] for i in range(len(work))] == expected
+    assert state() == before
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_stream_that_nobody_reads_on_holds_nobody_up(runner, reviews) -> None:
+    pieces = stream(runner, PROMPTS[0], GenerationOptions(max_new_tokens=40, temperature=1.5))
+    next(pieces)
+    assert evaluate(runner, reviews).num_rows == 5
+    assert list(pieces)
 
 
 def test_an_error_in_the_model_reaches_the_reader(runner) -> None:

@@ -17,7 +17,7 @@ from petune.evaluation.penalty import repetition_penalty
 from petune.evaluation.prompt_cache import prompt_cache
 from petune.evaluation.prompts import encode_prompts
 from petune.evaluation.runner import Runner, end_token_ids, evaluating, longest_input, versions
-from petune.evaluation.sampling import row_sampling, samples_by_row
+from petune.evaluation.sampling import row_sampling, samples_beams
 from petune.evaluation.stopping import StopText, decode, first_stop
 from petune.kernels.constant_weights import constant_weights
 from petune.kernels.reordered_linears import reordered_linears
@@ -85,7 +85,8 @@ def generate(
     results: dict[int, Generation] = {}
     number, _ = versions(runner)
     apart = runner.model.config.is_encoder_decoder
-    with generating(runner, options.max_new_tokens), seeded(options.seed, runner.device):
+    drawn = _seeded(options.seed, runner.device) if samples_beams(options) else nullcontext()
+    with generating(runner, options.max_new_tokens), drawn:
         for rows, allowance in _batches(encoded, options, longest_input(runner), apart=apart):
             numbers = [first_row * number + i for i in rows]
             generations = _generate_batch(runner, [encoded[i] for i in rows], numbers, allowance, options)
@@ -119,7 +120,7 @@ def room_for(options: GenerationOptions, context: int | None, prompt: int, *, ap
 
 def generation_config(runner: Runner, options: GenerationOptions, max_new_tokens: int) -> GenerationConfig:
     """Return transformers' form of ``options``; the model's own have no say (see :func:`generating`)."""
-    sampling = options.temperature > 0 and not samples_by_row(options)
+    sampling = samples_beams(options)
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=sampling,
@@ -154,9 +155,9 @@ def generating(runner: Runner, new_tokens: int) -> Iterator[None]:
     what nobody asked for, such as a least length, forbidden words or a token to end with.
     """
     reordered = reordered_linears(runner.model) if new_tokens >= _REORDERING_PAYS else nullcontext()
-    own = runner.model.generation_config
-    kept = {name: getattr(own, name, None) for name in _OF_THE_MODEL}
     with evaluating(runner), constant_weights(), reordered:
+        own = runner.model.generation_config
+        kept = {name: getattr(own, name, None) for name in _OF_THE_MODEL}
         runner.model.generation_config = GenerationConfig(
             **{n: value for n, value in kept.items() if value is not None}
         )
@@ -172,7 +173,7 @@ def token_choice(options: GenerationOptions, rows: Sequence[int]) -> LogitsProce
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed PyTorch for the block and give the random state back afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

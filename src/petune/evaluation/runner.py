@@ -1,8 +1,10 @@
 """What evaluation needs of a model, and the state it runs in."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, final
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -103,9 +105,18 @@ class WithHead:
 def evaluating(runner: Runner) -> Iterator[None]:
     """Run the block in evaluation mode and without autograd, then give each module its own mode back.
 
+    What changes for the block would not be given back rightly if two overlapped, so threads that use one model take
+    turns: a second one waits here until the first is done.
+
     Raises:
         ConfigError: rows are routed one by one, and which they are is not known where they are sorted by length.
     """
+    with _TURNS.setdefault(runner.model, threading.RLock()), _evaluating(runner):
+        yield
+
+
+@contextmanager
+def _evaluating(runner: Runner) -> Iterator[None]:
     if Routing.of(runner.model).route.num_rows:
         raise ConfigError(
             "rows are routed one by one here, and this sorts them into batches of its own: choose the adapter of all"
@@ -145,3 +156,6 @@ def versions(runner: Runner) -> tuple[int, Combine]:
     """Return in how many versions rows are run, and how the answers to them become one."""
     placements = [i.placement for i in runner.insertions if i.placement.versions > 1]
     return (placements[0].versions, placements[0].combine) if placements else (1, "average")
+
+
+_TURNS: "WeakKeyDictionary[nn.Module, threading.RLock]" = WeakKeyDictionary()

@@ -54,3 +54,8 @@ def row_sampling(options: GenerationOptions, rows: Sequence[int]) -> LogitsProce
 def samples_by_row(options: GenerationOptions) -> bool:
     """Say whether each row draws its own tokens; beams of a row are drawn together, by transformers."""
     return options.temperature > 0 and options.num_beams == 1
+
+
+def samples_beams(options: GenerationOptions) -> bool:
+    """Say whether beams are drawn, with PyTorch's own random numbers."""
+    return options.temperature > 0 and options.num_beams > 1

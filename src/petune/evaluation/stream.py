@@ -16,7 +16,6 @@ from petune.evaluation.generate import (
     generation_config,
     refuse_heads,
     room_for,
-    seeded,
     stop_token_ids,
     token_choice,
 )
@@ -36,7 +35,8 @@ def stream(
 ) -> Iterator[str]:
     """Yield the answer to ``prompt`` in pieces, as ``generate`` would give it whole.
 
-    Closing the iterator ends the generation.
+    It is written in a thread of its own, however slowly it is read. Closing the iterator ends the generation. What else
+    the model is to write or measure meanwhile, in whatever thread, waits until that is done.
 
     Args:
         runner: the model.
@@ -156,7 +156,7 @@ def _generate(
     outcome: BaseException | None = None
     try:
         answers = Routing.of(runner.model).answers_from([len(ids)])
-        with generating(runner, room), seeded(options.seed, runner.device), answers:
+        with generating(runner, room), answers:
             input_ids = torch.tensor([ids], device=runner.device)
             runner.model.generate(
                 input_ids=input_ids,
