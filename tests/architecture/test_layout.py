@@ -63,7 +63,6 @@ TESTED_ELSEWHERE = {
     "evaluation/likelihood.py": "evaluation/test_evaluate.py",
     "evaluation/prompts.py": "evaluation/test_generate.py",
     "evaluation/seq2seq.py": "tasks/test_seq2seq_lm.py",
-    "evaluation/stopping.py": "evaluation/test_generate.py",
     "merging.py": "test_adapter.py",
     "methods/beside.py": "contract/test_modules_saved_whole.py",
     "methods/method.py": "methods/test_registry.py",

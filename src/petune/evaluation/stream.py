@@ -22,8 +22,11 @@ from petune.evaluation.generate import (
 from petune.evaluation.options import GenerationOptions
 from petune.evaluation.prompts import Messages, chat_prompt, encode_prompts
 from petune.evaluation.runner import Runner, longest_input, versions
-from petune.evaluation.stopping import Cancelled, StopText, decode, first_stop
+from petune.evaluation.stopping import BROKEN, Cancelled, StopText, decode, first_stop
 from petune.sites.routing import Routing
+
+_KEPT_TOKENS = 36
+"""How many tokens are decoded again with each new one; a multiple of the bytes that a character may have."""
 
 
 def stream(
@@ -67,7 +70,8 @@ def stream(
 class TextAssembler:
     """Turns tokens into text as they come, holding back what later tokens may still change.
 
-    Held back are characters whose bytes are not complete, and an ending that may be the start of a stop text.
+    Held back are characters whose bytes are not complete, and an ending that may be the start of a stop text. Tokens
+    whose text was given long ago are forgotten, so that a long text takes no longer by the token than a short one.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
@@ -83,8 +87,11 @@ class TextAssembler:
         place = first_stop(text, self._stop)
         if place is not None:
             return self._give(text[:place])
-        text = text.rstrip("\ufffd")
-        return self._give(text[: len(text) - self._started(text)])
+        whole = text.rstrip(BROKEN)
+        piece = self._give(whole[: len(whole) - self._started(whole)])
+        if len(self._ids) >= 2 * _KEPT_TOKENS and whole == text:
+            self._forget(text)
+        return piece
 
     def finish(self) -> str:
         """Return the rest."""
@@ -95,6 +102,14 @@ class TextAssembler:
         """Return how many characters at the end of ``text`` may be the start of a stop text."""
         sizes = (n for stop in self._stop for n in range(1, len(stop)) if text.endswith(stop[:n]))
         return max(sizes, default=0)
+
+    def _forget(self, text: str) -> None:
+        """Keep the last tokens alone, if their text is the end of ``text`` and what is not given is in it."""
+        kept = self._ids[-_KEPT_TOKENS:]
+        rest = decode(self._tokenizer, kept)
+        given = self._given - (len(text) - len(rest))
+        if rest.strip() and text.endswith(rest) and given >= 0:
+            self._ids, self._given = kept, given
 
     def _give(self, text: str) -> str:
         piece = text[self._given :]
