@@ -98,6 +98,38 @@ def test_an_adapter_on_the_head_uses_the_models_logits(
     torch.testing.assert_close(label_loss(model, batch), full_loss(base.model, batch), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"method": "lora", "target_modules": ("q_proj", "lm_head")},
+        {"method": "lora", "modules_to_save": ("lm_head",)},
+        {"method": "lora", "trainable_token_indices": {"lm_head": (7, 9), "embed_tokens": (7, 9)}},
+        {"method": "ia3", "target_modules": ("v_proj", "lm_head"), "feedforward_modules": ("lm_head",)},
+    ],
+    ids=["updates", "copies", "rows", "factors"],
+)
+@pytest.mark.parametrize("labels", [(2, 4, 3), (1, 5, 0), (0, 0, 1), (0, 0, 0)])
+def test_adapters_on_the_head_know_the_row_of_each_label(
+    keys: dict[str, Any],
+    labels: tuple[int, ...],
+    token_ids: Callable[..., torch.Tensor],
+    tiny_base: Callable[..., Base],
+    randomise: Callable[..., Adapter],
+) -> None:
+    base = tiny_base()
+    adapters = [randomise(create_adapter(base, name=name, **keys), seed=i) for i, name in enumerate("ab")]
+    model = AdaptedModel(base, adapters)
+    loss, ids, names = LabelLoss(model.model, model.plugged_into), token_ids(3, 8), ["a", "b", "a"]
+    wanted = torch.stack([torch.where(torch.arange(8) < 8 - n, -100, row) for n, row in zip(labels, ids, strict=True)])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with model.route(names), torch.no_grad():
+        together = loss(inputs, wanted)
+    for i, name in enumerate(names):
+        with model.route([name]), torch.no_grad():
+            alone = loss({key: value[i : i + 1] for key, value in inputs.items()}, wanted[i : i + 1])
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-5)
+
+
 def test_a_batch_without_labels_decides_nothing(batch: dict[str, torch.Tensor], tiny_base: Callable[..., Base]) -> None:
     model = AdaptedModel(tiny_base("gemma2"))
     loss = LabelLoss(model.model, model.plugged_into)

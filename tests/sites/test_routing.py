@@ -30,6 +30,19 @@ def test_some_rows_keep_their_stacks_in_the_order_asked_for() -> None:
     assert alike.of_rows([1, 0]) == alike
 
 
+def test_entries_of_rows_are_routed_as_these() -> None:
+    route = Route.of([("a",), (), ("b",), ("a",)])
+    entries = route.of_entries(torch.tensor([0, 0, 2, 3, 3, 3]))
+    assert {g.stack: g.rows.tolist() for g in entries.groups if g.rows is not None} == {
+        ("a",): [0, 1, 3, 4, 5],
+        (): [],
+        ("b",): [2],
+    }
+    assert entries.num_rows == 6
+    alike = Route.everywhere(("a",))
+    assert alike.of_entries(torch.tensor([0, 1, 1])) is alike
+
+
 @pytest.mark.parametrize(("entries", "expected"), [(3, [0, 2]), (6, [0, 1, 4, 5]), (9, [0, 1, 2, 6, 7, 8])])
 def test_entries_of_a_row_stay_together(entries: int, expected: list[int]) -> None:
     index = Group(("a",), torch.tensor([0, 2])).index(3, entries, CPU)

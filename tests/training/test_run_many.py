@@ -92,6 +92,32 @@ def test_each_adapter_learns_what_it_learns_alone(
     assert len(set(steps)) >= 4
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"new_tokens": ["<film>"]}, {"modules_to_save": ["lm_head"]}, {"target_modules": ["q_proj", "lm_head"]}],
+    ids=["new tokens", "copies", "updates"],
+)
+def test_what_adapters_learn_at_the_head_is_their_own(
+    changes: dict[str, Any], tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., dict[str, Any]]
+) -> None:
+    data = [tmp_path / f"{name}.jsonl" for name in "ab"]
+    for path, answer in zip(data, ("xy", "abcdef"), strict=True):
+        rows = [{"prompt": f"{'n' * (i % 3)} is", "completion": answer * (1 + i % 2)} for i in range(6)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def recipes(place: str) -> list[dict[str, Any]]:
+        own = [{"data": str(path), "output_dir": str(tmp_path / place / path.stem)} for path in data]
+        return [keys(**recipe, method="lora", r=2, seed=i, **changes) for i, recipe in enumerate(own)]
+
+    for outcome, recipe in zip(train_many(recipes("together"), base=tiny_base()), recipes("apart"), strict=True):
+        assert outcome.result is not None, outcome.error
+        alone = train(recipe, base=tiny_base())
+        close(outcome.result.history, alone.history)
+        ours, theirs = (r.model.adapter(r.adapter_name).tensors() for r in (outcome.result, alone))
+        for name, tensor in theirs.items():
+            torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-4)
+
+
 def names_of(outcomes: list[Outcome]) -> list[str]:
     return [outcome.name for outcome in outcomes if outcome.error is None]
 

@@ -5,6 +5,7 @@ token t + 1.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any, final
 
 import torch
@@ -15,6 +16,7 @@ from petune.backbone.arguments import without_cache
 from petune.kernels.loss_head import label_cross_entropy
 from petune.kernels.upload import uploaded
 from petune.kernels.wide_products import is_plain_linear
+from petune.sites.routing import Route, Routing
 
 IGNORED = -100
 Forward = Callable[..., Any]
@@ -27,7 +29,7 @@ class LabelLoss:
     A hook hands the head only the hidden states at label positions. Where the head is a plain linear whose result is
     the model's logits, the loss and its gradient come from the chunked kernel; where the model reworks the logits (a
     soft cap, a scale) or an adapter sits on the head, the model's own logits at those positions are used. Which of the
-    two holds is measured on the first batch, not looked up.
+    two holds is measured on the first batch, not looked up. To adapters on the head each position is a row.
 
     Args:
         model: a language model.
@@ -58,17 +60,18 @@ class LabelLoss:
         """
         labels = labels[:, self._shift :]
         places = (labels != IGNORED).nonzero(as_tuple=True)
+        at_head = self._route_at_head(places[0])
         rows, columns, targets = (uploaded(found, self._model.device) for found in (*places, labels[places]))
         run = forward or self._model
         if self._fused():
-            hidden, logits, raw = self._run(run, inputs, (rows, columns), only_first=True)
+            hidden, logits, raw = self._run(run, inputs, (rows, columns), at_head, only_first=True)
             if self._logits_are_head_output is None and len(targets):
                 self._logits_are_head_output = torch.equal(logits, raw.to(logits.dtype))
             if self._logits_are_head_output is not False:
                 weight, bias = self._head.weight, getattr(self._head, "bias", None)
                 assert isinstance(weight, Tensor)
                 return _of_rows(label_cross_entropy(hidden, weight, targets, bias), rows, len(labels))
-        _, logits, _ = self._run(run, inputs, (rows, columns), only_first=False)
+        _, logits, _ = self._run(run, inputs, (rows, columns), at_head, only_first=False)
         wide = torch.promote_types(logits.dtype, torch.float32)
         return _of_rows(nn.functional.cross_entropy(logits.to(wide), targets, reduction="none"), rows, len(labels))
 
@@ -76,29 +79,45 @@ class LabelLoss:
         plain = is_plain_linear(self._head) and not self._head_is_changed(self._head)
         return plain and self._logits_are_head_output is not False
 
+    def _route_at_head(self, rows: Tensor) -> Route | None:
+        """Return the route at the head, which sees positions that stand in ``rows`` [N]; None where no slot is."""
+        return Routing.of(self._model).route.of_entries(rows) if self._head_is_changed(self._head) else None
+
     def _run(
-        self, run: Forward, inputs: Mapping[str, Any], places: tuple[Tensor, Tensor], *, only_first: bool
+        self,
+        run: Forward,
+        inputs: Mapping[str, Any],
+        places: tuple[Tensor, Tensor],
+        at_head: Route | None,
+        *,
+        only_first: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the hidden states [N, d] at ``places``; the model's logits and the head's own output for them.
 
         With ``only_first``, logits and output are those of the first place alone.
         """
         seen: list[Tensor] = []
+        in_head = ExitStack()
 
         def select(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+            if at_head is not None:
+                in_head.enter_context(Routing.of(self._model).use(at_head))
             hidden = arguments[0][places]
             seen.append(hidden)
             return (hidden[:1] if only_first else hidden, *arguments[1:])
 
         def record(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+            in_head.close()
             seen.append(output.detach())
 
-        hooks = (self._head.register_forward_pre_hook(select), self._head.register_forward_hook(record))
-        try:
-            logits: Tensor = run(**inputs, **without_cache(self._model)).logits
-        finally:
-            for hook in hooks:
-                hook.remove()
+        # What adapters hook to the head comes between the two.
+        hooks = (self._head.register_forward_pre_hook(select, prepend=True), self._head.register_forward_hook(record))
+        with in_head:
+            try:
+                logits: Tensor = run(**inputs, **without_cache(self._model)).logits
+            finally:
+                for hook in hooks:
+                    hook.remove()
         hidden, raw = seen
         return hidden, logits, raw
 

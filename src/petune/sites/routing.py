@@ -94,6 +94,14 @@ class Route:
         stacks = {int(row): g.stack for g in self.groups if g.rows is not None for row in g.rows}
         return replace(Route.of([stacks[row] for row in rows]), virtual_tokens=self.virtual_tokens) if stacks else self
 
+    def of_entries(self, rows: Tensor) -> "Route":
+        """Return the route of entries [N] that stand in these ``rows`` [N], however many of each."""
+        if not self.num_rows or not len(rows):
+            return self
+        members = [(g.stack, torch.isin(rows.cpu(), g.rows)) for g in self.groups if g.rows is not None]
+        groups = tuple(Group(stack, own.nonzero()[:, 0]) for stack, own in members)
+        return Route(groups, len(rows), self.virtual_tokens)
+
     @staticmethod
     def everywhere(stack: Stack, *, virtual_tokens: bool = True) -> "Route":
         """Every row of any batch goes through ``stack``."""
