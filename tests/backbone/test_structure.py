@@ -232,3 +232,13 @@ def test_embeddings_are_tables_that_are_looked_up_by_their_input(tiny_model: Cal
     chosen = structure.select_with_embeddings(["embed_tokens", "q_proj"], layers=None)
     assert [module.path for module in chosen][-1] == "model.embed_tokens"
     assert all("embed" not in module.path for module in structure.select_with_embeddings("all-linear"))
+
+
+def test_heads_and_widths_of_attentions_are_their_own(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    def sizes(architecture: str) -> list[tuple[int, int, int, int]]:
+        found = Structure(tiny_model(architecture)).attentions
+        return [(a.num_heads, a.num_kv_heads, a.head_dim, a.value_dim) for a in found]
+
+    assert sizes("gemma2") == [(4, 2, 8, 8)] * 2
+    assert sizes("deepseek_v3") == [(4, 4, 16, 8)] * 2
+    assert sizes("gemma4_text") == [(4, 2, 8, 8), (4, 1, 16, 16)]

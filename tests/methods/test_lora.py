@@ -222,3 +222,16 @@ def test_rates_of_lora_plus(ratio: float | None, tiny_base: Callable[..., Base])
         assert rates[id(parameter)] == pytest.approx(expected)
     written = make_optimizer(adapter, TrainingOptions(module_learning_rates={"*.lora_B": 7e-5}))
     assert {group["lr"] for group in written.param_groups} == {4e-4, 7e-5}
+
+
+def test_a_base_whose_layers_differ_in_heads_and_widths_learns(
+    tiny_base: Callable[..., Base], token_ids: Callable[..., torch.Tensor]
+) -> None:
+    base, ids = tiny_base("gemma4_text"), token_ids(2, 8)
+    adapter = create_adapter(base, "lora", r=2)
+    adapter.set_trainable(True)
+    model, optimizer = AdaptedModel(base, [adapter]), torch.optim.SGD(adapter.parameters(), lr=1e-2)
+    before = model(input_ids=ids, labels=ids).loss
+    before.backward()
+    optimizer.step()
+    assert model(input_ids=ids, labels=ids).loss < before

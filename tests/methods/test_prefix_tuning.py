@@ -16,7 +16,7 @@ from petune.backbone.base import Base
 from petune.checkpoint.folder import load_adapter, save_adapter
 from petune.data.loading import load_examples
 from petune.data.options import DataOptions
-from petune.errors import ConfigError, DataError
+from petune.errors import AdapterFormatError, ConfigError, DataError
 from petune.evaluation.generate import generate
 from petune.evaluation.options import GenerationOptions
 from petune.evaluation.scoring import score_choices
@@ -87,6 +87,45 @@ def test_peft_reads_our_folder_and_we_read_theirs(
     base = tiny_base(architecture)
     again = AdaptedModel(base, [load_adapter(tmp_path / "theirs", base)])
     torch.testing.assert_close(again(input_ids=ids, attention_mask=mask).logits[seen], ours, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["deepseek_v3", "gemma4_text"])
+@pytest.mark.parametrize("method", ["prefix_tuning", "p_tuning_v2"])
+@pytest.mark.parametrize("projected", [False, True])
+def test_keys_and_values_of_different_sizes_are_learned_and_kept(
+    architecture: str,
+    method: str,
+    projected: bool,
+    tmp_path: Path,
+    tiny_base: Callable[..., Base],
+    token_ids: Callable[..., torch.Tensor],
+) -> None:
+    base, ids = tiny_base(architecture), token_ids(2, 8)
+    adapter = create_adapter(base, method, num_virtual_tokens=3, prefix_projection=projected)
+    adapter.set_trainable(True)
+    model = AdaptedModel(base, [adapter])
+    model(input_ids=ids).logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in adapter.parameters())
+    model.bake(adapter.name)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.adapter(adapter.name).tensors().items()}
+    for a in base.structure.attentions:
+        assert shapes[f"{a.path}.keys"] == (a.num_kv_heads, 3, a.head_dim)
+        assert shapes[f"{a.path}.values"] == (a.num_kv_heads, 3, a.value_dim)
+
+    save_adapter(model, tmp_path)  # PEFT's one matrix holds nothing like it
+    assert not (tmp_path / "adapter_config.json").exists()
+    other = tiny_base(architecture)
+    again = AdaptedModel(other, [load_adapter(tmp_path, other)])
+    torch.testing.assert_close(again(input_ids=ids).logits, model(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_pefts_prefixes_are_refused_where_keys_and_values_differ_in_size(
+    tmp_path: Path, tiny_base: Callable[..., Base]
+) -> None:
+    save_adapter(AdaptedModel(tiny_base(), [create_adapter(tiny_base(), "prefix_tuning")]), tmp_path)
+    (tmp_path / "petune.json").unlink()
+    with pytest.raises(AdapterFormatError, match="differ in their heads or widths"):
+        load_adapter(tmp_path, tiny_base("deepseek_v3"))
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """The attention modules of any transformer, and what each of them attends to, read off its module tree."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +22,8 @@ class Attention:
         block: index into the structure's blocks.
         num_heads: heads of its queries.
         num_kv_heads: heads of its keys and values.
-        head_dim: width of one head.
+        head_dim: width of a head's query and key.
+        value_dim: width of its value.
         kind: what attends to what.
     """
 
@@ -31,6 +32,7 @@ class Attention:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    value_dim: int
     kind: AttentionKind = "decoder"
 
 
@@ -39,17 +41,21 @@ def find_attentions(model: PreTrainedModel, blocks: tuple[str, ...]) -> tuple[At
     return tuple(_attentions(model, blocks))
 
 
+def are_alike(attentions: Sequence[Attention]) -> bool:
+    """Say whether the keys and the values of all ``attentions`` have the same heads and the same width."""
+    return len({(a.num_kv_heads, width) for a in attentions for width in (a.head_dim, a.value_dim)}) == 1
+
+
 def _attentions(model: PreTrainedModel, blocks: tuple[str, ...]) -> Iterator[Attention]:
     config = model.config.get_text_config()
     kind = kind_of(model.config)
     for index, block in enumerate(blocks):
         side: AttentionKind = "encoder" if kind == "encoder" or _in_encoder(block, kind) else "decoder"
-        sizes = _heads(config, side)
         for path, module in model.get_submodule(block).named_modules(prefix=block):
             inner = any(_is_attention(child) for child in module.modules() if child is not module)
             if _is_attention(module) and not inner:
                 crosses = side == "decoder" and _looks_across(path.removeprefix(block))
-                yield Attention(path, index, *sizes, "cross" if crosses else side)
+                yield Attention(path, index, *_heads(config, side, module), "cross" if crosses else side)
 
 
 def _in_encoder(block: str, kind: str) -> bool:
@@ -61,13 +67,19 @@ def _looks_across(inside: str) -> bool:
     return "enc" in inside.lower() or "cross" in inside.lower()
 
 
-def _heads(config: PreTrainedConfig, side: AttentionKind) -> tuple[int, int, int]:
-    """Return query heads, key-value heads and the width of one; an encoder-decoder's two sides may differ."""
-    own = getattr(config, f"{side}_attention_heads", None)
-    heads = own or config.num_attention_heads
+def _heads(config: PreTrainedConfig, side: AttentionKind, module: nn.Module) -> tuple[int, int, int, int]:
+    """Return query heads, key-value heads, and the widths of a key and a value; layers and sides of a model may differ.
+
+    What the ``module`` itself says comes first.
+    """
+    if getattr(config, "is_heterogeneous", False):
+        config = config.per_layer_config[module.layer_idx]
+    heads = getattr(config, f"{side}_attention_heads", None) or config.num_attention_heads
+    groups = getattr(module, "num_key_value_groups", None)
     kv_heads = getattr(config, "num_key_value_heads", None) or (1 if _shares_keys(config) else heads)
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return heads, kv_heads, head_dim
+    own = getattr(module, "qk_head_dim", None) or getattr(module, "head_dim", None)
+    head_dim = own or getattr(config, "head_dim", None) or config.hidden_size // heads
+    return heads, heads // groups if groups else kv_heads, head_dim, getattr(module, "v_head_dim", None) or head_dim
 
 
 def _shares_keys(config: PreTrainedConfig) -> bool:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from petune.adapter import Adapter
-from petune.backbone.attentions import Attention
+from petune.backbone.attentions import Attention, are_alike
 from petune.backbone.base import Base
 from petune.checkpoint.adapterhub_layout import (
     CONFIG_FILE,
@@ -64,6 +64,11 @@ class PrefixHubLayout(HubLayout):
             raise AdapterFormatError(
                 f"{CONFIG_FILE}: the library's prefixes on a {base.model.config.model_type} count distances between"
                 " tokens in a way that petune does not; its other adapters can be read on this base"
+            )
+        if not are_alike(base.structure.attentions):
+            raise AdapterFormatError(
+                f"{WEIGHTS_FILE}: the library's prefixes have keys and values of one size, and those of this base"
+                " differ in their heads or widths; its other adapters can be read on this base"
             )
         if base.structure.kind == "encoder-decoder":
             off = next((f for f in ("encoder_prefix", "cross_prefix") if found.config.get(f) is not True), None)

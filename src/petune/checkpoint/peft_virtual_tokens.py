@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from petune.adapter import Adapter
+from petune.backbone.attentions import are_alike
 from petune.backbone.structure import Structure
 from petune.checkpoint.peft_layout import CONFIG_FILE, PROMPT_PREFIX, WEIGHTS_FILE, Layout, Rule
 from petune.errors import AdapterFormatError
@@ -128,10 +129,23 @@ class PrefixTuningLayout(VirtualTokensLayout):
     )
 
     def fits(self, adapter: Adapter, structure: Structure) -> bool:
-        """Say whether it is a plain prefix: PEFT shows an infix to every token, has no gate, and shifts positions."""
+        """Say whether it is a plain prefix: PEFT shows an infix to every token, has no gate, and shifts positions.
+
+        Its one matrix has keys and values of one size.
+        """
         settings = adapter.config.model_dump()
         plain = settings.get("placement", "prefix") == "prefix" and not settings.get("prefix_gate", False)
-        return plain and settings["shift_positions"] and super().fits(adapter, structure)
+        plain = plain and settings["shift_positions"] and are_alike(structure.attentions)
+        return plain and super().fits(adapter, structure)
+
+    def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
+        """Return the number of virtual tokens; a base whose keys and values differ in size has no such file."""
+        if not are_alike(structure.attentions):
+            raise AdapterFormatError(
+                f"{WEIGHTS_FILE}: HF PEFT's prefixes have keys and values of one size, and those of this base differ in"
+                " their heads or widths; train one with petune"
+            )
+        return super().options(config, structure)
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
         """Return PEFT's fields of prefix tuning."""

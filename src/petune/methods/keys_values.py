@@ -117,7 +117,7 @@ class Network(nn.Module):
         super().__init__()
         width = config.encoder_hidden_size or HIDDEN_SIZE
         self._attentions = tuple(attentions)
-        self._widths = [2 * a.num_kv_heads * a.head_dim for a in attentions]
+        self._widths = [a.num_kv_heads * sum(_widths(a)) for a in attentions]
         self._dropout = config.prefix_dropout
         self.embedding = nn.Parameter(torch.randn(config.num_virtual_tokens, hidden_size, generator=generator))
         self.inner = drawn_linear(hidden_size, width, generator)
@@ -128,15 +128,14 @@ class Network(nn.Module):
         flat = F.dropout(self.outer(self._inside()), self._dropout, self.training)
         found = {}
         for attention, part in zip(self._attentions, torch.split(flat, self._widths, -1), strict=True):
-            split = part.view(len(part), 2, attention.num_kv_heads, attention.head_dim)
-            keys, values = split.permute(1, 2, 0, 3)
+            flat_pair = torch.split(part, [attention.num_kv_heads * width for width in _widths(attention)], -1)
+            keys, values = (own.view(len(own), attention.num_kv_heads, -1).transpose(0, 1) for own in flat_pair)
             found[attention.path] = (keys, values)
         return found
 
     def fit(self, start: Mapping[str, KeysValues]) -> None:
         """Make the network's output ``start``, by the smallest change of its last layer."""
-        pairs = [torch.stack(start[a.path]) for a in self._attentions]  # [2, K, P, D]
-        wanted = torch.cat([pair.permute(2, 0, 1, 3).flatten(1) for pair in pairs], -1)
+        wanted = torch.cat([part.transpose(0, 1).flatten(1) for a in self._attentions for part in start[a.path]], -1)
         fit_last_layer(self.outer, self._inside(), wanted)
 
     def _inside(self) -> Tensor:
@@ -249,7 +248,10 @@ def keys_values_start(config: KeysValuesConfig, target: Target) -> dict[str, Key
     """
     attentions, length = target.structure.attentions, config.num_virtual_tokens
     if target.shapes_only:
-        return {a.path: (torch.zeros(a.num_kv_heads, length, a.head_dim),) * 2 for a in attentions}
+        keys, values = (
+            {a.path: torch.zeros(a.num_kv_heads, length, _widths(a)[i]) for a in attentions} for i in (0, 1)
+        )
+        return {path: (keys[path], values[path]) for path in keys}
     paths = tuple(a.path for a in attentions)
     if config.prefix_init == "random":
         ids = start_ids(target, MEASURED_TOKENS, None, setting="prefix_init")
@@ -260,6 +262,11 @@ def keys_values_start(config: KeysValuesConfig, target: Target) -> dict[str, Key
         }
     ids = start_ids(target, length, config.prefix_init_text, setting="prefix_init_text")
     return read_keys_values(target.model, paths, ids)
+
+
+def _widths(attention: Attention) -> tuple[int, int]:
+    """Return how wide a head's key and value are."""
+    return attention.head_dim, attention.value_dim
 
 
 def _like(measured: Tensor, length: int, generator: torch.Generator) -> Tensor:
