@@ -16,7 +16,7 @@ from petune.backbone.base import Base
 from petune.checkpoint.folder import load_adapter, save_adapter
 from petune.data.loading import load_examples
 from petune.data.options import DataOptions
-from petune.errors import AdapterFormatError, ConfigError, DataError
+from petune.errors import AdapterFormatError, BaseModelError, ConfigError, DataError
 from petune.evaluation.generate import generate
 from petune.evaluation.options import GenerationOptions
 from petune.evaluation.scoring import score_choices
@@ -117,6 +117,17 @@ def test_keys_and_values_of_different_sizes_are_learned_and_kept(
     other = tiny_base(architecture)
     again = AdaptedModel(other, [load_adapter(tmp_path, other)])
     torch.testing.assert_close(again(input_ids=ids).logits, model(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["prefix_tuning", "p_tuning_v2"])
+def test_a_base_without_attention_is_refused(method: str, tiny_base: Callable[..., Base]) -> None:
+    with pytest.raises(BaseModelError, match="MambaForCausalLM has no attention"):
+        create_adapter(tiny_base("mamba"), method)
+
+
+def test_linear_attention_gets_no_keys_and_values(tiny_base: Callable[..., Base]) -> None:
+    base = tiny_base("minimax", layer_types=["linear_attention", "full_attention"])
+    assert list(create_adapter(base, "prefix_tuning").slots) == ["model.layers.1.self_attn"]
 
 
 def test_pefts_prefixes_are_refused_where_keys_and_values_differ_in_size(

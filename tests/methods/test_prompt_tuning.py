@@ -10,15 +10,51 @@ import torch
 from safetensors.torch import save_file
 
 from petune.adapted_model import AdaptedModel
-from petune.adapter import create_adapter
+from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.checkpoint.folder import load_adapter, save_adapter
 from petune.errors import BaseModelError, ConfigError
+from petune.evaluation.generate import generate
+from petune.evaluation.options import GenerationOptions
+from petune.sites.embeddings import EmbeddingSource
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Could not find a config file in tiny:UserWarning"),
 ]
+
+
+@pytest.mark.filterwarnings("ignore")  # of models that would rather have kernels of their own
+@pytest.mark.parametrize("architecture", ["lfm2", "mamba", "minimax", "gemma4_text"])
+@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning"])
+@torch.no_grad()
+def test_stands_in_the_rows_where_attentions_are_not_all(
+    architecture: str,
+    method: str,
+    tmp_path: Path,
+    tiny_base: Callable[..., Base],
+    token_ids: Callable[..., torch.Tensor],
+    randomise: Callable[..., Adapter],
+) -> None:
+    base, ids = tiny_base(architecture), token_ids(2, 9)
+    adapter = randomise(create_adapter(base, method, num_virtual_tokens=3))
+    model = AdaptedModel(base, [adapter])
+    assert isinstance(adapter.source, EmbeddingSource)
+    batch = model.insert_virtual_tokens({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    ours = model(**batch).logits[:, 3:]
+    if base.structure.embeds_once:
+        bare = tiny_base(architecture).model
+        embedded = adapter.source.embeddings().expand(2, -1, -1), bare.get_input_embeddings()(ids)
+        expected = bare(inputs_embeds=torch.cat(embedded, 1)).logits[:, 3:]
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+    options = GenerationOptions(max_new_tokens=6)
+    prompts = ["a prompt of some length", "b"]
+    assert generate(model, prompts, options) == [generate(model, [prompt], options)[0] for prompt in prompts]
+    save_adapter(model, tmp_path)
+    other = tiny_base(architecture)
+    again = AdaptedModel(other, [load_adapter(tmp_path, other)])
+    torch.testing.assert_close(again(**batch).logits[:, 3:], ours)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma", "glm", "phi", "gpt2", "gpt_neox", "opt", "bloom", "falcon"])

@@ -103,8 +103,8 @@ def test_what_rows_of_an_adapter_begin_with_is_computed_once(
     changes = {"gemma2": {"layer_types": ["full_attention"] * 2}}.get(architecture, {})
     model = two_on(tiny_base(architecture, **changes), randomise, method)
     read: list[int] = []
-    handle = model.model.get_output_embeddings().register_forward_pre_hook(
-        lambda module, arguments: read.append(len(arguments[0])), prepend=True
+    handle = model.model.base_model.register_forward_hook(
+        lambda module, arguments, output: read.append(len(output.last_hidden_state))
     )
     try:
         assert_the_same(model, ALIKE)
@@ -183,10 +183,11 @@ def test_activations_behind_virtual_tokens_may_be_computed_again(
             "'first' does more than change what single tokens become",
         ),
         ("llama", "lora", {"lora_dropout": 0.5}, "each row draws a dropout of its own"),
-        ("bloom", "lora", {}, "the model does not read left to right, or cannot be told positions"),
+        ("bloom", "lora", {}, "the model does not read left to right by attention alone, or cannot be told positions"),
+        ("lfm2", "lora", {}, "the model does not read left to right by attention alone, or cannot be told positions"),
         ("mistral", "lora", {}, "MistralForCausalLM cannot be told where rows begin"),
     ],
-    ids=["virtual tokens", "dropout", "alibi", "a window"],
+    ids=["virtual tokens", "dropout", "alibi", "convolutions", "a window"],
 )
 def test_rows_are_padded_where_they_cannot_lie_end_to_end(
     architecture: str,

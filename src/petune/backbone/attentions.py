@@ -51,11 +51,24 @@ def _attentions(model: PreTrainedModel, blocks: tuple[str, ...]) -> Iterator[Att
     kind = kind_of(model.config)
     for index, block in enumerate(blocks):
         side: AttentionKind = "encoder" if kind == "encoder" or _in_encoder(block, kind) else "decoder"
+        if _is_linear(config, block):
+            continue
         for path, module in model.get_submodule(block).named_modules(prefix=block):
             inner = any(_is_attention(child) for child in module.modules() if child is not module)
             if _is_attention(module) and not inner:
                 crosses = side == "decoder" and _looks_across(path.removeprefix(block))
                 yield Attention(path, index, *_heads(config, side, module), "cross" if crosses else side)
+
+
+def attends_only(model: PreTrainedModel, blocks: Sequence[str], attentions: Sequence[Attention]) -> bool:
+    """Say whether every block has an attention, and the model keeps no state beside keys and values."""
+    return not model._is_stateful and {a.block for a in attentions} == set(range(len(blocks)))
+
+
+def _is_linear(config: PreTrainedConfig, block: str) -> bool:
+    """Say whether what a block calls attention has a state in place of keys and values."""
+    kinds, number = getattr(config, "layer_types", None) or (), block.rpartition(".")[2]
+    return number.isdecimal() and kinds[int(number) : int(number) + 1] == ["linear_attention"]
 
 
 def _in_encoder(block: str, kind: str) -> bool:

@@ -16,7 +16,8 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from petune.backbone.attentions import find_attentions
+from petune.backbone.arguments import takes
+from petune.backbone.attentions import attends_only, find_attentions
 from petune.backbone.embeddings import Embedding, find_embeddings
 from petune.backbone.head_modules import HeadModules
 from petune.backbone.kind import Kind, kind_of
@@ -70,6 +71,8 @@ class Structure:
         repeats_blocks: whether a block is run several times, as in ALBERT.
         embeddings: every table that is looked up by its input's numbers, once, in module order.
         attentions: every attention module once, in module order; empty for a model that is no ``PreTrainedModel``.
+        attends_only: whether what precedes a token reaches it through attentions alone, as keys and values.
+        embeds_once: whether a token's embedding is all that is looked up for it, so that one may stand for a token.
     """
 
     def __init__(self, model: nn.Module, random: Iterable[str] = ()) -> None:
@@ -81,6 +84,8 @@ class Structure:
         self.embeddings: tuple[Embedding, ...] = tuple(find_embeddings(model, self.blocks))
         self.repeats_blocks: bool = pretrained is not None and _runs(pretrained) > len(self.blocks)
         self.attentions = () if pretrained is None else find_attentions(pretrained, self.blocks)
+        self.embeds_once = pretrained is None or not takes(pretrained.base_model, "per_layer_inputs")
+        self.attends_only = pretrained is not None and attends_only(pretrained, self.blocks, self.attentions)
 
     @property
     def num_blocks(self) -> int:

@@ -58,7 +58,7 @@ class SoftPromptLayout(VirtualTokensLayout, ABC):
         """Say whether it is one prompt in front of everything: PEFT knows nothing else."""
         placement = adapter.placement
         one = placement is None or (placement.before_special and placement.versions == 1)
-        return one and super().fits(adapter, structure)
+        return one and bool(structure.attentions) and super().fits(adapter, structure)
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
         """Return PEFT's fields."""
@@ -131,19 +131,19 @@ class PrefixTuningLayout(VirtualTokensLayout):
     def fits(self, adapter: Adapter, structure: Structure) -> bool:
         """Say whether it is a plain prefix: PEFT shows an infix to every token, has no gate, and shifts positions.
 
-        Its one matrix has keys and values of one size.
+        Its one matrix has keys and values of one size for every layer.
         """
         settings = adapter.config.model_dump()
         plain = settings.get("placement", "prefix") == "prefix" and not settings.get("prefix_gate", False)
-        plain = plain and settings["shift_positions"] and are_alike(structure.attentions)
+        plain = plain and settings["shift_positions"] and _is_one_matrix(structure)
         return plain and super().fits(adapter, structure)
 
     def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
-        """Return the number of virtual tokens; a base whose keys and values differ in size has no such file."""
-        if not are_alike(structure.attentions):
+        """Return the number of virtual tokens; where keys and values differ in size there is no such file."""
+        if not _is_one_matrix(structure):
             raise AdapterFormatError(
-                f"{WEIGHTS_FILE}: HF PEFT's prefixes have keys and values of one size, and those of this base differ in"
-                " their heads or widths; train one with petune"
+                f"{WEIGHTS_FILE}: HF PEFT's prefixes have keys and values of one size at every layer, and this base has"
+                " layers that differ in their heads or widths, or lack an attention; train one with petune"
             )
         return super().options(config, structure)
 
@@ -177,3 +177,9 @@ class PrefixTuningLayout(VirtualTokensLayout):
             for layer, attention in enumerate(structure.attentions)
             for part, name in enumerate(("keys", "values"))
         }
+
+
+def _is_one_matrix(structure: Structure) -> bool:
+    """Say whether every block has one attention, with keys and values of one size."""
+    in_blocks = [attention.block for attention in structure.attentions]
+    return in_blocks == [*range(structure.num_blocks)] and are_alike(structure.attentions)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petune.backbone.attentions import Attention
+from petune.errors import BaseModelError
 from petune.methods.config import MethodConfig
 from petune.methods.method import Method, Parts, Target
 from petune.methods.starts import drawn_linear, fit_last_layer, start_ids
@@ -193,7 +194,16 @@ class KeysValuesMethod(Method[ConfigT], ABC):
         return False
 
     def build(self, config: ConfigT, target: Target) -> dict[str, Slot]:
-        """Return one slot for every attention."""
+        """Return one slot for every attention.
+
+        Raises:
+            BaseModelError: there is none.
+        """
+        if not target.structure.attentions:
+            raise BaseModelError(
+                f"{type(target.model).__name__} has no attention, so there is nothing to add keys and values to;"
+                " methods that change embeddings, outputs or weights work (petune methods lists the sites of each)"
+            )
         hidden = self.hidden_from_prompt(config, target)
         if config.prefix_projection:
             moved = config.num_virtual_tokens if config.shift_positions else 0

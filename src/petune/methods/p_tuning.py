@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from petune.backbone.structure import Structure
 from petune.methods.config import MethodConfig
 from petune.methods.method import Finding, Method, Paper, Parts, Target
-from petune.methods.soft_prompt import SoftPrompt, soft_prompt_slots
+from petune.methods.soft_prompt import SoftPrompt, soft_prompt_slots, stands_outside_rows
 from petune.methods.starts import draw, drawn_linear, embedding_table, fit_last_layer, start_ids
 from petune.sites.attention import Source
 from petune.sites.embeddings import EmbeddingSource
@@ -227,7 +227,7 @@ class PTuning(Method[PTuningConfig]):
         """Return where the virtual tokens stand in a row; None where they are in front of everything."""
         if config.prompt_template is not None:
             return Placement.of_template(config.prompt_template)
-        return None if structure.is_decoder_lm else Placement.at("prepend", config.num_virtual_tokens)
+        return None if stands_outside_rows(structure) else Placement.at("prepend", config.num_virtual_tokens)
 
     @torch.no_grad()
     def bake(self, parts: Parts[PTuningConfig]) -> Parts[PTuningConfig] | None:

@@ -25,7 +25,7 @@ from torch import Tensor
 from petune.backbone.structure import Structure
 from petune.methods.config import MethodConfig
 from petune.methods.method import Finding, Method, Paper, Target
-from petune.methods.soft_prompt import SoftPrompt, soft_prompt_slots
+from petune.methods.soft_prompt import SoftPrompt, soft_prompt_slots, stands_outside_rows
 from petune.methods.starts import COMMON_TOKENS, embedding_table, label_embeddings, read_matrix, start_ids
 from petune.sites.attention import Source
 from petune.sites.placement import Combine, Place, Placement
@@ -128,7 +128,7 @@ class PromptTuning(Method[PromptTuningConfig]):
 
     def placement(self, config: PromptTuningConfig, structure: Structure) -> Placement | None:
         """Return where the prompt stands in a row; None where no row need hold it, for all share what is made of it."""
-        if config.placement == "prepend" and config.num_prompts == 1 and structure.is_decoder_lm:
+        if config.placement == "prepend" and config.num_prompts == 1 and stands_outside_rows(structure):
             return None
         return Placement.at(
             config.placement, config.num_virtual_tokens, versions=config.num_prompts, combine=config.ensemble

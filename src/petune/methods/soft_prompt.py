@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from petune.backbone.structure import Structure
 from petune.methods.method import Target
 from petune.sites.attention import SourcedSlot
 from petune.sites.embeddings import EmbeddingSlot, EmbeddingSource, reader_path
@@ -30,6 +31,14 @@ class SoftPrompt(EmbeddingSource):
     def embeddings(self) -> Tensor:
         """Return the learned embeddings."""
         return self.prompt_embeddings
+
+
+def stands_outside_rows(structure: Structure) -> bool:
+    """Say whether tokens in front need not be in the rows: what is made of them is the same for all, and is all seen.
+
+    Convolutions and recurrent blocks would not know of such tokens.
+    """
+    return structure.is_decoder_lm and structure.attends_only and structure.embeds_once
 
 
 def soft_prompt_slots(target: Target, num_virtual_tokens: int, placement: Placement | None) -> dict[str, Slot]:

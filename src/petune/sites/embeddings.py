@@ -20,6 +20,9 @@ from petune.errors import DataError
 from petune.sites.attention import KeysValues, Reader, Source
 from petune.sites.routing import Routing, Stack
 
+_STATES = ("cache_params", "state")
+"""What models without attention call what they keep of the tokens before."""
+
 _HOW = "write rows with petune.generate, evaluate or predict, or put them in with AdaptedModel.insert_virtual_tokens"
 
 
@@ -106,6 +109,7 @@ class EmbeddingSite:
                 # First before, last after what else is plugged into the embeddings, which sees an ordinary token.
                 module.register_forward_pre_hook(self._hide, prepend=True),
                 module.register_forward_hook(self._fill),
+                *(other.register_forward_pre_hook(self._without_virtual) for other in self._other_tables(module)),
             ]
 
     def unplug(self, name: str) -> None:
@@ -133,6 +137,8 @@ class EmbeddingSite:
         ids = kwargs.get("input_ids", args[0] if args else None)
         if ids is None:
             raise DataError(f"the adapter's virtual tokens stand among token ids, and embeddings were given; {_HOW}")
+        if ids.shape[1] == 1 and any(kwargs.get(name) is not None for name in _STATES):
+            return  # what is in a state is not told, but it is gone on with token by token
         found = (ids >= vocabulary_size(self._model)).sum(-1)
         for group, expected in zip(route.groups, wanted, strict=True):
             index = group.index(route.num_rows, len(ids), ids.device)
@@ -141,6 +147,14 @@ class EmbeddingSite:
             if wrong is not None:
                 names = ", ".join(group.stack) or "the bare base"
                 raise DataError(f"a row for {names} holds {wrong} virtual tokens, expected {expected}; {_HOW}")
+
+    def _other_tables(self, own: nn.Module) -> list[nn.Module]:
+        """Return what may look the same tokens up beside the input embeddings: the tables of their class."""
+        return [module for module in self._model.modules() if type(module) is type(own) and module is not own]
+
+    def _without_virtual(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Look an ordinary token up in place of virtual ones."""
+        return (args[0].masked_fill(args[0] >= vocabulary_size(self._model), 0), *args[1:])
 
     def _hide(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Look an ordinary token up in place of virtual ones, and note which [B, T] stood where."""

@@ -197,8 +197,8 @@ class Unpadded:
     def _why_not(self, new: Mapping[str, Sequence[Encoded]]) -> str | None:
         """Return why rows cannot lie end to end; None if they can."""
         base, structure = self._model.model, self._model.base.structure
-        if not structure.is_decoder_lm or not structure.attentions or not takes(base, "position_ids"):
-            return "the model does not read left to right, or cannot be told positions"
+        if not structure.is_decoder_lm or not structure.attends_only or not takes(base, "position_ids"):
+            return "the model does not read left to right by attention alone, or cannot be told positions"
         unfit = next((name for name in new if not _acts_on_tokens(self._model.adapter(name))), None)
         if unfit is not None:
             return f"'{unfit}' does more than change what single tokens become"
