@@ -144,6 +144,13 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
     },
     "lfm2": {**_GROUPED, "layer_types": ["conv", "full_attention"], "max_position_embeddings": 128},
     "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "initializer_range": 0.15},
+    "llama4_text": {
+        **_GROUPED,
+        "num_local_experts": 2,
+        "intermediate_size_mlp": 48,
+        "attention_chunk_size": 64,
+        "max_position_embeddings": 128,
+    },
     "minimax": {**_GROUPED, "num_local_experts": 2, "block_size": 8, "max_position_embeddings": 128},
     "bert": {**_BLOCKS, **_NO_DROPOUT},
     "deberta-v2": {

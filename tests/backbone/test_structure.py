@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from petune.backbone.loading import quiet
-from petune.backbone.structure import Structure
+from petune.backbone.structure import Structure, body_of
 from petune.errors import TargetError
 
 PLAIN = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -242,3 +242,21 @@ def test_heads_and_widths_of_attentions_are_their_own(tiny_model: Callable[..., 
     assert sizes("gemma2") == [(4, 2, 8, 8)] * 2
     assert sizes("deepseek_v3") == [(4, 4, 16, 8)] * 2
     assert sizes("gemma4_text") == [(4, 2, 8, 8), (4, 1, 16, 16)]
+
+
+def test_a_router_is_no_linear_and_a_linear_with_a_forward_of_its_own_is(
+    tiny_model: Callable[..., PreTrainedModel],
+) -> None:
+    llama4 = Structure(tiny_model("llama4_text"))
+    assert not any(linear.path.endswith("router") for linear in llama4.linears)
+    assert {linear.role for linear in llama4.linears} == {"attention", "mlp", "head"}
+    falcon = Structure(tiny_model("falcon"))
+    assert {linear.path.rpartition(".")[2] for linear in falcon.select("all-linear")} == {
+        *f"{FUSED} {FUSED_MLP}".split()
+    }
+
+
+def test_the_body_is_what_holds_the_blocks(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    for architecture, path in {"llama": "model", "gpt2": "transformer", "llama4_text": "model", "t5": ""}.items():
+        model = tiny_model(architecture)
+        assert body_of(model) is (model.get_submodule(path) if path else model.base_model)

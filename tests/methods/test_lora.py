@@ -224,10 +224,11 @@ def test_rates_of_lora_plus(ratio: float | None, tiny_base: Callable[..., Base])
     assert {group["lr"] for group in written.param_groups} == {4e-4, 7e-5}
 
 
-def test_a_base_whose_layers_differ_in_heads_and_widths_learns(
-    tiny_base: Callable[..., Base], token_ids: Callable[..., torch.Tensor]
+@pytest.mark.parametrize("architecture", ["gemma4_text", "llama4_text"])
+def test_bases_with_layers_or_linears_of_several_kinds_learn(
+    architecture: str, tiny_base: Callable[..., Base], token_ids: Callable[..., torch.Tensor]
 ) -> None:
-    base, ids = tiny_base("gemma4_text"), token_ids(2, 8)
+    base, ids = tiny_base(architecture), token_ids(2, 8)
     adapter = create_adapter(base, "lora", r=2)
     adapter.set_trainable(True)
     model, optimizer = AdaptedModel(base, [adapter]), torch.optim.SGD(adapter.parameters(), lr=1e-2)

@@ -57,7 +57,9 @@ def test_stands_in_the_rows_where_attentions_are_not_all(
     torch.testing.assert_close(again(**batch).logits[:, 3:], ours)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma", "glm", "phi", "gpt2", "gpt_neox", "opt", "bloom", "falcon"])
+@pytest.mark.parametrize(
+    "architecture", ["llama", "gemma", "glm", "phi", "gpt2", "gpt_neox", "opt", "bloom", "falcon", "llama4_text"]
+)
 @pytest.mark.parametrize("length", [1, 7])
 def test_equals_embeddings_put_in_front_and_so_do_its_gradients(
     architecture: str, length: int, tiny_base: Callable[..., Base], token_ids: Callable[..., torch.Tensor]

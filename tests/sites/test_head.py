@@ -130,6 +130,15 @@ def test_adapters_on_the_head_know_the_row_of_each_label(
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "llama4_text"])
+def test_virtual_tokens_are_read_below_the_head(
+    architecture: str, batch: dict[str, torch.Tensor], tiny_base: Callable[..., Base]
+) -> None:
+    base = tiny_base(architecture)
+    model = AdaptedModel(base, [create_adapter(base, "prompt_tuning", num_virtual_tokens=3)])
+    torch.testing.assert_close(label_loss(model, batch), full_loss(model, batch), rtol=1e-5, atol=0)
+
+
 def test_a_batch_without_labels_decides_nothing(batch: dict[str, torch.Tensor], tiny_base: Callable[..., Base]) -> None:
     model = AdaptedModel(tiny_base("gemma2"))
     loss = LabelLoss(model.model, model.plugged_into)

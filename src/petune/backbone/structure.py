@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar, final
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -84,7 +85,7 @@ class Structure:
         self.embeddings: tuple[Embedding, ...] = tuple(find_embeddings(model, self.blocks))
         self.repeats_blocks: bool = pretrained is not None and _runs(pretrained) > len(self.blocks)
         self.attentions = () if pretrained is None else find_attentions(pretrained, self.blocks)
-        self.embeds_once = pretrained is None or not takes(pretrained.base_model, "per_layer_inputs")
+        self.embeds_once = pretrained is None or not takes(body_of(pretrained), "per_layer_inputs")
         self.attends_only = pretrained is not None and attends_only(pretrained, self.blocks, self.attentions)
 
     @property
@@ -227,11 +228,12 @@ def _linears(model: nn.Module, blocks: tuple[str, ...], head: tuple[str, ...]) -
     modules = dict(model.named_modules())
     block_of = {path: index for index, path in enumerate(blocks)}
     holders = Counter(id(weight) for module in modules.values() for weight in module.parameters(recurse=False))
+    one_of_each = {type(module): module for module in modules.values() if isinstance(module, nn.Linear)}
+    multiplying = tuple(kind for kind, module in one_of_each.items() if _multiplies(module))
     for path, module in modules.items():
         if isinstance(module, Conv1D):
             in_features, out_features = module.nx, module.nf
-        # nn.MultiheadAttention reads its out_proj's weight and never calls it: nothing can attach there
-        elif isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear):
+        elif isinstance(module, nn.Linear) and type(module) in multiplying:
             in_features, out_features = module.in_features, module.out_features
         else:
             continue
@@ -248,6 +250,29 @@ def _linears(model: nn.Module, blocks: tuple[str, ...], head: tuple[str, ...]) -
         yield Linear(path, in_features, out_features, role, transposed, block, tied, has_bias)
 
 
+@torch.no_grad()
+def _multiplies(module: nn.Linear) -> bool:
+    """Say whether what a linear gives is the product, as its class says; a router gives scores of experts besides."""
+    # nn.MultiheadAttention reads its out_proj's weight and never calls it: nothing can attach there
+    if isinstance(module, NonDynamicallyQuantizableLinear):
+        return False
+    if type(module).forward is nn.Linear.forward:
+        return True
+    try:
+        given = module.forward(
+            torch.zeros(1, module.in_features, dtype=module.weight.dtype, device=module.weight.device)
+        )
+    except (RuntimeError, TypeError, ValueError):  # it takes something else
+        return False
+    return isinstance(given, Tensor) and given.shape == (1, module.out_features)
+
+
+def body_of(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the headless model, also where the model's class names it by what it has not (Llama 4's text model)."""
+    own = [child for child in model.children() if isinstance(child, PreTrainedModel)]
+    return own[0] if model.base_model is model and len(own) == 1 else model.base_model
+
+
 def _ancestors(path: str) -> list[str]:
     """Every module path on the way to ``path``, itself included, outermost first."""
     parts = path.split(".")
@@ -260,7 +285,7 @@ def _is_head(model: nn.Module, module: nn.Module) -> bool:
         return False
     if module is model.get_output_embeddings():
         return True
-    headless = model.base_model
+    headless = body_of(model)
     return headless is not model and all(module is not part for part in headless.modules())
 
 
@@ -275,7 +300,7 @@ def _head_paths(model: PreTrainedModel, random: Iterable[str]) -> tuple[str, ...
     ]
     if model.get_output_embeddings() is not None:
         return tuple(further)
-    headless = model.base_model
+    headless = body_of(model)
     outside = [
         path
         for path, child in model.named_children()

@@ -18,6 +18,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from petune.backbone.arguments import without_cache
+from petune.backbone.structure import body_of
 from petune.errors import BaseModelError
 from petune.kernels.attention import attend
 from petune.kernels.row_attention import ROW_LAYOUT, attend_by_row
@@ -267,8 +268,9 @@ class AttentionSites:
         if self._model.config.is_encoder_decoder:  # read on both sides
             tokens[f"decoder_{kind}"] = tokens[kind]
         # Recomputed activations would meet another route in the backward pass; those of a few virtual tokens are small.
+        body = body_of(self._model)
         with self.watch(paths) as seen, _nothing_recomputed(self._model):
-            self._model.base_model(**tokens, **without_cache(self._model.base_model))
+            body(**tokens, **without_cache(body))
         return {path: (calls[0][0][0], calls[0][1][0]) for path, calls in seen.items()}
 
     def _site(self, path: str) -> AttentionSite:

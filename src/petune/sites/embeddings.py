@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from petune.backbone.structure import body_of
 from petune.errors import DataError
 from petune.sites.attention import KeysValues, Reader, Source
 from petune.sites.routing import Routing, Stack
@@ -63,7 +64,7 @@ def reader_path(model: PreTrainedModel) -> str:
     It is not that of the embeddings, which may have rows or a copy of their own beside.
     """
     paths: dict[nn.Module, str] = {module: path for path, module in model.named_modules()}
-    return paths[_reader(model).base_model]
+    return paths[body_of(_reader(model))]
 
 
 def vocabulary_size(model: PreTrainedModel) -> int:

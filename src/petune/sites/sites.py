@@ -8,6 +8,7 @@ from typing import final
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from petune.backbone.structure import body_of
 from petune.errors import ConfigError
 from petune.kernels.attention import products_without_gradients
 from petune.kernels.wide_products import wide_products
@@ -83,8 +84,10 @@ class Sites:
         self._plugged[name] = slots
         attention = {path: slot for path, slot in slots.items() if isinstance(slot, AttentionSlot)}
         if attention:
-            below_head = f"{self._model.base_model_prefix}."
-            changes_base = any(isinstance(s, OutputSlot) and p.startswith(below_head) for p, s in slots.items())
+            body = set(body_of(self._model).modules())
+            changes_base = any(
+                isinstance(s, OutputSlot) and self._model.get_submodule(p) in body for p, s in slots.items()
+            )
             self._virtual_tokens.plug(name, attention, source, changes_base=changes_base)
 
     def unplug(self, name: str) -> None:
