@@ -300,3 +300,15 @@ def test_modes_reach_the_adapters(tiny_base: Callable[..., Base], randomise: Tra
         assert torch.equal(model(input_ids=ids).logits, model(input_ids=ids).logits)
     assert model.device == torch.device("cpu")
     assert model.tokenizer is base.tokenizer
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4])
+def test_a_batch_has_the_rows_that_are_routed(
+    rows: int, tiny_base: Callable[..., Base], token_ids: Callable[..., torch.Tensor]
+) -> None:
+    base = tiny_base()
+    model = AdaptedModel(base, [create_adapter(base, "lora", name=name) for name in "ab"])
+    with model.route(["a", "b"]):
+        assert len(model(input_ids=token_ids(2, 5)).logits) == 2
+        with pytest.raises(ConfigError, match=f"names the adapters of 2 rows, and the batch has {rows}"):
+            model(input_ids=token_ids(rows, 5))

@@ -82,7 +82,17 @@ class AdaptedModel(nn.Module):
         return sum(self.adapters[name].virtual_tokens for name in self._active)
 
     def forward(self, **inputs: Any) -> Any:
-        """Run the base, adapters included; takes and returns what the transformers model does."""
+        """Run the base, adapters included; takes and returns what the transformers model does.
+
+        Raises:
+            ConfigError: the batch has other rows than :meth:`route` was told of.
+        """
+        given = (inputs[name] for name in ("input_ids", "inputs_embeds") if inputs.get(name) is not None)
+        found, expected = next(map(len, given), 0), self._sites.routing.route.num_rows
+        if found and expected and found != expected:
+            raise ConfigError(
+                f"route(...) names the adapters of {expected} rows, and the batch has {found}; name each row's"
+            )
         return self.model(**inputs)
 
     def adapter(self, name: str) -> Adapter:
@@ -159,6 +169,7 @@ class AdaptedModel(nn.Module):
         """Send row i of the batch through ``rows[i]``: an adapter, several in order, or None for the bare base.
 
         A context manager. Keep a backward pass inside it where gradient checkpointing recomputes the forward pass.
+        The batch must have as many rows.
 
         Raises:
             ConfigError: a name is not attached, a merged adapter would be routed around, or one adapter of a row would
