@@ -203,6 +203,12 @@ def test_a_json_list_knows_the_line_of_each_element(write):
     assert rows.origin(1) == f"{path}:4"
 
 
+def test_rows_of_one_line_are_told_apart(write):
+    path = write("rows.json", '[{"text": "a"}, {"text": "b"},\n{"text": "c"}]')
+    rows = read_rows(path)
+    assert [rows.origin(i) for i in range(3)] == [f"{path}:row {n}" for n in (1, 2, 3)]
+
+
 def test_a_json_file_of_one_object_a_line_is_read(write):
     rows = read_rows(write("rows.json", f"{GOOD}\n{GOOD}\n"))
     assert rows.numbers == [1, 2]

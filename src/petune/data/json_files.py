@@ -59,12 +59,16 @@ def read_json(path: Path, name: str, problems: Problems) -> Rows:
     if text.startswith("[", start):
         rows: list[dict[str, Any]] = []
         numbers: list[int] = []
-        for number, value in _elements(text, start + 1):
+        places: list[int] = []
+        for place, (number, value) in enumerate(_elements(text, start + 1), 1):
             if isinstance(value, RowProblem):
                 problems.add(name, number, f"{name}:{number}", value)
             else:
                 rows.append(value)
                 numbers.append(number)
+                places.append(place)
+        if len(set(numbers)) < len(numbers):  # lines do not tell them apart
+            return Rows(name, f"{name}:row ", columns_of(rows), rows, places)
         return Rows(name, f"{name}:", columns_of(rows), rows, numbers)
     first_line = text[start:].partition("\n")[0]
     if text.startswith("{", start) and isinstance(_parse_line(StrictParser(), first_line.encode()), dict):
