@@ -180,6 +180,6 @@ class PrefixTuningLayout(VirtualTokensLayout):
 
 
 def _is_one_matrix(structure: Structure) -> bool:
-    """Say whether every block has one attention, with keys and values of one size."""
-    in_blocks = [attention.block for attention in structure.attentions]
-    return in_blocks == [*range(structure.num_blocks)] and are_alike(structure.attentions)
+    """Say whether every block has an attention, and all have keys and values of one size."""
+    in_blocks = {attention.block for attention in structure.attentions}
+    return in_blocks == {*range(structure.num_blocks)} and are_alike(structure.attentions)
