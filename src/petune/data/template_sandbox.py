@@ -76,7 +76,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             del self.filters[name]
         self.filters |= {
             "_counted": self._counted,
-            "_measured": measured,
+            "_measured": _measured,
             "join": self._join,
             "replace": _replace,
             "string": _text,
@@ -122,8 +122,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             _require(_size(left) + _size(right), "'+'")
         return super().call_binop(context, operator, left, right)
 
-    def _step(self, count: int = 1) -> None:
-        self._steps_left -= count
+    def _step(self) -> None:
+        self._steps_left -= 1
         if self._steps_left < 0:
             raise jinja2.TemplateRuntimeError(f"a row takes more than {MOST_STEPS:,} steps")
         if time.thread_time() > self._end:
@@ -160,12 +160,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
 _GATHERED = (str, bytes, list, tuple, dict)
 
 
-def measured(value: Any) -> Any:
-    """Return a value, where it and all it holds would not be longer than a row may be.
-
-    Raises:
-        jinja2.TemplateRuntimeError: it would.
-    """
+def _measured(value: Any) -> Any:
+    """Return a value, where it and all it holds are not longer than a row may be."""
     _size(value)
     return value
 
@@ -196,11 +192,11 @@ def _require(size: float, what: str) -> None:
 def _shown(value: Any) -> Any:
     if value is None:
         raise jinja2.TemplateRuntimeError("a slot is null (None); write {{ column or '' }} to allow that")
-    return measured(value)
+    return _measured(value)
 
 
 def _text(value: Any) -> str:
-    return str(measured(value))
+    return str(_measured(value))
 
 
 def _replace(value: Any, old: str, new: str, count: int | None = None) -> str:
@@ -213,4 +209,4 @@ def _replace(value: Any, old: str, new: str, count: int | None = None) -> str:
 def _tojson(value: Any, indent: int | None = None) -> str:
     if indent is not None and not 0 <= indent <= MOST_INDENT:
         raise jinja2.TemplateRuntimeError(f"'tojson' indents by {MOST_INDENT} at the most")
-    return htmlsafe_json_dumps(measured(value), sort_keys=True, indent=indent)
+    return htmlsafe_json_dumps(_measured(value), sort_keys=True, indent=indent)
