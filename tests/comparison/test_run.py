@@ -20,7 +20,7 @@ from petune.comparison.search import best
 from petune.comparison.split import Parts
 from petune.comparison.watching import Unwatched
 from petune.errors import ConfigError, DataError, Interrupted, MetricError, OutputFolderError
-from petune.training import records
+from petune.training import checkpoints, records
 
 Keys = Callable[..., dict[str, Any]]
 
@@ -268,6 +268,21 @@ def test_a_trial_that_was_stopped_goes_on(compare_keys: Keys, tmp_path: Path) ->
     assert [(p.step, p.tokens, p.train_loss, p.eval_loss) for p in resumed.curve] == [
         (p.step, p.tokens, p.train_loss, p.eval_loss) for p in whole.curve
     ]
+
+
+@pytest.mark.parametrize(("factors", "steps"), [([1], [8, 16]), ([1, 3], [5, 5, 8, 16])], ids=["alone", "shared pass"])
+def test_checkpoints_are_those_of_the_evaluations(
+    factors: list[float], steps: list[int], compare_keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, save = [], checkpoints.save
+
+    def noted(output: Path, step: int, checkpoint: checkpoints.Checkpoint) -> Path:
+        written.append(step)
+        return save(output, step, checkpoint)
+
+    monkeypatch.setattr(checkpoints, "save", noted)
+    (*_, final) = compare(compare_keys(budget=16, evaluations=2, rate_factors=factors)).trials
+    assert (final.status, final.curve[-1].step, written) == ("done", 16, steps)
 
 
 def test_a_failed_trial_is_kept_and_the_rest_goes_on(compare_keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def perform(
     began = time.perf_counter()
     output = folder / ADAPTER
     decided = _decided(job, bench.base, lengths, evaluations, output)
-    recipe = Recipe.parse({**job.keys, **decided, **trunk_keys(job, trunk), "output_dir": str(output)})
+    recipe = training_of(job, output, trunk=trunk, **decided)
     whole = job.measures.test is not None
     before = bench.skills() if job.measures.forgetting else None
     curve = Curve(recipe.run.logging_steps, output)
@@ -102,14 +102,29 @@ def perform(
     return job.record("done", wall_seconds=time.perf_counter() - began, **found)
 
 
-def trunk_keys(job: Job, trunk: Path) -> dict[str, Any]:
-    """Return the keys that say where a trunk cache lies: one for all trials of the search, one for each other trial.
+def training_of(job: Job, output: Path, *, trunk: Path, **decided: Any) -> Recipe:
+    """Return the training of a trial.
 
-    A final trial is timed, so it computes what its own first epoch needs, as the training it stands for does.
+    Its checkpoints are those of its evaluations: one at each epoch's end besides takes full fine-tuning seconds.
 
     Args:
         job: the trial.
+        output: the training's folder.
         trunk: where trunk caches of the comparison lie.
+        decided: keys that could not be known before.
+
+    Raises:
+        ConfigError: a key cannot be used.
+    """
+    keys = {**job.keys, **decided}
+    saved = {"save_steps": keys.get("max_steps")}
+    return Recipe.parse({**keys, **saved, **_trunk_keys(job, trunk), "output_dir": str(output)})
+
+
+def _trunk_keys(job: Job, trunk: Path) -> dict[str, Any]:
+    """Return the keys that say where a trunk cache lies: one for all trials of the search, one for each other trial.
+
+    A final trial is timed, so it computes what its own first epoch needs, as the training it stands for does.
     """
     if job.keys.get("trunk_cache", OFF) == OFF:
         return {}

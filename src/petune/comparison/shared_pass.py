@@ -9,7 +9,7 @@ from petune.comparison.bench import Bench
 from petune.comparison.curve import Curve
 from petune.comparison.ending import ended_with
 from petune.comparison.job import Job
-from petune.comparison.measure import ADAPTER, figures_of_training, measured, trunk_keys
+from petune.comparison.measure import ADAPTER, figures_of_training, measured, training_of
 from petune.comparison.record import Trial
 from petune.errors import CheckpointError
 from petune.training import checkpoints
@@ -44,7 +44,7 @@ def perform_together(
     """
     began = time.perf_counter()
     folders = {job.id: folder_of(job.id) / ADAPTER for job in jobs}
-    recipes = [Recipe.parse({**job.keys, **trunk_keys(job, trunk), "output_dir": str(folders[job.id])}) for job in jobs]
+    recipes = [training_of(job, folders[job.id], trunk=trunk) for job in jobs]
     curves = {
         job.id: Curve(recipe.run.logging_steps, folders[job.id]) for job, recipe in zip(jobs, recipes, strict=True)
     }
