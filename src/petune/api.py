@@ -257,13 +257,14 @@ def merge(
     overwrite: bool = False,
     allow_base_mismatch: bool = False,
     trust_remote_code: bool = False,
+    task: TaskName | None = None,
     task_name: str | None = None,
 ) -> Path:
     """Merge an adapter into its base and write a plain transformers folder; the adapter's folder is not changed.
 
     Several are merged one after the other. Sums are made in fp32 and rounded to ``dtype``. In fp32 the merged model's
-    logits equal the adapter's to 1e-4. Of an adapter that was trained for several tasks, ``task_name`` says whose head
-    the model gets.
+    logits equal the adapter's to 1e-4. ``task`` is what the base is loaded for, where that is not what the adapter was
+    trained for. Of an adapter that was trained for several tasks, ``task_name`` says whose head the model gets.
 
     Raises:
         PetuneError: the adapter cannot be merged, or the output folder cannot be used.
@@ -273,6 +274,7 @@ def merge(
     model = load(
         chosen,
         base=base,
+        task=task,
         dtype=dtype,
         allow_base_mismatch=allow_base_mismatch,
         trust_remote_code=trust_remote_code,
@@ -297,7 +299,7 @@ def inspect_data(data: Path_, *, model: Path_ = "demo", task: TaskName | None = 
     trust = options.pop("trust_remote_code", False)
     refuse_idle(options, ("eval_data",))
     settings = read_options(DataOptions, {**options, "data": os.fspath(data)})
+    rows = read_rows_for(settings, task=task, seed=seed)
     tokenizer, limit = load_tokenizer(model, revision=revision, trust_remote_code=trust)
     configuration = partial(load_base_config, model, revision=revision, trust_remote_code=trust)
-    rows = read_rows_for(settings, task=task, seed=seed).settled(configuration)
-    return report_on(rows, tokenizer, model_limit=limit)
+    return report_on(rows.settled(configuration), tokenizer, model_limit=limit)

@@ -32,6 +32,7 @@ LAYERS = (
     "comparison",
     "compat",
     "cli",
+    "__main__",
 )
 SHARED_BY_METHODS = {
     "petune.methods",

@@ -15,6 +15,7 @@ LONGEST_FUNCTION = 80
 
 # Modules without a test file of their own name, and where they are tested instead.
 TESTED_ELSEWHERE = {
+    "__main__.py": "cli/test_entry.py",
     "adapted_model.py": "test_adapter.py",
     "catalogue.py": "test_api.py",
     "backbone/arguments.py": "sites/test_head.py",
@@ -44,6 +45,7 @@ TESTED_ELSEWHERE = {
     "comparison/estimate.py": "comparison/test_plan.py",
     "comparison/job.py": "comparison/test_plan.py",
     "comparison/measure.py": "comparison/test_run.py",
+    "comparison/method_entry.py": "comparison/test_recipe.py",
     "comparison/neutral.py": "comparison/test_forgetting.py",
     "compat/enumerations.py": "compat/test_method_configs.py",
     "compat/wrapped_model.py": "compat/test_model.py",
@@ -85,6 +87,7 @@ TESTED_ELSEWHERE = {
     "training/one_pass.py": "training/test_run_many.py",
     "training/optimizer.py": "training/test_optimizer_and_schedule.py",
     "training/options.py": "training/test_recipe.py",
+    "training/paths.py": "cli/test_train.py",
     "training/rehearsal.py": "training/test_foresight.py",
     "training/result.py": "training/test_run.py",
     "training/schedule.py": "training/test_optimizer_and_schedule.py",

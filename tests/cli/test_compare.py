@@ -153,3 +153,7 @@ def test_less_of_a_metric_of_one_s_own_is_better(
     assert set(trial["test"]) == {"loss", "errors", "accuracy"}
     assert command_line.run([*line, "--overwrite"]) == 2
     assert "greater_is_better is false, and of accuracy more is better" in capsys.readouterr().err
+
+
+def test_a_flag_of_a_list_may_be_spelt_with_underscores() -> None:
+    assert joined(["--rate_factors", "0.3", "1", "--seeds", "1", "2"]) == ["--rate_factors", "0.3,1", "--seeds", "1,2"]

@@ -33,3 +33,8 @@ def test_it_runs_the_command() -> None:
     program = "import sys; sys.argv = ['petune', '--version']; from petune.cli.entry import main; main()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("petune ")
+
+
+def test_the_package_runs_as_a_module() -> None:
+    found = subprocess.run([sys.executable, "-m", "petune", "--version"], capture_output=True, text=True, check=True)
+    assert found.stdout.startswith("petune ")

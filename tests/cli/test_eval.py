@@ -52,3 +52,34 @@ def test_a_metric_of_ones_own(petune: Callable[..., str]) -> None:
     Path("mine.py").write_text("def rows(predictions, references):\n    return len(references)\n")
     printed = petune("eval", "--model", "tiny", "--data", "rows.jsonl", "--metrics", "mine.py:rows")
     assert printed.endswith("rows  8.0000\n")
+
+
+def test_what_is_wrong_with_rows_and_metrics_is_told_before_the_base_loads(
+    petune: Callable[..., str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        pytest.fail("the base was loaded")
+
+    monkeypatch.setattr("petune.api.load", fail)
+    Path("bad.jsonl").write_text("{\n", encoding="utf-8")
+    for command, said in (
+        (["eval", "--data", "rows.jsonl", "--metrics", "acuracy"], "unknown metric 'acuracy'"),
+        (["eval", "--data", "bad.jsonl"], "bad.jsonl:1"),
+        (["predict", "--data", "bad.jsonl"], "bad.jsonl:1"),
+        (["predict", "--data", "rovs.jsonl"], "rovs.jsonl"),
+    ):
+        assert command_line.run([*command, "--model", "tiny"]) == 2
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"), [("--task", "foo", "task"), ("--quantization", "3bit", "quantization")]
+)
+def test_a_wrong_choice_of_loading_is_bad_input(
+    petune: Callable[..., str], capsys: pytest.CaptureFixture[str], flag: str, value: str, said: str
+) -> None:
+    for command in (["eval", "--data", "rows.jsonl"], ["generate", "--prompt", "a"]):
+        assert command_line.run([*command, "--model", "tiny", flag, value]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"petune: error: '{said}' is ")
+        assert value in error

@@ -1,9 +1,12 @@
 import io
 import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from petune.cli import main as command_line
 from petune.evaluation.generate import Generation
 
 GENERATE = ("generate", "--model", "tiny", "--max-new-tokens", "4")
@@ -48,3 +51,19 @@ def test_a_quantised_base(petune: Callable[..., str]) -> None:
     plain = petune(*GENERATE, "--prompt", "one ")
     assert petune(*GENERATE, "--prompt", "one ", "--quantization", "8bit").startswith("one ")
     assert petune(*GENERATE, "--prompt", "one ", "--quantization", "none") == plain
+
+
+def test_what_is_no_text_is_told(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
+    assert command_line.run(["generate", "--model", "tiny", "--prompt", "-"]) == 2
+    assert "stdin is not utf-8: " in capsys.readouterr().err
+
+
+def test_an_encoding_that_lacks_a_letter_is_no_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr("sys.stdout", stream)
+    with pytest.raises(SystemExit) as stop:
+        command_line.main(["data", "inspect", "rows.jsonl", "--model", "tiny"])
+    assert stop.value.code == 0
+    stream.flush()
+    assert b"\\u27e6" in stream.buffer.getvalue()  # type: ignore[attr-defined]

@@ -138,3 +138,20 @@ def test_several_tasks_from_flags_to_an_answer(petune: Callable[..., str], capsy
     assert "out was trained for side, words; say with task_name (--task-name)" in capsys.readouterr().err
     petune("merge", "--adapter", "out", "--task-name", "words", "--output-dir", "merged")
     assert "tag_accuracy" in petune("eval", "--model", "merged", "--data", "words.jsonl")
+
+
+def test_there_must_be_a_run_to_go_on_with(petune: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    for command, what in (("train", "run"), ("compare", "comparison")):
+        assert command_line.run([command, "--resume", "--output-dir", "typo"]) == 2
+        assert f"typo holds no {what} to go on with (recipe.yaml is missing there)" in capsys.readouterr().err
+    assert not Path("typo").exists()
+
+
+def test_folders_may_lie_at_home_and_have_blanks(
+    petune: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Path("own.yaml").write_text(yaml.safe_dump({"output_dir": "~/my runs"}))
+    printed = petune(*TRAIN[:5], "own.yaml", "--max-steps", "1")
+    assert f"petune generate --adapter '{tmp_path}/my runs' --prompt" in printed
+    assert (tmp_path / "my runs" / "recipe.yaml").is_file()

@@ -49,7 +49,7 @@ def test_flags_hold_for_every_adapter(recipe: str, petune: Callable[..., str]) -
     text = petune("train", recipe, "--seed", "7", "--output-dir", "elsewhere", "max_steps=5", "--dry-run")
     keys = yaml.safe_load(text)
     assert (keys["seed"], keys["max_steps"], keys["output_dir"]) == (7, 5, "elsewhere")
-    assert keys["adapters"]["small"]["output_dir"] == "elsewhere/small"
+    assert "output_dir" not in keys["adapters"]["small"]
     assert keys["adapters"]["small"]["r"] == 2
     assert not Path("elsewhere").exists()
     Path("resolved.yaml").write_text(text)
@@ -94,3 +94,13 @@ def test_bad_input_names_the_adapter(folder: Path, capsys: pytest.CaptureFixture
     Path("bad.yaml").write_text(yaml.safe_dump({**RECIPE, "adapters": {"a": {}, "b": {"rr": 2}}}))
     assert command_line.run(["train", "bad.yaml"]) == 2
     assert "petune: error: adapters: b: unknown key 'rr' for method lora. Did you mean 'r'?" in capsys.readouterr().err
+
+
+def test_the_folder_may_be_moved(recipe: str, petune: Callable[..., str]) -> None:
+    petune("train", recipe)
+    Path("out").rename("moved")
+    for name in ("adapter_model.safetensors", "petune.json"):
+        Path("moved/soft", name).unlink()
+    petune("train", "--resume", "--output-dir", "moved")
+    assert Path("moved/soft/adapter_model.safetensors").is_file()
+    assert not Path("out").exists()

@@ -128,3 +128,19 @@ def test_texts_are_no_files(compare_keys: Keys) -> None:
     }
     found = compare(compare_keys(methods=[entry]))
     assert [name.partition(" ")[0] for name in found.data] == [*OWN, "source", "base"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"metric": "loss"}, "metric is 'loss', was None"),
+        ({"budget": 3}, "budget is 3.0, was 2.0"),
+        ({"weight_decay": 0.1}, "weight_decay is 0.1, was"),
+    ],
+)
+def test_other_trials_are_another_comparison(compare_keys: Keys, changes: dict[str, Any], said: str) -> None:
+    first = compare(compare_keys())
+    for call in (compare, plan):
+        with pytest.raises(OutputFolderError, match=rf"holds trials of another comparison \({said}"):
+            call(compare_keys(**changes), resume=True)
+    assert compare(compare_keys(retries=None, keep_adapters=False), resume=True).trials == first.trials

@@ -1,5 +1,6 @@
 """A plan is of the same call of compare; what is measured for it is told."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from petune.comparison.plan import Track
 from petune.comparison.record import Trial
 from petune.comparison.run import compare, plan
 from petune.comparison.watching import Progress, Unwatched
-from petune.errors import ConfigError, Interrupted, OutputFolderError
+from petune.errors import ConfigError, DataError, Interrupted, OutputFolderError
 from petune.training import records
 
 Keys = Callable[..., dict[str, Any]]
@@ -92,3 +93,32 @@ def test_what_is_measured_is_told(compare_keys: Keys, monkeypatch: pytest.Monkey
         watcher = Measuring()
         run_it(keys, watcher=watcher)  # type: ignore[operator]
         assert watcher.told == [("lora", 1, 2), ("ia3", 2, 2), *end, "closed"]
+
+
+@pytest.mark.parametrize("overlong", ["drop", "truncate"])
+def test_all_methods_have_the_same_rows_where_one_leaves_little_room(
+    overlong: str, compare_keys: Keys, tmp_path: Path
+) -> None:
+    rows = [
+        {"text": "long " * (21 if i % 3 else 4) + str(i), "label": "positive" if i % 2 else "negative"}
+        for i in range(24)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    soft = {"method": "prompt_tuning", "settings": {"num_virtual_tokens": 20}}
+    keys = compare_keys(methods=["lora", soft], overlong=overlong, evaluations=1)
+    trials = compare(keys).trials
+    assert {trial.status for trial in trials} == {"done"}
+    tokens = {trial.curve[-1].tokens for trial in trials}
+    assert len(tokens) == 1, "rows differ"
+    assert len({len(trial.scores) for trial in trials}) == 1
+
+
+def test_rows_that_are_too_long_for_one_method_are_told_before_the_first_trial(
+    compare_keys: Keys, tmp_path: Path
+) -> None:
+    rows = [{"text": "long " * 21 + str(i), "label": "positive" if i % 2 else "negative"} for i in range(24)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    soft = {"method": "prompt_tuning", "settings": {"num_virtual_tokens": 20}}
+    plan(compare_keys(methods=["lora"]))
+    with pytest.raises(DataError, match=r"longer than 108 tokens.*and prompt_tuning adds 20 tokens to each"):
+        plan(compare_keys(methods=["lora", soft]))

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from petune import methods
+from petune.comparison.method_entry import MethodEntry
 from petune.comparison.recipe import SHARED_KEYS, CompareRecipe
 from petune.errors import ConfigError
 
@@ -105,3 +106,21 @@ def test_bad_keys(keys: dict[str, Any], message: str) -> None:
 def test_data_is_needed(compare_keys: Callable[..., dict[str, Any]]) -> None:
     with pytest.raises(ConfigError, match="no training data: give data"):
         CompareRecipe.parse({"methods": ["lora"]})
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers() -> None:
+    entry = MethodEntry(method="lora", settings={"r": "4"}, search={"learning_rate": ("1e-4", "3e-4")})
+    assert entry.candidates((1.0,)) == ({"r": 4, "learning_rate": 1e-4}, {"r": 4, "learning_rate": 3e-4})
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        ({"r": (2, 4, 2)}, "search has r 2 twice"),
+        ({"learning_rate": ("1e-4", 0.0001)}, "search has learning_rate 0.0001 twice"),
+        ({"learning_rate": ()}, "search has no values for learning_rate"),
+    ],
+)
+def test_values_to_choose_from_are_there_and_differ(search: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        MethodEntry(method="lora", search=search).candidates((1.0,))

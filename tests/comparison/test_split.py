@@ -1,9 +1,12 @@
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from petune.comparison.recipe import CompareOptions
@@ -102,3 +105,32 @@ def test_a_digest_is_of_what_is_said() -> None:
     turns = ({"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"})
     assert content_digest(Conversation(turns)) == content_digest(Conversation(turns))
     assert content_digest(Conversation(turns)) != content_digest(Conversation(turns[::-1]))
+
+
+def test_what_json_has_no_word_for_is_written_all_the_same(tmp_path: Path) -> None:
+    rows = pa.table(
+        {
+            "text": [f"row {i}" for i in range(12)],
+            "label": ["a", "b"] * 6,
+            "score": [float("nan"), 0.5] * 6,
+            "when": [datetime(2024, 1, 1 + i) for i in range(12)],
+        }
+    )
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    options = CompareOptions.model_validate({"data": str(tmp_path / "rows.parquet")})
+    files = split_rows(options).write(tmp_path)
+    kept = [json.loads(line) for path in (files.train, files.test) for line in path.read_text().splitlines()]
+    assert {row["score"] for row in kept} == {None, 0.5}
+    assert all(row["when"].startswith("2024-01-") for row in kept)
+
+
+def test_what_is_wrong_with_any_file_is_told_at_once(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "a", "label"\n', encoding="utf-8")
+    options = CompareOptions.model_validate(
+        {"data": str(tmp_path / "train.jsonl"), "test_data": str(tmp_path / "test.jsonl")}
+    )
+    with pytest.raises(DataError) as error:
+        split_rows(options)
+    assert "train.jsonl:1" in str(error.value)
+    assert "test.jsonl:1" in str(error.value)

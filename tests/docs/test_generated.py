@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from petune import methods
-from petune.comparison.recipe import SHARED_KEYS, CompareOptions, MethodEntry
+from petune.comparison.method_entry import MethodEntry
+from petune.comparison.recipe import SHARED_KEYS, CompareOptions
 from petune.training.recipe import SEVERAL, RunOptions
 
 ROOT = Path(__file__).parents[2]

@@ -136,3 +136,17 @@ def test_parsing_the_run_needs_no_torch() -> None:
         env={"PYTHONPATH": ":".join(sys.path)},
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("text", ["r: 4\nr: 16\n", "settings: {r: 4, r: 16}\n"])
+def test_a_key_stands_once(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="the key 'r' stands there twice"):
+        read_yaml(path)
+
+
+def test_keys_may_be_taken_over_and_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("one: &one {r: 4, lora_alpha: 8}\nother: {<<: *one, r: 16}\n", encoding="utf-8")
+    assert read_yaml(path)["other"] == {"r": 16, "lora_alpha": 8}

@@ -25,7 +25,8 @@ def read_tokens(tokens: str | Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(tokens, str):
         try:
-            tokens = [line for line in Path(tokens).read_text(encoding="utf-8").split("\n") if line.strip()]
+            text = Path(tokens).expanduser().read_text(encoding="utf-8-sig")
+            tokens = [line for line in text.split("\n") if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"new_tokens: '{tokens}' cannot be read ({error}); give a text file with one token a line, or a list"

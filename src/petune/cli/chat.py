@@ -57,3 +57,5 @@ def _ask() -> str | None:
         return input("> " if sys.stdin.isatty() else "").strip()
     except EOFError:
         return None
+    except UnicodeDecodeError as error:
+        raise DataError(f"stdin is not {error.encoding}: {error.reason} at byte {error.start:,}; convert it") from error

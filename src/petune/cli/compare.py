@@ -12,7 +12,8 @@ from petune.cli.flags import extra_settings, flags_of, kinds_of, read, values
 from petune.comparison.recipe import SHARED_KEYS, CompareOptions
 from petune.errors import ConfigError
 from petune.training.options import TrainingOptions
-from petune.training.recipe import FILE_NAME, read_yaml
+from petune.training.paths import at_home
+from petune.training.recipe import read_yaml, saved_recipe
 
 if TYPE_CHECKING:
     from petune.comparison.watching import Watcher
@@ -45,7 +46,7 @@ def joined(arguments: Sequence[str]) -> list[str]:
     while rest:
         argument = rest.pop(0)
         found.append(argument)
-        if argument in _LISTS and rest:
+        if argument.replace("_", "-") in _LISTS and rest:
             words = [rest.pop(0)]
             while rest and not rest[0].startswith("-") and "=" not in rest[0] and not _is_recipe(rest[0]):
                 words.append(rest.pop(0))
@@ -126,6 +127,6 @@ def _keys(arguments: list[str], given: dict[str, Any], *, resume: bool) -> dict[
     if others:
         recipe = read_yaml(Path(others[0]))
     else:
-        saved = Path(str(written.get("output_dir", DEFAULT_OUTPUT))) / FILE_NAME
-        recipe = read_yaml(saved) if resume and saved.exists() else {}
+        folder = Path(at_home(str(written.get("output_dir", DEFAULT_OUTPUT))))
+        recipe = saved_recipe(folder, "comparison", written) if resume else {}
     return recipe | {key: read(fields[key], value) if key in fields else value for key, value in written.items()}

@@ -8,7 +8,7 @@ import typer
 
 from petune.cli.command import new_app
 from petune.cli.flags import flags_of
-from petune.cli.loading import LoadOptions, checked, load_model, refuse_existing, split
+from petune.cli.loading import LoadOptions, check_inputs, checked, load_model, refuse_existing, split
 from petune.cli.reporting import print_metrics, say
 from petune.data.options import DataOptions
 from petune.errors import ConfigError
@@ -32,12 +32,13 @@ def evaluate(
     data = reading.pop("data", None)
     if data is None:
         raise ConfigError("no data: give --data with a file or a hub data set id")
-    checked(EvaluationOptions, measuring)
+    asked = checked(EvaluationOptions, measuring)
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
     from petune import api
     from petune.checkpoint.durable import write_text
 
+    check_inputs(data, asked.metrics)
     result = api.evaluate(load_model(loading), data, **reading, **measuring)
     say(f"{result.num_rows:,} rows in {result.seconds:.1f} s")
     if result.labels:

@@ -10,7 +10,7 @@ from petune.cli.command import new_app
 from petune.cli.flags import flags_of
 from petune.cli.loading import LoadOptions, checked, load_model, split
 from petune.cli.reporting import say
-from petune.errors import ConfigError
+from petune.errors import ConfigError, DataError
 from petune.evaluation.options import GenerationOptions
 
 app = new_app()
@@ -36,7 +36,7 @@ def generate(
     checked(GenerationOptions, generating)
     from petune import api
 
-    texts = [sys.stdin.read().removesuffix("\n") if text == "-" else text for text in prompt]
+    texts = [_from_stdin() if text == "-" else text for text in prompt]
     model = load_model(loading)
     if chat:
         answers = api.generate(model, [[{"role": "user", "content": text}] for text in texts], **generating)
@@ -53,3 +53,15 @@ def generate(
             say(json.dumps(fields, ensure_ascii=False))
         else:
             say(answer.text if chat else text + answer.text)
+
+
+def _from_stdin() -> str:
+    """Return what stdin holds, without the end of the last line.
+
+    Raises:
+        DataError: it is no text.
+    """
+    try:
+        return sys.stdin.read().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"stdin is not {error.encoding}: {error.reason} at byte {error.start:,}; convert it") from error

@@ -1,6 +1,6 @@
 """The flags by which commands choose a base model and an adapter."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -63,7 +63,7 @@ def load_model(flags: Mapping[str, Any]) -> "AdaptedModel":
     from petune.api import load
     from petune.checkpoint import stack
 
-    options = LoadOptions.model_validate(flags)
+    options = checked(LoadOptions, flags)
     if not options.adapter and options.model is None:
         raise ConfigError("no model: give --adapter FOLDER, --model NAME (such as --model demo), or both")
     stack.require_choices(stack.members(options.adapter), options.task_name)
@@ -97,6 +97,20 @@ def checked(model: type[OptionsT], flags: Mapping[str, Any]) -> OptionsT:
         return model.model_validate(dict(flags))
     except ValidationError as error:
         raise ConfigError(explain(error, model)) from error
+
+
+def check_inputs(data: str, metrics: Sequence[str] = ()) -> None:
+    """Read every row and find every metric, so that what is wrong with them is told before a base model loads.
+
+    Raises:
+        PetuneError: rows cannot be read, or a metric is unknown.
+    """
+    from petune.data.reading import read_rows
+    from petune.evaluation.metrics import resolve_metric
+
+    for name in metrics:
+        resolve_metric(name)
+    read_rows(data)
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:

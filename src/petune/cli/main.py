@@ -3,6 +3,7 @@
 Nothing heavy is imported here: a command's own module, and with it torch, loads when the command runs.
 """
 
+import io
 import logging
 import sys
 import traceback
@@ -69,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `petune` with ``arguments`` (the process's own by default) and exit."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what its encoding lacks is told all the same
     sys.exit(run([argument for argument in given if argument != "--debug"], debug=debug))
 
 

@@ -1,5 +1,6 @@
 """`petune merge`: an adapter and its base as one plain model folder."""
 
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -29,4 +30,4 @@ def merge(
 
     folder = api.merge(adapter, output_dir, base=loading.pop("model", None), overwrite=overwrite, **loading)
     say(f"merged model: {folder}")
-    say(f'use it:       petune generate --model {folder} --prompt "..."')
+    say(f'use it:       petune generate --model {shlex.quote(str(folder))} --prompt "..."')

@@ -10,7 +10,7 @@ import typer
 from petune.checkpoint.durable import growing_file, partial_name
 from petune.cli.command import new_app
 from petune.cli.flags import flags_of
-from petune.cli.loading import LoadOptions, checked, load_model, refuse_existing, split
+from petune.cli.loading import LoadOptions, check_inputs, checked, load_model, refuse_existing, split
 from petune.cli.reporting import say
 from petune.data.options import DataOptions
 from petune.errors import ConfigError
@@ -49,6 +49,7 @@ def predict(
         refuse_existing(partial_name(path), overwrite=overwrite)
     from petune.api import iter_predictions
 
+    check_inputs(data)
     answers = iter_predictions(load_model(loading), data, **reading, **measuring, **generating)
     lines = (json.dumps(answer.to_dict(), ensure_ascii=False, default=str) for answer in answers)
     if output == "-":

@@ -1,6 +1,7 @@
 """What commands print of the objects they get."""
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -60,11 +61,12 @@ def print_result(result: "TrainingResult") -> None:
             say(f"on the validation rows, after step {result.kept_step}, which is kept:")
             print_metrics(result.eval_metrics)
     say(f"adapter: {result.output_dir}")
+    folder = shlex.quote(str(result.output_dir))
     tasks = result.model.adapter(result.adapter_name).tasks
     if tasks:
         names = "|".join(task.name for task in tasks)
-        say(f"use it:  petune predict --adapter {result.output_dir} --task-name {names} --data rows.jsonl")
+        say(f"use it:  petune predict --adapter {folder} --task-name {names} --data rows.jsonl")
     elif result.model.model.can_generate():
-        say(f'use it:  petune generate --adapter {result.output_dir} --prompt "..."')
+        say(f'use it:  petune generate --adapter {folder} --prompt "..."')
     else:
-        say(f"use it:  petune predict --adapter {result.output_dir} --data rows.jsonl")
+        say(f"use it:  petune predict --adapter {folder} --data rows.jsonl")

@@ -13,7 +13,8 @@ from petune import methods
 from petune.cli.command import new_app
 from petune.cli.flags import extra_settings, flags_of, kinds_of, read, setting_rows, spellings, values
 from petune.errors import ConfigError
-from petune.training.recipe import FILE_NAME, SEVERAL, Recipe, RunOptions, read_yaml
+from petune.training.paths import at_home
+from petune.training.recipe import SEVERAL, Recipe, RunOptions, read_yaml, saved_recipe
 from petune.training.shared_recipe import SharedRecipe, spread
 
 app = new_app()
@@ -144,5 +145,5 @@ def _from_file(recipes: list[str], overrides: dict[str, Any], *, resume: bool) -
     """Return the keys of the recipe, or of the run that is resumed."""
     if recipes:
         return read_yaml(Path(recipes[0]))
-    saved = Path(str(overrides.get("output_dir", DEFAULT_OUTPUT))) / FILE_NAME
-    return read_yaml(saved) if resume and saved.exists() else {}
+    folder = Path(at_home(str(overrides.get("output_dir", DEFAULT_OUTPUT))))
+    return saved_recipe(folder, "run", overrides) if resume else {}

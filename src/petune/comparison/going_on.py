@@ -1,5 +1,6 @@
 """What a comparison that goes on has of its former call: its entries, its rows and the files it names."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,29 @@ TRAIN, DEVELOPMENT, TEST = OWN = ("data/train.jsonl", "data/development.jsonl", 
 """Names of the rows in the comparison's folder."""
 
 _ENTRIES = ("models", "methods", "baselines", "seeds")
+_FREE = frozenset(
+    {
+        *_ENTRIES,
+        "data",
+        "eval_data",
+        "validation_split",
+        "test_data",
+        "test_split",
+        "allow_overlap",
+        "rate_factors",
+        "reduction",
+        "keep_adapters",
+        "share_passes",
+        "engine",
+        "cpus_per_trial",
+        "gpus_per_trial",
+        "memory_per_trial",
+        "ray_address",
+        "retries",
+        "output_dir",
+    }
+)
+"""Keys that may change: of entries and their search, of rows, which are looked at, and of where trials run."""
 
 
 def with_former_entries(recipe: CompareRecipe, former: Comparison | None) -> CompareRecipe:
@@ -43,6 +67,27 @@ def with_former_entries(recipe: CompareRecipe, former: Comparison | None) -> Com
         "seeds": list(dict.fromkeys((*before.seeds, *own.seeds))),
     }
     return CompareRecipe.parse({**recipe.keys(), **joined})
+
+
+def refuse_other_keys(recipe: CompareRecipe, former: Comparison | None, folder: Folder) -> None:
+    """Check that trials which have ended are those that the recipe asks for, apart from what may be added.
+
+    Raises:
+        OutputFolderError: a key has another value, so that every trial would be another.
+    """
+    if former is None or not folder.has_trials:
+        return
+    asked = json.loads(json.dumps(recipe.keys()))
+    changed = [
+        f"{key} is {asked[key]!r}, was {value!r}"
+        for key, value in former.recipe.items()
+        if key in asked and key not in _FREE and asked[key] != value
+    ]
+    if changed:
+        raise OutputFolderError(
+            f"{folder.path} holds trials of another comparison ({'; '.join(changed)}): with --resume bases, methods and"
+            " seeds may be added and searches changed; give another --output-dir, or begin anew with --overwrite"
+        )
 
 
 def digests(recipe: CompareRecipe, parts: Parts, files: PartFiles) -> dict[str, str]:

@@ -8,7 +8,8 @@ from petune import methods
 from petune.comparison.budget import part_of, steps_for
 from petune.comparison.estimate import Estimate, estimate
 from petune.comparison.job import Job, Measures
-from petune.comparison.recipe import CompareRecipe, MethodEntry
+from petune.comparison.method_entry import MethodEntry
+from petune.comparison.recipe import CompareRecipe
 from petune.comparison.record import Budget, Stage
 from petune.comparison.search import Rung, rungs
 from petune.comparison.split import PartFiles
@@ -91,6 +92,7 @@ class Track:
             settings=settings,
             keys={
                 **{name: getattr(options, name) for name in DataOptions.model_fields},
+                "max_length": self.survey.max_length(self.entry.method, settings, options.max_length),
                 "validation_split": None,
                 "data": str(self.files.train),
                 "eval_data": str(self.files.development),

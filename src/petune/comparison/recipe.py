@@ -4,10 +4,8 @@ Its keys are one flat set. Those that `petune train` has for the data and for th
 hold for every trial.
 """
 
-import json
 import os
 from collections.abc import Mapping
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, final
 
@@ -17,12 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from petune import methods as registry
 from petune.backbone.quantization_names import Quantization
 from petune.backbone.task_names import TaskName
+from petune.comparison.method_entry import MethodEntry
 from petune.data.options import DataOptions
 from petune.errors import ConfigError, nearest
 from petune.methods.config import explain
 from petune.training.byte_sizes import read_bytes
 from petune.training.options import TrainingOptions
-from petune.training.recipe import Recipe, RunOptions, read_yaml
+from petune.training.paths import FolderName
+from petune.training.recipe import read_yaml
 
 ALL = "all"
 """In the place of methods: every method there is."""
@@ -72,55 +72,7 @@ SUGGEST_KEYS = (
 )
 """Keys of a training that `petune suggest` takes: those that time and memory depend on, whatever the method."""
 
-_OF_METHODS = ("learning_rate", "module_learning_rates", "weight_decay", "lr_scheduler_type", "warmup_ratio")
-"""Keys of the optimisation that a method may have for itself."""
-
 _FROZEN = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-@final
-class MethodEntry(BaseModel):
-    """One method of a comparison. A method may stand there several times, with other settings."""
-
-    model_config = _FROZEN
-
-    method: str
-    """Name of the method, as `petune methods` lists it."""
-
-    settings: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the method, and learning_rate where it is not to be searched; the same in all its trials."""
-
-    search: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
-    """Values to choose from, by key: settings of the method, learning_rate; every combination is a candidate."""
-
-    @property
-    def label(self) -> str:
-        """The entry in a line: the method, and the settings that were given."""
-        given = " ".join(f"{key}={_short(value)}" for key, value in self.settings.items())
-        return f"{self.method} {given}".rstrip()
-
-    def candidates(self, rate_factors: tuple[float, ...]) -> tuple[dict[str, Any], ...]:
-        """Return the settings to choose from, in a fixed order.
-
-        Args:
-            rate_factors: multiples of the method's own learning rate, where the entry names no rate.
-
-        Raises:
-            ConfigError: a setting is unknown or out of range.
-        """
-        method = registry.get(self.method)
-        axes = {key: values for key, values in self.search.items() if values}
-        combined = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
-        found = []
-        for own in ({**self.settings, **choice} for choice in combined):
-            _check_keys(self.method, own)
-            if not method.trains or "learning_rate" in own:
-                found.append(own)
-                continue
-            config = method.configure({key: value for key, value in own.items() if key not in _OF_METHODS})
-            rate = method.rate(config)
-            found += [{**own, "learning_rate": float(f"{rate * factor:.3g}")} for factor in rate_factors]
-        return tuple(found)
 
 
 class CompareOptions(DataOptions):
@@ -216,7 +168,7 @@ class CompareOptions(DataOptions):
     device: str = "auto"
     """Where to run: cpu, cuda, or auto."""
 
-    output_dir: str = Field(default="outputs/compare", min_length=1)
+    output_dir: FolderName = Field(default="outputs/compare", min_length=1)
     """Folder of the trials and the report."""
 
     @field_validator("methods", mode="before")
@@ -370,22 +322,3 @@ class CompareRecipe(BaseModel):
                     " from in its search, or give each its own settings"
                 )
         return tuple(entries)
-
-
-def _check_keys(method: str, settings: Mapping[str, Any]) -> None:
-    """Check the settings of one candidate as the recipe of its training would.
-
-    Raises:
-        ConfigError: a key is unknown, out of range, or not the method's to have.
-    """
-    config = registry.get(method).config_class
-    if idle := [key for key in RunOptions.model_fields if key in settings and key not in _OF_METHODS]:
-        raise ConfigError(
-            f"method {method}: {', '.join(idle)} is not for one method alone; give it beside methods, not in an entry."
-            f" Its own keys are {', '.join([*config.model_fields, *_OF_METHODS])}"
-        )
-    Recipe.parse({**settings, "method": method})
-
-
-def _short(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

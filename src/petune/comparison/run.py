@@ -19,14 +19,22 @@ from petune.comparison.command import trusting
 from petune.comparison.engines import check_engine, make_engine
 from petune.comparison.estimate import speed
 from petune.comparison.folder import RECIPE, Folder
-from petune.comparison.going_on import DEVELOPMENT, TEST, TRAIN, digests, refuse_other_files, with_former_entries
+from petune.comparison.going_on import (
+    DEVELOPMENT,
+    TEST,
+    TRAIN,
+    digests,
+    refuse_other_files,
+    refuse_other_keys,
+    with_former_entries,
+)
 from petune.comparison.plan import Track
 from petune.comparison.recipe import CompareOptions, CompareRecipe
 from petune.comparison.record import Comparison, SearchCost, Trial
 from petune.comparison.report import write_report
 from petune.comparison.split import PartFiles, Parts, split_rows
 from petune.comparison.study import Study
-from petune.comparison.survey import survey
+from petune.comparison.survey import survey_for_all
 from petune.comparison.watching import Progress, Unwatched, Watcher
 from petune.errors import Interrupted
 from petune.training.signals import interrupted_by_sigterm
@@ -169,6 +177,7 @@ def _surveyed(
     recipe: CompareRecipe, parts: Parts, former: Comparison | None, folder: Folder, *, trust_remote_code: bool
 ) -> tuple[list[Track], dict[str, str]]:
     """Return what would run, on rows in a folder that is gone by then, and the digests of what it rests on."""
+    refuse_other_keys(recipe, former, folder)
     with tempfile.TemporaryDirectory() as scratch:
         files = parts.write(Path(scratch))
         data = digests(recipe, parts, files)
@@ -179,11 +188,14 @@ def _surveyed(
 def _tracks(
     recipe: CompareRecipe, files: PartFiles, data: Mapping[str, str], *, trust_remote_code: bool
 ) -> list[Track]:
+    entries = recipe.entries()
+    candidates = [(entry.method, own) for entry in entries for own in entry.candidates(recipe.options.rate_factors)]
     surveys = [
-        survey(name, recipe.options, files, trust_remote_code=trust_remote_code) for name in recipe.options.models
+        survey_for_all(name, recipe.options, files, candidates, trust_remote_code=trust_remote_code)
+        for name in recipe.options.models
     ]
     rows = (data[TRAIN], data[DEVELOPMENT], data[TEST])
-    tracks = [Track(known, entry, recipe, files, rows) for known in surveys for entry in recipe.entries()]
+    tracks = [Track(known, entry, recipe, files, rows) for known in surveys for entry in entries]
     for track in tracks:
         track.final_jobs(track.candidates[0])  # a budget that pays for no step is told now
     return tracks

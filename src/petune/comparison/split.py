@@ -7,6 +7,7 @@ and can be repeated alone. Which row goes where depends on the rows' contents al
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -51,7 +52,6 @@ class Parts:
         """Write the parts as JSONL files into ``folder``.
 
         Raises:
-            DataError: a row holds what JSON has no word for.
             OutputFolderError, ResourceError: they cannot be written.
         """
         files = PartFiles.within(folder)
@@ -83,23 +83,43 @@ def split_rows(options: CompareOptions) -> Parts:
         DataError: a row cannot be used, a part would be empty, or test rows are training rows too.
     """
     assert options.data is not None
-    rows = _read(options.data, options, ("train",))
-    sources = {options.data: _digest_of_source(options.data, rows)}
-    development: list[Row] | None = None
-    test: list[Row] | None = None
-    if options.test_data is not None:
-        test = _read(options.test_data, options, ("test", "validation"))
-        sources[options.test_data] = _digest_of_source(options.test_data, test)
+    given = {"data": ("train",), "test_data": ("test", "validation"), "eval_data": ("validation", "test")}
+    named = {key: getattr(options, key) for key in given if getattr(options, key) is not None}
+    read = _read_all({key: (source, given[key]) for key, source in named.items()}, options)
+    sources = {source: _digest_of_source(source, read[key]) for key, source in named.items()}
+    rows = read["data"]
+    if "test_data" in read:
+        test = read["test_data"]
     else:
         rows, test = _set_aside(rows, options.test_split or TEST_SHARE, options.data, "test")
-    if options.eval_data is not None:
-        development = _read(options.eval_data, options, ("validation", "test"))
-        sources[options.eval_data] = _digest_of_source(options.eval_data, development)
+    if "eval_data" in read:
+        development = read["eval_data"]
     else:
         rows, development = _set_aside(rows, options.validation_split or DEVELOPMENT_SHARE, options.data, "validation")
     for part, name in ((rows, "training"), (development, "development")):
         _refuse_overlap(test, part, name, allowed=options.allow_overlap)
     return Parts(rows, development, test, sources)
+
+
+def _read_all(sources: Mapping[str, tuple[str, tuple[str, ...]]], options: CompareOptions) -> dict[str, list[Row]]:
+    """Return the rows of each source by its key.
+
+    Args:
+        sources: by key, the name of each, and which splits of a hub id it may be.
+        options: how to read them.
+
+    Raises:
+        DataError: what is wrong with any of them, in one error.
+    """
+    found, problems = {}, []
+    for key, (source, splits) in sources.items():
+        try:
+            found[key] = _read(source, options, splits)
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))
+    return found
 
 
 def _read(source: str, options: CompareOptions, splits: tuple[str, ...]) -> list[Row]:
@@ -156,9 +176,13 @@ def _digest_of_source(source: str, rows: Sequence[Row]) -> str:
 
 
 def _line(row: Row) -> str:
-    try:
-        return json.dumps(dict(row.fields), ensure_ascii=False) + "\n"
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{row.origin} holds what cannot be written as JSON ({error}); leave that column out of the file"
-        ) from error
+    """Return a row as JSON; what JSON has no word for is written as a template would write it, NaN as no value."""
+    return json.dumps(_without_nan(row.fields), ensure_ascii=False, default=str) + "\n"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(own) for own in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

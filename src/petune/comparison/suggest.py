@@ -137,11 +137,10 @@ def suggest(
         PetuneError: as a training run before its base loads.
     """
     run = _run_options({**options, "data": os.fspath(data), "model": os.fspath(model)})
-    tokenizer, limit = load_tokenizer(run.model, trust_remote_code=trust_remote_code)
     reading = DataOptions.model_validate({name: getattr(run, name) for name in DataOptions.model_fields})
-    rows = read_rows_for(reading, task=run.task, seed=run.seed).settled(
-        partial(load_base_config, run.model, trust_remote_code=trust_remote_code)
-    )
+    read = read_rows_for(reading, task=run.task, seed=run.seed)
+    tokenizer, limit = load_tokenizer(run.model, trust_remote_code=trust_remote_code)
+    rows = read.settled(partial(load_base_config, run.model, trust_remote_code=trust_remote_code))
     encoded = encode_rows(rows, tokenizer, model_limit=limit)
     survey = Survey(
         name=run.model,

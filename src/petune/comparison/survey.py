@@ -1,7 +1,7 @@
 """What is known of a base before its weights load: its task, its rows in tokens, and what each method would learn."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, final
 
@@ -17,14 +17,16 @@ from petune.comparison.recipe import CompareOptions
 from petune.comparison.split import PartFiles
 from petune.data.encoding import Encoded
 from petune.data.examples import ExampleSet
+from petune.data.lengths import resolve_max_length
 from petune.data.loading import CheckedRows, check_files, render_examples
 from petune.data.options import DataOptions
-from petune.errors import BaseModelError, ConfigError
+from petune.errors import BaseModelError, ConfigError, DataError
 from petune.evaluation.evaluate import default_metrics, settle
 from petune.evaluation.metrics import higher_is_better, measured_name, require_direction
 from petune.evaluation.options import EvaluationOptions
 from petune.evaluation.predict import are_choices
 from petune.evaluation.scoring import check_labels, distinct_labels
+from petune.sites.placement import Placement
 from petune.tasks.head_task import HeadTask
 from petune.tasks.rows import read_rows_for
 from petune.tasks.task import Task
@@ -49,6 +51,12 @@ class Outlook:
 
     refused: str | None = None
     """Why it cannot be used on this base."""
+
+    in_front: int = 0
+    """Positions of the model that it takes in front of each row."""
+
+    inside: int = 0
+    """Tokens that it writes into each row."""
 
 
 @final
@@ -86,6 +94,12 @@ class Survey:
     rows: tuple[Encoded, ...] = ()
     """Some training rows, to time a batch of."""
 
+    limit: int | None = None
+    """Positions of the model; None where unknown or unlimited."""
+
+    longest: int | None = None
+    """Tokens that a row may have before a method adds its own; None where no method is short of room."""
+
     _outlooks: dict[str, Outlook] = field(default_factory=dict)
     _paces: dict[str, Pace | None] = field(default_factory=dict)
 
@@ -107,10 +121,50 @@ class Survey:
             try:
                 adapter = build_adapter(method, config.model_dump(), self.model, Structure(self.model))
                 stored = sum(tensor.nbytes for tensor in adapter.baked().tensors().values())
-                self._outlooks[key] = Outlook(adapter.num_parameters(), stored)
+                inside = self._tokens_of(adapter.placement)
+                self._outlooks[key] = Outlook(
+                    adapter.num_parameters(), stored, in_front=adapter.virtual_tokens, inside=inside
+                )
             except (BaseModelError, ConfigError) as error:
                 self._outlooks[key] = Outlook(0, refused=str(error))
         return self._outlooks[key]
+
+    def _tokens_of(self, placement: Placement | None) -> int:
+        """Return how many tokens a placement writes into a row, its words included."""
+        if placement is None:
+            return 0
+        tokenizer = self.tokenizer
+        texts = [part for part in (*placement.before, *placement.after) if isinstance(part, str)]
+        words = [len(tokenizer(text, add_special_tokens=False).input_ids) for text in texts] if tokenizer else ()
+        return placement.num_virtual_tokens + sum(words)
+
+    def max_length(self, method: str, settings: Mapping[str, Any], asked: int | None) -> int | None:
+        """Return the longest row in a trial, what the method writes into it included; None for the model's own limit.
+
+        Args:
+            method: its name.
+            settings: its settings.
+            asked: what the user allows, for all methods.
+        """
+        return asked if self.longest is None else self.longest + self.outlook(method, settings).inside
+
+    def room(self, method: str, settings: Mapping[str, Any], asked: int | None) -> int | None:
+        """Return how many tokens a row may have beside those of a method; None where none fits, or it is refused.
+
+        Args:
+            method: its name.
+            settings: its settings.
+            asked: what the user allows, for all methods.
+        """
+        outlook = self.outlook(method, settings)
+        if outlook.refused is not None or self.tokenizer is None:
+            return None
+        try:
+            most = resolve_max_length(None, self.tokenizer, model_limit=self.limit, virtual_tokens=outlook.in_front)
+        except DataError:
+            return None
+        room = (most if asked is None else min(most, asked)) - outlook.inside
+        return room if room >= 2 else None
 
     def pace(
         self,
@@ -148,13 +202,52 @@ class Survey:
         return self._paces[key]
 
 
-def survey(name: str, options: CompareOptions, files: PartFiles, *, trust_remote_code: bool = False) -> Survey:
+def survey_for_all(
+    name: str,
+    options: CompareOptions,
+    files: PartFiles,
+    candidates: Sequence[tuple[str, Mapping[str, Any]]],
+    *,
+    trust_remote_code: bool = False,
+) -> Survey:
+    """Return the survey of a base, with rows that are the same for every method, the one with the least room for them.
+
+    Args:
+        name: the base.
+        options: the comparison.
+        files: its rows.
+        candidates: the methods and settings to compare.
+        trust_remote_code: let the base's repository run its own code.
+
+    Raises:
+        PetuneError: as :func:`survey` does; ``DataError`` also where rows are too long for one of the methods.
+    """
+    found = survey(name, options, files, trust_remote_code=trust_remote_code)
+    rooms = [(room, *own) for own in candidates if (room := found.room(*own, options.max_length)) is not None]
+    room, method, settings = min(rooms, key=lambda each: each[0], default=(None, "", {}))
+    if room is None or max((*found.train, *found.development, *found.test)) <= room:
+        return found
+    try:
+        alike = survey(name, options, files, longest=room, trust_remote_code=trust_remote_code)
+    except DataError as error:
+        outlook = found.outlook(method, settings)
+        raise DataError(
+            f"{error}. All methods of a comparison have the same rows, and {method} adds"
+            f" {outlook.in_front + outlook.inside:,} tokens to each: fewer virtual tokens leave more room"
+        ) from error
+    return replace(alike, longest=room)
+
+
+def survey(
+    name: str, options: CompareOptions, files: PartFiles, *, longest: int | None = None, trust_remote_code: bool = False
+) -> Survey:
     """Read what there is to know of a base, and check that its rows can be learned and measured.
 
     Args:
         name: the base.
         options: the comparison.
         files: its rows.
+        longest: tokens that a row may have (default: what the user and the model allow).
         trust_remote_code: let the base's repository run its own code.
 
     Raises:
@@ -185,9 +278,9 @@ def survey(name: str, options: CompareOptions, files: PartFiles, *, trust_remote
             parts[part],
             tokenizer,
             labels=rows.labels,
-            max_length=options.max_length,
+            max_length=longest or options.max_length,
             overlong=options.overlong,
-            model_limit=limit,
+            model_limit=longest or limit,
         )
         lengths[part] = tuple(len(row.input_ids) for row in encoded.rows)
         samples[part] = tuple(encoded.rows[:SAMPLED])
@@ -203,6 +296,7 @@ def survey(name: str, options: CompareOptions, files: PartFiles, *, trust_remote
         test=lengths["test"],
         tokenizer=tokenizer,
         rows=samples["train"],
+        limit=limit,
     )
 
 

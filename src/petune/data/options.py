@@ -24,7 +24,7 @@ FORMAT_FIELDS = ("layout", "columns", "template", "target", "verbalizer", "chat"
 class DataOptions(BaseModel):
     """Where the rows come from, how they become text, and which part of each is learned."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     data: str | None = None
     """The rows: a .jsonl, .json, .csv, .tsv or .parquet file, or a hub data set id written

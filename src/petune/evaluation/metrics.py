@@ -190,8 +190,8 @@ def place_of_own(name: str) -> tuple[Path, str] | None:
     """Return the file and the function of a metric of the user's own; None for one of petune's."""
     path, colon, function = name.rpartition(":")
     if colon and path.endswith(".py"):
-        return Path(path), function
-    return (Path(name), _OWN) if name.endswith(".py") else None
+        return Path(path).expanduser(), function
+    return (Path(name).expanduser(), _OWN) if name.endswith(".py") else None
 
 
 def compute(metric: Metric, *arguments: float | Sequence[Answer]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from petune.errors import ConfigError
 from petune.evaluation.metrics import higher_is_better, measured_name, require_direction
 from petune.training.byte_sizes import read_bytes
+from petune.training.paths import FolderName
 
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
@@ -87,7 +88,7 @@ class TrainingOptions(BaseModel):
     keep_trunk_cache: bool = False
     """Keep it after the run, for other runs on the same rows and base (default: removed)."""
 
-    trunk_cache_dir: str | None = None
+    trunk_cache_dir: FolderName | None = None
     """Folder of the trunk cache (default: in petune's own cache folder)."""
 
     seed: int = Field(default=42, ge=0, lt=2**32)

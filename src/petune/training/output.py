@@ -1,6 +1,7 @@
 """The output folder of a run: what lies in it, and when it may be written to."""
 
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,6 +29,12 @@ _OURS = frozenset(
     }
 )
 _MODEL_FILES = frozenset({"config.json", "tokenizer.json", "tokenizer_config.json"})
+
+
+def line_to_resume(folder: Path, *, trust_remote_code: bool) -> str:
+    """Return the command that goes on with the run in ``folder``."""
+    words = ["petune", "train", "--resume", "--output-dir", str(folder)]
+    return shlex.join([*words, "--trust-remote-code"] if trust_remote_code else words)
 
 
 def prepare(folder: Path, *, resume: bool, overwrite: bool) -> None:

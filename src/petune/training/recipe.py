@@ -20,6 +20,7 @@ from petune.data.options import DataOptions
 from petune.errors import ConfigError, nearest
 from petune.methods.config import MethodConfig, explain, fields_of
 from petune.training.options import TrainingOptions
+from petune.training.paths import FolderName
 from petune.training.task_entries import RunTask, TaskEntry, read_entries, settled
 
 FILE_NAME = "recipe.yaml"
@@ -73,7 +74,7 @@ class RunOptions(DataOptions, TrainingOptions):
     method: str = "lora"
     """How to tune: a name that `petune methods` lists."""
 
-    output_dir: str = Field(default="outputs/petune", min_length=1)
+    output_dir: FolderName = Field(default="outputs/petune", min_length=1)
     """Folder for the adapter, the checkpoints and the records of the run."""
 
     tasks: tuple[TaskEntry, ...] = ()
@@ -197,6 +198,20 @@ class Recipe:
         ]
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Reads YAML in which no mapping has a key twice: the first value would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    "in a mapping", node.start_mark, f"the key {key.value!r} stands there twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file.
 
@@ -204,7 +219,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, not YAML, or not a mapping of names.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _UniqueKeys(path.read_text(encoding="utf-8")).get_single_data()
     except OSError as error:
         here = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         raise ConfigError(
@@ -217,6 +232,28 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"the recipe {path} must be a mapping of keys to values, such as 'model: demo'")
     return content
+
+
+def saved_recipe(folder: Path, what: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that the recipe in ``folder`` has; none where there is none and ``given`` names data.
+
+    Args:
+        folder: that of what is to go on.
+        what: a run, or a comparison.
+        given: the keys that were given besides.
+
+    Raises:
+        ConfigError: there is nothing that could go on.
+    """
+    path = folder / FILE_NAME
+    if path.exists():
+        return read_yaml(path)
+    if "data" in given:
+        return {}
+    raise ConfigError(
+        f"{folder} holds no {what} to go on with ({FILE_NAME} is missing there); give the folder of one with"
+        " --output-dir, or leave --resume out"
+    )
 
 
 def _validate(keys: Mapping[str, Any]) -> RunOptions:

@@ -56,7 +56,7 @@ def train(
                 on_data(rows.rows.report, rows.eval_report)
         if not methods.get(recipe.run.method).trains:
             return selection.choose(recipe, base, entry.adapter, one.rows, overwrite=overwrite)
-        how = f"Go on with: petune train --resume --output-dir {one.folder}"
+        how = f"Go on with: {output.line_to_resume(one.folder, trust_remote_code=trust_remote_code)}"
         (outcome,) = OnePass(base, [entry], overwrite=overwrite, how_to_go_on=how, estimate=estimate).run()
     if outcome.error is not None:
         raise outcome.error

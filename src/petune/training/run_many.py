@@ -93,7 +93,7 @@ def train_many(
                 on_data(name, rows.rows.report, rows.eval_report)  # type: ignore[misc]
         how = "Go on with: the same call of train_many, and resume=True"
         if shared is not None:
-            how = f"Go on with: petune train --resume --output-dir {shared.output_dir}"
+            how = f"Go on with: {output.line_to_resume(shared.output_dir, trust_remote_code=trust_remote_code)}"
             if overwrite:
                 output.clear(shared.output_dir)
             write_text(shared.output_dir / FILE_NAME, shared.to_yaml())

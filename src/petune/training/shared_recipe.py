@@ -19,6 +19,7 @@ from typing import Any, Self, final
 import yaml
 
 from petune.errors import ConfigError
+from petune.training.paths import at_home
 from petune.training.recipe import SEVERAL, Recipe, RunOptions, read_yaml
 
 _HOW = f"write a mapping of names to keys: {SEVERAL}: {{small: {{r: 4}}, large: {{r: 32}}}}"
@@ -63,6 +64,9 @@ class SharedRecipe:
         first = next(iter(keys.values()))
         common = {k: v for k, v in first.items() if all(k in own and own[k] == v for own in keys.values())}
         own = {name: {k: v for k, v in own.items() if k not in common} for name, own in keys.items()}
+        for name, rest in own.items():
+            if rest.get("output_dir") == str(self.output_dir / name):
+                del rest["output_dir"]  # so that a folder may be moved, and the recipe written to another
         whole = {**common, "output_dir": str(self.output_dir), SEVERAL: own}
         return yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
 
@@ -89,4 +93,4 @@ def spread(keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _folder(keys: Mapping[str, Any]) -> Path:
-    return Path(str(keys.get("output_dir", RunOptions.model_fields["output_dir"].default)))
+    return Path(at_home(str(keys.get("output_dir", RunOptions.model_fields["output_dir"].default))))
