@@ -105,9 +105,14 @@ def test_sizes_that_fit_are_taken(tiny_model: Callable[..., PreTrainedModel]) ->
     assert get_peft_model(tiny_model(), config).get_nb_trainable_parameters()[0] == 4 * 32
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma"])  # the embeddings of the second multiply
 @pytest.mark.parametrize("length", [3, 30])
 def test_a_text_start_is_cut_or_repeated_as_in_peft(
-    tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, length: int
+    tiny_model: Callable[..., PreTrainedModel],
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    architecture: str,
+    length: int,
 ) -> None:
     tiny_tokenizer.save_pretrained(tmp_path)
     fields = {
@@ -118,8 +123,10 @@ def test_a_text_start_is_cut_or_repeated_as_in_peft(
         "tokenizer_name_or_path": str(tmp_path),
         "tokenizer_kwargs": {"padding_side": "left"},
     }
-    ours = get_peft_model(tiny_model(), PromptTuningConfig(**fields)).base_model.adapter("default").tensors()
-    theirs = peft.get_peft_model(tiny_model(), peft.PromptTuningConfig(**fields))
+    ours = (
+        get_peft_model(tiny_model(architecture), PromptTuningConfig(**fields)).base_model.adapter("default").tensors()
+    )
+    theirs = peft.get_peft_model(tiny_model(architecture), peft.PromptTuningConfig(**fields))
     expected = theirs.prompt_encoder["default"].embedding.weight
     torch.testing.assert_close(ours["source.prompt_embeddings"], expected.detach())
 

@@ -84,10 +84,22 @@ def test_equals_embeddings_put_in_front_and_so_do_its_gradients(
     assert (gradient - prompt.grad).norm() / prompt.grad.norm() < 1e-4
 
 
+SCALING = [("llama", {}), ("gemma", {}), ("bart", {"scale_embedding": True})]
+"""Bases, the last two with embeddings that multiply what they look up by a factor."""
+
+
+def looked_up(base: Base) -> torch.Tensor:
+    """Return what the base makes of each token of its vocabulary [V, d], the factor of its embeddings included."""
+    model = base.model.get_encoder() if base.model.config.is_encoder_decoder else base.model
+    table = model.get_input_embeddings()
+    return table(torch.arange(table.num_embeddings))
+
+
+@pytest.mark.parametrize(("architecture", "changes"), SCALING)
 @torch.no_grad()
-def test_starts(tiny_base: Callable[..., Base]) -> None:
-    base = tiny_base()
-    table = base.model.get_input_embeddings().weight
+def test_starts(architecture: str, changes: dict[str, bool], tiny_base: Callable[..., Base]) -> None:
+    base = tiny_base(architecture, **changes)
+    table = looked_up(base)
 
     def start(**options: object) -> torch.Tensor:
         return create_adapter(base, "prompt_tuning", **options).tensors()["source.prompt_embeddings"]
@@ -109,10 +121,13 @@ def test_starts(tiny_base: Callable[..., Base]) -> None:
     assert not torch.equal(start(), create_adapter(base, "prompt_tuning", seed=7).tensors()["source.prompt_embeddings"])
 
 
+@pytest.mark.parametrize(("architecture", "changes"), SCALING)
 @torch.no_grad()
-def test_class_labels_begin_as_the_mean_of_their_tokens(tiny_base: Callable[..., Base]) -> None:
-    base = tiny_base()
-    table = base.model.get_input_embeddings().weight
+def test_class_labels_begin_as_the_mean_of_their_tokens(
+    architecture: str, changes: dict[str, bool], tiny_base: Callable[..., Base]
+) -> None:
+    base = tiny_base(architecture, **changes)
+    table = looked_up(base)
     labels = ("good", "bad")
     options = {"prompt_tuning_init": "class_labels", "prompt_tuning_init_labels": labels, "num_virtual_tokens": 6}
     start = create_adapter(base, "prompt_tuning", **options).tensors()["source.prompt_embeddings"]
@@ -124,6 +139,29 @@ def test_class_labels_begin_as_the_mean_of_their_tokens(tiny_base: Callable[...,
         create_adapter(base, "prompt_tuning", **{**options, "num_virtual_tokens": 1})
     with pytest.raises(ConfigError, match="has a label without a token: ''; leave it out"):
         create_adapter(base, "prompt_tuning", **{**options, "prompt_tuning_init_labels": ("good", "")})
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma"])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("prompt_tuning", {"prompt_tuning_init": "text", "prompt_tuning_init_text": "a film"}),
+        ("p_tuning", {"prompt_init": "text", "prompt_init_text": "a film"}),
+    ],
+)
+@torch.no_grad()
+def test_a_prompt_that_starts_as_a_text_is_that_text_in_front(
+    architecture: str,
+    method: str,
+    options: dict[str, str],
+    tiny_base: Callable[..., Base],
+    token_ids: Callable[..., torch.Tensor],
+) -> None:
+    base, ids = tiny_base(architecture), token_ids(2, 7)
+    text = torch.tensor(base.tokenizer("a film", add_special_tokens=False)["input_ids"])
+    expected = base.model(torch.cat([text.expand(2, -1), ids], 1)).logits[:, len(text) :]
+    model = AdaptedModel(base, [create_adapter(base, method, num_virtual_tokens=len(text), **options)])
+    torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors"])

@@ -13,6 +13,7 @@ from petune.compat.config import PeftConfig
 from petune.compat.default_targets import default_targets
 from petune.compat.enumerations import PeftType, PromptEncoderReparameterizationType, PromptTuningInit
 from petune.errors import ConfigError
+from petune.sites.embeddings import token_embeddings
 
 
 @final
@@ -187,9 +188,8 @@ class PromptTuningConfig(PromptLearningConfig):
         with explained(f"the tokenizer {name}"):
             tokenizer = AutoTokenizer.from_pretrained(name, **(given["tokenizer_kwargs"] or {}))
         ids = tokenizer(given["prompt_tuning_init_text"])["input_ids"]
-        table = model.get_input_embeddings().weight.detach()
-        rows = torch.tensor((ids * -(-length // len(ids)))[:length], device=table.device)
-        return {"prompt_embeddings": table[rows].to(torch.float32)}
+        rows = torch.tensor((ids * -(-length // len(ids)))[:length])
+        return {"prompt_embeddings": token_embeddings(model, rows).to(torch.float32)}
 
 
 @final

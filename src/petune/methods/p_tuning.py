@@ -25,9 +25,9 @@ from petune.backbone.structure import Structure
 from petune.methods.config import MethodConfig
 from petune.methods.method import Finding, Method, Paper, Parts, Target
 from petune.methods.soft_prompt import SoftPrompt, soft_prompt_slots, stands_outside_rows
-from petune.methods.starts import draw, drawn_linear, embedding_table, fit_last_layer, start_ids
+from petune.methods.starts import draw, drawn_linear, fit_last_layer, start_ids
 from petune.sites.attention import Source
-from petune.sites.embeddings import EmbeddingSource
+from petune.sites.embeddings import EmbeddingSource, embedding_width, token_embeddings
 from petune.sites.placement import Placement
 from petune.sites.sites import Slot
 
@@ -213,12 +213,12 @@ class PTuning(Method[PTuningConfig]):
 
     def source(self, config: PTuningConfig, target: Target) -> Source:
         """Return the network at its start, or the bare virtual tokens where there is none."""
-        table = embedding_table(target)
-        start = _start(config, table, target)
+        width = embedding_width(target.model)
+        start = _start(config, width, target)
         if config.encoder_reparameterization_type == "none":
             return SoftPrompt(start)
         kind = MLPEncoder if config.encoder_reparameterization_type == "MLP" else LSTMEncoder
-        encoder = kind(config, table.shape[1], target.generator)
+        encoder = kind(config, width, target.generator)
         if config.prompt_init != "random" and not target.shapes_only:
             fit_last_layer(encoder.last, encoder.inside(), start)
         return encoder
@@ -248,9 +248,9 @@ class PTuning(Method[PTuningConfig]):
         return Parts(parts.config.model_copy(update=bare), parts.slots, prompt)
 
 
-def _start(config: PTuningConfig, table: Tensor, target: Target) -> Tensor:
-    """Return the start [P, d] of the virtual tokens, from the embedding table [V, d]."""
+def _start(config: PTuningConfig, width: int, target: Target) -> Tensor:
+    """Return the start [P, d] of the virtual tokens, whose width d is given."""
     if target.shapes_only:
-        return torch.zeros(config.num_virtual_tokens, table.shape[1])
+        return torch.zeros(config.num_virtual_tokens, width)
     ids = start_ids(target, config.num_virtual_tokens, config.prompt_init_text, setting="prompt_init_text")
-    return table[ids.to(table.device)]
+    return token_embeddings(target.model, ids)

@@ -26,8 +26,9 @@ from petune.backbone.structure import Structure
 from petune.methods.config import MethodConfig
 from petune.methods.method import Finding, Method, Paper, Target
 from petune.methods.soft_prompt import SoftPrompt, soft_prompt_slots, stands_outside_rows
-from petune.methods.starts import COMMON_TOKENS, embedding_table, label_embeddings, read_matrix, start_ids
+from petune.methods.starts import common_ids, label_embeddings, read_matrix, start_ids
 from petune.sites.attention import Source
+from petune.sites.embeddings import embedding_width, token_embeddings
 from petune.sites.placement import Combine, Place, Placement
 from petune.sites.sites import Slot
 
@@ -137,22 +138,22 @@ class PromptTuning(Method[PromptTuningConfig]):
 
 def _start(config: PromptTuningConfig, target: Target) -> Tensor:
     """Return the start [P, d]."""
-    length, table = config.num_virtual_tokens, embedding_table(target)
+    length, width = config.num_virtual_tokens, embedding_width(target.model)
     if target.shapes_only:
-        return torch.zeros(length, table.shape[1])
+        return torch.zeros(length, width)
     match config.prompt_tuning_init:
         case "random":
-            common = table[:COMMON_TOKENS].float()
-            noise = torch.randn(length, table.shape[1], generator=target.generator)
-            return noise.to(table.device) * common.std() + common.mean(0)
+            common = token_embeddings(target.model, common_ids(target)).float()
+            noise = torch.randn(length, width, generator=target.generator)
+            return noise.to(common.device) * common.std() + common.mean(0)
         case "random_uniform":
             bound = config.prompt_tuning_init_range or UNIFORM_RANGE
-            return torch.empty(length, table.shape[1]).uniform_(-bound, bound, generator=target.generator)
+            return torch.empty(length, width).uniform_(-bound, bound, generator=target.generator)
         case "class_labels":
             labels = config.prompt_tuning_init_labels or ()
             return label_embeddings(target, length, labels, setting="prompt_tuning_init_labels")
         case "file":
             path = config.prompt_tuning_init_file or ""
-            return read_matrix(path, (length, table.shape[1]), setting="prompt_tuning_init_file")
+            return read_matrix(path, (length, width), setting="prompt_tuning_init_file")
     ids = start_ids(target, length, config.prompt_tuning_init_text, setting="prompt_tuning_init_text")
-    return table[ids.to(table.device)]
+    return token_embeddings(target.model, ids)

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from petune.errors import ConfigError
 from petune.methods.method import Target
+from petune.sites.embeddings import token_embeddings, vocabulary_size
 
 COMMON_TOKENS = 5000
 """How many of the lowest token ids, the most common ones, are drawn from (as Lester et al. do)."""
@@ -32,7 +33,7 @@ def start_ids(target: Target, length: int, text: str | None, *, setting: str) ->
         ConfigError: the text has no token, or more than ``length``, or there is no tokenizer to read it.
     """
     if text is None:
-        common = min(COMMON_TOKENS, target.model.get_input_embeddings().weight.shape[0])
+        common = len(common_ids(target))
         return torch.randperm(common, generator=target.generator).repeat(-(-length // common))[:length]
     ids = _tokenizer(target, setting)(text, add_special_tokens=False)["input_ids"]
     if not ids:
@@ -45,11 +46,9 @@ def start_ids(target: Target, length: int, text: str | None, *, setting: str) ->
     return torch.tensor((ids * (-(-length // len(ids))))[:length])
 
 
-def embedding_table(target: Target) -> Tensor:
-    """Return the base's input embeddings [V, d] (on the meta device where only shapes are known)."""
-    table = target.model.get_input_embeddings().weight
-    assert isinstance(table, Tensor)
-    return table.detach()
+def common_ids(target: Target) -> Tensor:
+    """Return the lowest token ids, at most ``COMMON_TOKENS``."""
+    return torch.arange(min(COMMON_TOKENS, vocabulary_size(target.model)))
 
 
 def label_embeddings(target: Target, length: int, labels: tuple[str, ...], *, setting: str) -> Tensor:
@@ -58,8 +57,7 @@ def label_embeddings(target: Target, length: int, labels: tuple[str, ...], *, se
     Raises:
         ConfigError: a label has no token, or there are more labels than ``length``.
     """
-    table = embedding_table(target)
-    start = table[start_ids(target, length, None, setting=setting).to(table.device)].float()
+    start = token_embeddings(target.model, start_ids(target, length, None, setting=setting)).float()
     tokenizer = _tokenizer(target, setting)
     if len(labels) > length:
         raise ConfigError(
@@ -70,7 +68,7 @@ def label_embeddings(target: Target, length: int, labels: tuple[str, ...], *, se
         ids = tokenizer(label, add_special_tokens=False)["input_ids"]
         if not ids:
             raise ConfigError(f"{setting} has a label without a token: {label!r}; leave it out")
-        start[i] = table[torch.tensor(ids, device=table.device)].float().mean(0)
+        start[i] = token_embeddings(target.model, torch.tensor(ids)).float().mean(0)
     return start
 
 

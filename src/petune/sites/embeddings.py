@@ -58,6 +58,17 @@ def input_embeddings(model: PreTrainedModel) -> nn.Module:
     return module
 
 
+@torch.no_grad()
+def token_embeddings(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Return what the bare base makes of token ids [P] before its first block: vectors [P, d] in its precision.
+
+    They are those of its table times the factor that some embeddings multiply them by (Gemma, BART).
+    """
+    # not called: adapters plug hooks in there
+    found: Tensor = input_embeddings(model).forward(ids.to(_table(model).device))
+    return found
+
+
 def reader_path(model: PreTrainedModel) -> str:
     """Return the path of the part of ``model`` that is called with the input's tokens: where virtual tokens plug in.
 
@@ -69,9 +80,18 @@ def reader_path(model: PreTrainedModel) -> str:
 
 def vocabulary_size(model: PreTrainedModel) -> int:
     """Return V, the number of the model's input embeddings: ids from there on are virtual tokens."""
+    return _table(model).shape[0]
+
+
+def embedding_width(model: PreTrainedModel) -> int:
+    """Return d, the width of the model's input embeddings; also where they are on the meta device."""
+    return _table(model).shape[1]
+
+
+def _table(model: PreTrainedModel) -> Tensor:
     weight = input_embeddings(model).weight
     assert isinstance(weight, Tensor)
-    return weight.shape[0]
+    return weight
 
 
 def _reader(model: PreTrainedModel) -> PreTrainedModel:
