@@ -6,21 +6,22 @@ import pytest
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from petune.backbone.positions import default_positions, position_limit
+from petune.backbone.positions import default_positions, position_limit, positions_without_padding
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "architecture", ["llama", "gpt2", "bert", "roberta", "xlm-roberta", "distilbert", "modernbert"]
+    "architecture", ["llama", "gpt2", "bert", "roberta", "xlm-roberta", "distilbert", "modernbert", "opt"]
 )
+@pytest.mark.parametrize("side", ["left", "right"])
 def test_given_positions_change_nothing(
-    architecture: str, tiny_model: Callable[..., PreTrainedModel], token_ids: Callable[..., torch.Tensor]
+    side: str, architecture: str, tiny_model: Callable[..., PreTrainedModel], token_ids: Callable[..., torch.Tensor]
 ) -> None:
     model = tiny_model(architecture)
     ids = token_ids(2, 7)
-    ids[1, 5:] = 0
+    ids[1, slice(0, 2) if side == "left" else slice(5, 7)] = 0
     mask = (ids != 0).long()
-    positions = default_positions(model, {"input_ids": ids})
+    positions = default_positions(model, {"input_ids": ids, "attention_mask": mask})
     expected = model(input_ids=ids, attention_mask=mask).logits
     given = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
     torch.testing.assert_close(given[mask == 1], expected[mask == 1], rtol=1e-5, atol=1e-5)
@@ -35,6 +36,37 @@ def test_positions_go_on_behind_a_cache(
     model, cache = tiny_model("llama"), DynamicCache()
     model(input_ids=token_ids(1, 4), past_key_values=cache)
     assert default_positions(model, {"input_ids": token_ids(1, 2), "past_key_values": cache}).tolist() == [[4, 5]]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt", "bert", "roberta"])
+def test_padding_takes_no_position(
+    architecture: str, tiny_model: Callable[..., PreTrainedModel], token_ids: Callable[..., torch.Tensor]
+) -> None:
+    model, row = tiny_model(architecture), token_ids(1, 5)
+    padded = torch.cat([torch.zeros(1, 3, dtype=torch.int64), row], 1)
+    mask = (padded != 0).long()
+    positions = positions_without_padding(model, {"input_ids": padded, "attention_mask": mask})
+    assert torch.equal(positions[:, 3:], default_positions(model, {"input_ids": row}))
+    assert torch.equal(
+        positions_without_padding(model, {"input_ids": row}), default_positions(model, {"input_ids": row})
+    )
+    logits = model(input_ids=padded, attention_mask=mask, position_ids=positions).logits[:, 3:]
+    torch.testing.assert_close(logits, model(input_ids=row).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "opt"])
+def test_a_mask_counts_what_is_in_the_cache(
+    architecture: str, tiny_model: Callable[..., PreTrainedModel], token_ids: Callable[..., torch.Tensor]
+) -> None:
+    model, cache = tiny_model(architecture), DynamicCache()
+    model(input_ids=token_ids(1, 4), past_key_values=cache)
+    mask = torch.tensor([[0, 1, 1, 1, 1, 1]])
+    call = {"input_ids": token_ids(1, 2), "past_key_values": cache, "attention_mask": mask}
+    assert positions_without_padding(model, call).tolist() == [[3, 4]]
+    assert default_positions(model, call).tolist() == [[3, 4] if architecture == "opt" else [4, 5]]
+    short = {**call, "attention_mask": mask[:, 4:]}  # of the new tokens alone: it does not say what came before
+    assert positions_without_padding(model, short).tolist() == [[4, 5]]
 
 
 @pytest.mark.parametrize(("architecture", "limit"), [("gpt2", 128), ("roberta", 129), ("bart", 128), ("t5", None)])

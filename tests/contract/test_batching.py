@@ -43,6 +43,26 @@ def test_a_row_alone_equals_the_row_in_a_padded_batch(
         torch.testing.assert_close(batch[i][mask[i].bool()], alone, rtol=TOLERANCE, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("decoder", ["llama", "gpt_neox", "opt"])  # bare, they do not mind where padding is
+@pytest.mark.parametrize(
+    "method", ["lora", "ia3", "bottleneck", "prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2"]
+)
+@torch.no_grad()
+def test_padding_on_the_left_needs_no_positions(
+    decoder: str,
+    method: str,
+    rows: list[torch.Tensor],
+    tiny_base: Callable[..., Base],
+    trained: Callable[..., AdaptedModel],
+) -> None:
+    model = trained(tiny_base(decoder), method)
+    ids, mask = pad(rows, "left")
+    batch = model(input_ids=ids, attention_mask=mask).logits
+    for i, row in enumerate(rows):
+        alone = model(input_ids=row[None]).logits[0]
+        torch.testing.assert_close(batch[i][mask[i].bool()], alone, rtol=TOLERANCE, atol=TOLERANCE)
+
+
 @torch.no_grad()
 def test_neighbours_and_their_adapters_do_not_matter(
     base: Base,

@@ -46,7 +46,8 @@ def test_a_prefix_is_what_a_cache_that_holds_it_is(
     plain = tiny_base("falcon", **settings).model
     assert plain.config._attn_implementation == implementation
     longer = torch.cat([torch.ones(2, 3, dtype=mask.dtype), mask], 1)
-    expected = plain(input_ids=ids, attention_mask=longer, past_key_values=cache).logits
+    positions = (mask.cumsum(1) - 1).clamp(min=0) + 3  # padding takes none
+    expected = plain(input_ids=ids, attention_mask=longer, past_key_values=cache, position_ids=positions).logits
     torch.testing.assert_close(ours[mask == 1], expected[mask == 1], rtol=1e-4, atol=1e-4)
 
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from petune.backbone.arguments import takes
+
 
 def position_limit(model: PreTrainedModel) -> int | None:
     """Return how many tokens of one sequence have a position; None where there is no limit."""
@@ -21,18 +23,55 @@ def default_positions(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tens
 
     Args:
         model: the model.
-        inputs: the call's ``input_ids`` or ``inputs_embeds``, and perhaps ``past_key_values``.
+        inputs: the call's ``input_ids`` or ``inputs_embeds``, and perhaps ``attention_mask`` and ``past_key_values``.
     """
     ids = inputs.get("input_ids")
     tokens = inputs["inputs_embeds"] if ids is None else ids
     first = _first_position(model)
+    mask = _mask(inputs)
+    if mask is not None and _counts_by_mask(model):
+        return (mask.cumsum(1) * mask - 1)[:, -tokens.shape[1] :]
     if first and ids is not None:
         real = (ids != first - 1).long()
         counted: Tensor = real.cumsum(1) * real + first - 1
         return counted
-    cache = inputs.get("past_key_values")
-    past = 0 if cache is None else cache.get_seq_length()
+    past = _past(inputs)
     return torch.arange(first + past, first + past + tokens.shape[1], device=tokens.device)[None]
+
+
+def positions_without_padding(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor:
+    """Return positions [B or 1, T] of the tokens of a call in which padding takes none, as if each row were alone.
+
+    Without a mask [B, T] of the tokens, those in a cache included, they are the model's own.
+
+    Args:
+        model: the model.
+        inputs: as for :func:`default_positions`.
+    """
+    mask = _mask(inputs)
+    if mask is None:
+        return default_positions(model, inputs)
+    tokens = (inputs["inputs_embeds"] if inputs.get("input_ids") is None else inputs["input_ids"]).shape[1]
+    return (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens:] + _first_position(model)
+
+
+def _mask(inputs: Mapping[str, Any]) -> Tensor | None:
+    """Return which of the tokens, those in a cache included, are no padding; None where no mask [B, T] says so."""
+    mask = inputs.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        return None
+    tokens = inputs["inputs_embeds"] if inputs.get("input_ids") is None else inputs["input_ids"]
+    return mask.long() if mask.shape[1] == _past(inputs) + tokens.shape[1] else None
+
+
+def _past(inputs: Mapping[str, Any]) -> int:
+    cache = inputs.get("past_key_values")
+    return 0 if cache is None else int(cache.get_seq_length())
+
+
+def _counts_by_mask(model: PreTrainedModel) -> bool:
+    """Say whether the model's table of positions counts the tokens of the mask itself, as that of OPT does."""
+    return any(isinstance(module, nn.Embedding) and takes(module, "attention_mask") for module in model.modules())
 
 
 def _first_position(model: PreTrainedModel) -> int:

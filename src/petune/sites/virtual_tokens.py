@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from petune.backbone.arguments import takes
-from petune.backbone.positions import default_positions, position_limit
+from petune.backbone.arguments import by_name, takes
+from petune.backbone.positions import default_positions, position_limit, positions_without_padding
 from petune.errors import DataError
 from petune.kernels.constant_weights import once
 from petune.sites.attention import AttentionSites, AttentionSlot, KeysValues, Source, SourcedSlot
@@ -111,7 +111,8 @@ class VirtualTokens:
         shifts = [self._shift(group.stack) for group in route.groups]
         if not any(shifts) or not takes(model, "position_ids"):
             return None
-        return args, {**kwargs, "position_ids": self._positions(route, shifts, args, kwargs)}
+        call = by_name(model, args, kwargs)
+        return (), {**call, "position_ids": self._positions(route, shifts, call)}
 
     def _shift(self, stack: Stack) -> int:
         shifts = ([slot.position_shift for slot in self._slots[n].values()] for n in stack if n in self._slots)
@@ -144,16 +145,17 @@ class VirtualTokens:
         with self._routing.use(Route.everywhere(stack, virtual_tokens=False)):
             return self._attention.read(tuple(self._slots[name]), embeddings.to(self._model.dtype))
 
-    def _positions(self, route: Route, shifts: list[int], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    def _positions(self, route: Route, shifts: list[int], call: Mapping[str, Any]) -> Tensor:
         """Return position ids [B, T] moved by each row's shift.
+
+        Where the call gives none, padding takes none in rows with virtual tokens: these stand in front of the first
+        real token, so a row alone and a padded one are the same. Other rows have the positions of the bare model.
 
         Raises:
             DataError: tokens and virtual tokens together are more than the model has positions.
         """
-        call = {"input_ids": args[0], **kwargs} if args else kwargs
-        positions = call.get("position_ids")
-        if positions is None:
-            positions = default_positions(self._model, call)
+        given = call.get("position_ids")
+        own = default_positions(self._model, call) if given is None else given
         ids = call.get("input_ids")
         rows, tokens = (call["inputs_embeds"] if ids is None else ids).shape[:2]
         cache = call.get("past_key_values")
@@ -164,8 +166,9 @@ class VirtualTokens:
                 f"{past + tokens} tokens and {max(shifts)} virtual tokens are more than the model's {limit} positions;"
                 " use shorter rows (--max-length) or fewer virtual tokens"
             )
-        shift = torch.zeros(rows, 1, dtype=torch.int64, device=positions.device)
+        shift = torch.zeros(rows, 1, dtype=torch.int64, device=own.device)
         for group, moved in zip(route.groups, shifts, strict=True):
             index = group.index(route.num_rows, rows, shift.device)
             shift[slice(None) if index is None else index] = moved
-        return torch.as_tensor(positions + shift)
+        counted = positions_without_padding(self._model, call) if given is None else given
+        return torch.where(shift > 0, counted + shift, own)
