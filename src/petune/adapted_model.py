@@ -16,7 +16,7 @@ from petune.backbone.tokenizer import beginning_token_id
 from petune.errors import ConfigError, nearest
 from petune.merging import Merges
 from petune.sites.embeddings import vocabulary_size
-from petune.sites.placement import Insertion, insert_into_batch
+from petune.sites.placement import Insertion, Side, insert_into_batch
 from petune.sites.routing import Route, Stack, stacks_of
 from petune.sites.sites import Sites
 from petune.sites.weights import WeightSlot
@@ -198,7 +198,10 @@ class AdaptedModel(nn.Module):
         return self._insertions(self._active)
 
     def insert_virtual_tokens(
-        self, batch: Mapping[str, Tensor], rows: Sequence[str | Sequence[str] | None] | None = None
+        self,
+        batch: Mapping[str, Tensor],
+        rows: Sequence[str | Sequence[str] | None] | None = None,
+        padding_side: Side | None = None,
     ) -> dict[str, Tensor]:
         """Return a padded batch with the virtual tokens that adapters want among the tokens of a row.
 
@@ -207,6 +210,9 @@ class AdaptedModel(nn.Module):
         Args:
             batch: ``input_ids`` [B, T]; perhaps ``attention_mask`` and ``labels`` of that shape.
             rows: the adapters of each row, as in :meth:`route`; by default the active ones.
+            padding_side: where rows are filled up in a batch without padding, which has a side otherwise. By default on
+                the left in a decoder, which writes on behind its rows; give right where GPT-2 is called without
+                ``position_ids`` rather than through ``generate``.
 
         Raises:
             ConfigError: the virtual tokens stand in a template, rows are written in several versions, or the batch
@@ -221,6 +227,7 @@ class AdaptedModel(nn.Module):
             [self._insertions(stack) for stack in stacks],
             bos_token_id=beginning,
             pad_token_id=pad if isinstance(pad, int) else 0,  # masked, so any token would do
+            padding_side=padding_side or ("left" if self.base.structure.is_decoder_lm else "right"),
         )
 
     def _insertions(self, stack: Stack) -> tuple[Insertion, ...]:

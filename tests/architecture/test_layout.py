@@ -73,7 +73,6 @@ TESTED_ELSEWHERE = {
     "sites/attention_switch.py": "sites/test_attention.py",
     "sites/side_by_side.py": "sites/test_attention.py",
     "sites/sites.py": "test_adapter.py",
-    "sites/virtual_tokens.py": "sites/test_attention.py",
     "tasks/causal_lm.py": "training/test_run.py",
     "tasks/reading.py": "test_api.py",
     "tasks/rows.py": "training/test_rows.py",

@@ -161,6 +161,20 @@ def test_plain_calls_through_insert_virtual_tokens(make: Callable[..., AdaptedMo
     assert torch.isfinite(model(**both).logits).all()
 
 
+@torch.no_grad()
+def test_rows_without_padding_generate_beside_one_another_as_alone(make: Callable[..., AdaptedModel]) -> None:
+    model = make("prompt_tuning", num_virtual_tokens=4, placement="append")
+    ids = torch.arange(40, 46).repeat(2, 1)
+    settings = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    batch = model.insert_virtual_tokens({"input_ids": ids}, ["default", None])
+    with model.route(["default", None]):
+        mixed = model.model.generate(**batch, **settings)[:, -4:]
+    for i, rows in enumerate((["default"], [None])):
+        with model.route(rows):
+            alone = model.model.generate(**model.insert_virtual_tokens({"input_ids": ids[:1]}, rows), **settings)
+        assert torch.equal(mixed[i], alone[0, -4:])
+
+
 class TestEnsemble:
     """Several prompts of one adapter: three versions of each row in one batch."""
 

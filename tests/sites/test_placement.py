@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from petune.errors import ConfigError
-from petune.sites.placement import Gap, Insertion, Part, Placement, insert_into_batch, insert_into_row
+from petune.sites.placement import Gap, Insertion, Part, Placement, Side, insert_into_batch, insert_into_row
 
 BOS = 2
 
@@ -73,20 +73,29 @@ def test_versions_differ_in_their_virtual_tokens_alone() -> None:
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_padded_batch_keeps_its_side(side: str) -> None:
+def test_a_padded_batch_keeps_its_side(side: Side) -> None:
     long, short = [BOS, 11, 12, 13], [21, 22]
     rows = [long, [0, 0, *short]] if side == "left" else [long, [*short, 0, 0]]
     mask = [[1] * 4, [0, 0, 1, 1] if side == "left" else [1, 1, 0, 0]]
     batch = {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(mask)}
     insertions = [[], [Insertion(Placement.at("after_bos", 3), 90)]]
-    found = insert_into_batch(batch, insertions, bos_token_id=BOS, pad_token_id=0)
+    other: Side = "right" if side == "left" else "left"
+    found = insert_into_batch(batch, insertions, bos_token_id=BOS, pad_token_id=0, padding_side=other)
     wide = [90, 91, 92, *short]
     assert found["input_ids"].tolist() == [[0, *long] if side == "left" else [*long, 0], wide]
     assert found["attention_mask"].tolist() == [[0, 1, 1, 1, 1] if side == "left" else [1, 1, 1, 1, 0], [1] * 5]
     assert "labels" not in found
     labelled = {**batch, "labels": torch.tensor(rows)}
-    learned = insert_into_batch(labelled, insertions, bos_token_id=BOS, pad_token_id=0)["labels"]
+    learned = insert_into_batch(labelled, insertions, bos_token_id=BOS, pad_token_id=0, padding_side="left")["labels"]
     assert learned[1].tolist() == [-100] * 3 + short
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_without_padding_is_filled_up_on_the_side_that_is_asked_for(side: Side) -> None:
+    batch = {"input_ids": torch.tensor([[11, 12], [21, 22]])}
+    insertions = [[], [Insertion(Placement.at("append", 1), 90)]]
+    found = insert_into_batch(batch, insertions, bos_token_id=BOS, pad_token_id=0, padding_side=side)
+    assert found["input_ids"].tolist() == [[0, 11, 12] if side == "left" else [11, 12, 0], [21, 22, 90]]
 
 
 @pytest.mark.parametrize(
@@ -105,4 +114,4 @@ def test_a_padded_batch_keeps_its_side(side: str) -> None:
 )
 def test_batches_that_cannot_be_written(batch: dict[str, torch.Tensor], placement: Placement, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        insert_into_batch(batch, [[Insertion(placement, 90)]], bos_token_id=BOS, pad_token_id=0)
+        insert_into_batch(batch, [[Insertion(placement, 90)]], bos_token_id=BOS, pad_token_id=0, padding_side="left")

@@ -22,6 +22,9 @@ Place = Literal["prepend", "after_bos", "append"]
 Combine = Literal["average", "vote"]
 """How the answers to several versions of a row become one: the mean of their probabilities, or most votes."""
 
+Side = Literal["left", "right"]
+"""Where padding stands."""
+
 
 class Gap(Enum):
     """What a template leaves room for besides the row's text."""
@@ -197,6 +200,7 @@ def insert_into_batch(
     *,
     bos_token_id: int | None,
     pad_token_id: int,
+    padding_side: Side,
 ) -> dict[str, Tensor]:
     """Return a padded batch with virtual tokens in it.
 
@@ -205,6 +209,7 @@ def insert_into_batch(
         insertions: for each row, what is inserted into it.
         bos_token_id: the token that begins a text.
         pad_token_id: fills the rows up, on the side where the batch is padded.
+        padding_side: where rows are filled up in a batch without padding.
 
     Raises:
         ConfigError: the virtual tokens stand in a template, rows are written in several versions, or the batch holds
@@ -222,7 +227,7 @@ def insert_into_batch(
     ids = batch["input_ids"]
     mask = batch.get("attention_mask", torch.ones_like(ids)).bool()
     labels = batch.get("labels", torch.full_like(ids, IGNORED))
-    left = bool((~mask[:, 0]).any())
+    left = bool((~mask[:, 0]).any()) or (padding_side == "left" and bool(mask.all()))
     rows = []
     for row, own in enumerate(insertions):
         tokens, learned = ids[row][mask[row]].tolist(), labels[row][mask[row]].tolist()
