@@ -128,6 +128,34 @@ def test_an_encoder_decoder_generates_from_rows_with_virtual_tokens(tiny_model: 
         assert model.generate(ids, max_new_tokens=5, do_sample=False).shape[0] == 1
 
 
+@pytest.mark.filterwarnings("ignore")  # of models that would rather have kernels of their own
+@pytest.mark.parametrize("side", ["left", "none"])
+@pytest.mark.parametrize("architecture", ["lfm2", "minimax"])
+@torch.no_grad()
+def test_a_decoder_returns_the_rows_it_was_given_and_what_it_wrote(
+    tiny_model: Build, architecture: str, side: str
+) -> None:
+    torch.manual_seed(0)
+    model = get_peft_model(tiny_model(architecture), PromptTuningConfig(num_virtual_tokens=P)).eval()
+    width = 5 + 2 * (side == "left")
+    ids = torch.tensor([[0] * (width - 5) + ROWS[0], [0] * (width - 5) + ROWS[0][::-1]])
+    mask = (ids != 0).long()
+    given = {"input_ids": ids, "attention_mask": mask, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    written = model.base_model.insert_virtual_tokens({"input_ids": ids, "attention_mask": mask})
+    own = model.get_base_model().generate(**{**given, **written}, max_new_tokens=3)
+    expected = torch.cat([ids, own[:, -3:]], 1)
+    assert torch.equal(model.generate(**given, max_new_tokens=3), expected)
+    assert torch.equal(model.generate(**given, max_length=width + 3), expected)
+    assert torch.equal(model.generate(**given, max_new_tokens=3, return_dict_in_generate=True).sequences, expected)
+    beams = model.generate(**given, max_new_tokens=3, num_beams=2, num_return_sequences=2)
+    assert torch.equal(beams[:, :width], ids.repeat_interleave(2, 0))
+    assert beams.shape == (4, width + 3)
+    rows = model.generate(**given, max_new_tokens=3, adapter_names=["default", "__base__"])
+    assert torch.equal(rows[0], expected[0])
+    with model.disable_adapter():
+        assert torch.equal(rows[1], model.generate(**given, max_new_tokens=3)[1])
+
+
 def test_what_cannot_be_written_into_is_refused(tiny_model: Build) -> None:
     model = model_for(tiny_model, "sequence_classification", labels=("a", "b"))
     ids = torch.tensor([ROWS[0]])

@@ -20,6 +20,7 @@ from petune.sites.embeddings import vocabulary_size
 from petune.sites.head import IGNORED
 
 _PER_TOKEN = ("logits", "start_logits", "end_logits", "last_hidden_state")
+_LENGTHS = ("max_length", "min_length")
 _POSITIONS = ("start_positions", "end_positions")
 
 
@@ -34,6 +35,8 @@ class Written:
     """Which [B, T] of the tokens are no padding."""
     real: Tensor
     """Which [B, W] of the tokens now are neither padding nor virtual."""
+    ids: Tensor
+    """The tokens [B, T] as given."""
 
     def leave_out(self, output: Any) -> Any:
         """Return the model's output with one entry for each token that was given; zeros stand at padding.
@@ -51,6 +54,25 @@ class Written:
                 whole = value.new_full((*self.given.shape, *value.shape[2:]), filler)
                 whole[self.given] = value[self.real]
                 output[name] = whole
+        return output
+
+    def lengthened(self) -> dict[str, Any]:
+        """Return what the model is given, with limits on a text's whole length that count as if for the given rows."""
+        added = self.real.shape[1] - self.ids.shape[1]
+        lengths = {name: self.inputs[name] + added for name in _LENGTHS if self.inputs.get(name) is not None}
+        return {**self.inputs, **lengths}
+
+    def behind_given(self, output: Any) -> Any:
+        """Return what a decoder generated, tokens [N, L] or an output with them, behind the rows as they were given.
+
+        N is a multiple of B where several sequences are returned for a row.
+        """
+        sequences = output.sequences if isinstance(output, ModelOutput) else output
+        given = self.ids.repeat_interleave(len(sequences) // len(self.ids), 0)
+        whole = torch.cat([given, sequences[:, self.real.shape[1] :]], 1)
+        if not isinstance(output, ModelOutput):
+            return whole
+        output["sequences"] = whole
         return output
 
 
@@ -88,7 +110,7 @@ def write(
         moved = model.insert_virtual_tokens({**batch, "labels": types}, rows)["labels"]
         written["token_type_ids"] = moved.masked_fill(moved == IGNORED, 0)
     real = (written["input_ids"] < vocabulary_size(model.base.model)) & written["attention_mask"].bool()
-    found = Written({**inputs, **written}, given.bool(), real)
+    found = Written({**inputs, **written}, given.bool(), real, ids)
     for name in _POSITIONS:
         if inputs.get(name) is not None:
             found.inputs[name] = _moved(inputs[name], found)

@@ -109,13 +109,20 @@ class WrappedModel(nn.Module):
         return output if written is None else written.leave_out(output)
 
     def generate(self, *args: Any, adapter_names: Sequence[str] | None = None, **options: Any) -> Any:
-        """Let the base generate, adapters included; ``adapter_names`` as for :meth:`run`."""
+        """Let the base generate, adapters included; ``adapter_names`` as for :meth:`run`.
+
+        What a decoder returns begins with the rows as they were given, without virtual tokens.
+        """
         rows = _rows(adapter_names)
         if args:  # generate's own first argument
             options, args = {**options, "input_ids": args[0]}, args[1:]
         written = virtual_tokens.write(self.base_model, options, rows, answers_tokens=False)
+        goes_on = written is not None and self.base_model.base.structure.is_decoder_lm
+        if written is not None:
+            options = written.lengthened() if goes_on else written.inputs
         with nullcontext() if rows is None else self.base_model.route(rows):
-            return self.base_model.model.generate(*args, **(options if written is None else written.inputs))
+            output = self.base_model.model.generate(*args, **options)
+        return written.behind_given(output) if written is not None and goes_on else output
 
     def get_base_model(self) -> PreTrainedModel:
         """Return the transformers model."""
