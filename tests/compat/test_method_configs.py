@@ -15,11 +15,13 @@ from petune.compat.peft import (
     IA3Config,
     LoraConfig,
     PeftType,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
     PromptTuningConfig,
     PromptTuningInit,
     get_peft_model,
 )
-from petune.errors import ConfigError
+from petune.errors import BaseModelError, ConfigError
 
 # PEFT calls a name of transformers that is on its way out.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -103,6 +105,19 @@ def test_prompts_that_do_not_fit(
 def test_sizes_that_fit_are_taken(tiny_model: Callable[..., PreTrainedModel]) -> None:
     config = PromptTuningConfig(num_virtual_tokens=4, num_layers=3, token_dim=32, num_attention_heads=4)
     assert get_peft_model(tiny_model(), config).get_nb_trainable_parameters()[0] == 4 * 32
+
+
+@pytest.mark.filterwarnings("ignore")  # of a model that would rather have kernels of its own
+def test_bases_without_attention(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    for config in (PromptTuningConfig(num_virtual_tokens=3), PromptEncoderConfig(num_virtual_tokens=3, token_dim=32)):
+        model = get_peft_model(tiny_model("mamba"), config).eval()
+        ids = torch.tensor([[9, 10, 11]])
+        assert model.generate(input_ids=ids, max_new_tokens=2, pad_token_id=0, eos_token_id=None).shape == (1, 5)
+    with pytest.raises(ConfigError, match="num_attention_heads=4, but the base has none; leave it out"):
+        get_peft_model(tiny_model("mamba"), PromptTuningConfig(num_virtual_tokens=3, num_attention_heads=4))
+    for more in ({}, {"prefix_projection": True}):
+        with pytest.raises(BaseModelError, match="MambaForCausalLM has no attention"):
+            get_peft_model(tiny_model("mamba"), PrefixTuningConfig(num_virtual_tokens=3, **more))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma"])  # the embeddings of the second multiply

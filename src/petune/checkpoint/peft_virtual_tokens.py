@@ -139,8 +139,11 @@ class PrefixTuningLayout(VirtualTokensLayout):
         return plain and super().fits(adapter, structure)
 
     def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
-        """Return the number of virtual tokens; where keys and values differ in size there is no such file."""
-        if not _is_one_matrix(structure):
+        """Return the number of virtual tokens; where keys and values differ in size there is no such file.
+
+        What a base without any attention lacks, the method itself says.
+        """
+        if structure.attentions and not _is_one_matrix(structure):
             raise AdapterFormatError(
                 f"{WEIGHTS_FILE}: HF PEFT's prefixes have keys and values of one size at every layer, and this base has"
                 " layers that differ in their heads or widths, or lack an attention; train one with petune"

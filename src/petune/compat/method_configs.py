@@ -104,16 +104,17 @@ class PromptLearningConfig(PeftConfig):
             raise ConfigError(
                 f"{type(self).__name__}: num_virtual_tokens is missing; give the number of virtual tokens"
             )
-        text, attention = model.config.get_text_config(), structure.attentions[0]
-        heads = {text.num_attention_heads, attention.num_kv_heads}
+        text = model.config.get_text_config()
+        attention = next(iter(structure.attentions), None)
+        heads = {text.num_attention_heads, attention.num_kv_heads} if attention else set()
         sizes = {
             "num_layers": {text.num_hidden_layers},
             "num_attention_heads": heads,
-            "token_dim": {text.hidden_size, *(count * attention.head_dim for count in heads)},
+            "token_dim": {text.hidden_size, *(count * attention.head_dim for count in heads if attention)},
         }
         for name, real in sizes.items():
             if given[name] is not None and given[name] not in real:
-                expected = " or ".join(str(size) for size in sorted(real))
+                expected = " or ".join(str(size) for size in sorted(real)) or "none"
                 raise ConfigError(
                     f"{type(self).__name__}: {name}={given[name]!r}, but the base has {expected}; leave it out"
                 )
@@ -136,7 +137,7 @@ class PrefixTuningConfig(PromptLearningConfig):
     def options(self, model: PreTrainedModel, structure: Structure) -> dict[str, Any]:
         """Return petune's settings, those of the projection included."""
         options = super().options(model, structure)
-        if not vars(self)["prefix_projection"]:
+        if not vars(self)["prefix_projection"] or not structure.attentions:
             return options
         attention = structure.attentions[0]
         width = vars(self)["encoder_hidden_size"] or attention.num_kv_heads * attention.head_dim
