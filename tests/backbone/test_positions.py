@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from petune.backbone.positions import default_positions, position_limit, positions_without_padding
+from petune.backbone.positions import default_positions, position_limit, positions_without_padding, require_positions
+from petune.errors import ConfigError
 
 
 @torch.no_grad()
@@ -72,3 +73,10 @@ def test_a_mask_counts_what_is_in_the_cache(
 @pytest.mark.parametrize(("architecture", "limit"), [("gpt2", 128), ("roberta", 129), ("bart", 128), ("t5", None)])
 def test_how_many_there_are(architecture: str, limit: int | None, tiny_model: Callable[..., PreTrainedModel]) -> None:
     assert position_limit(tiny_model(architecture)) == limit
+
+
+def test_virtual_tokens_need_positions(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    require_positions(tiny_model("gpt2"), 128)
+    require_positions(tiny_model("t5"), 4096)
+    with pytest.raises(ConfigError, match="129 virtual tokens are more than the 128 positions that GPT2"):
+        require_positions(tiny_model("gpt2"), 129)

@@ -98,7 +98,7 @@ def looked_up(base: Base) -> torch.Tensor:
 @pytest.mark.parametrize(("architecture", "changes"), SCALING)
 @torch.no_grad()
 def test_starts(architecture: str, changes: dict[str, bool], tiny_base: Callable[..., Base]) -> None:
-    base = tiny_base(architecture, **changes)
+    base = tiny_base(architecture, max_position_embeddings=1024, **changes)
     table = looked_up(base)
 
     def start(**options: object) -> torch.Tensor:

@@ -1,9 +1,14 @@
 """Starts of layers; those of virtual tokens are tested with the methods."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
+from petune.adapter import create_adapter
+from petune.backbone.base import Base
+from petune.errors import ConfigError
 from petune.methods.starts import draw, drawn_linear, fit_last_layer
 
 
@@ -43,3 +48,13 @@ def test_a_layer_is_fitted_by_the_smallest_change_of_its_weights() -> None:
     # The smallest change lies in the span of the inputs: directions orthogonal to all of them are left alone.
     orthogonal = torch.linalg.qr(inputs.T, mode="complete").Q[:, 4:]
     torch.testing.assert_close((layer.weight - before) @ orthogonal, torch.zeros(5, 8), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "bert", "roberta", "bart", "opt"])
+@pytest.mark.parametrize("method", ["prefix_tuning", "p_tuning_v2", "prompt_tuning", "p_tuning"])
+def test_more_virtual_tokens_than_positions_are_refused(
+    architecture: str, method: str, tiny_base: Callable[..., Base]
+) -> None:
+    base = tiny_base(architecture, max_position_embeddings=130 if architecture == "roberta" else 128)
+    with pytest.raises(ConfigError, match=r"200 virtual tokens are more than the 12[89] positions.*num_virtual_tokens"):
+        create_adapter(base, method, num_virtual_tokens=200)

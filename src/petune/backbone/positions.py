@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from petune.backbone.arguments import takes
+from petune.errors import ConfigError
 
 
 def position_limit(model: PreTrainedModel) -> int | None:
@@ -16,6 +17,20 @@ def position_limit(model: PreTrainedModel) -> int | None:
     if not isinstance(limit, int) or limit <= 0:
         return None
     return limit - _first_position(model)
+
+
+def require_positions(model: PreTrainedModel, virtual_tokens: int) -> None:
+    """Make sure that as many virtual tokens have positions.
+
+    Raises:
+        ConfigError: the model has fewer.
+    """
+    limit = position_limit(model)
+    if limit is not None and virtual_tokens > limit:
+        raise ConfigError(
+            f"{virtual_tokens} virtual tokens are more than the {limit} positions that {type(model).__name__} has, and"
+            " rows need some as well; set num_virtual_tokens to fewer"
+        )
 
 
 def default_positions(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor:

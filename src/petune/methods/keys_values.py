@@ -254,7 +254,7 @@ def keys_values_start(config: KeysValuesConfig, target: Target) -> dict[str, Key
     """Return the start of the keys and values [K, P, D] by the path of the attention.
 
     Raises:
-        ConfigError: the text of the start is empty or too long.
+        ConfigError: the text of the start is empty or too long, or the base has fewer positions than virtual tokens.
     """
     attentions, length = target.structure.attentions, config.num_virtual_tokens
     if target.shapes_only:

@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from petune.backbone.positions import require_positions
 from petune.backbone.structure import Structure
 from petune.methods.method import Target
 from petune.sites.attention import SourcedSlot
@@ -42,7 +43,12 @@ def stands_outside_rows(structure: Structure) -> bool:
 
 
 def soft_prompt_slots(target: Target, num_virtual_tokens: int, placement: Placement | None) -> dict[str, Slot]:
-    """Return where virtual tokens plug in: among the input's tokens where rows hold them, else every attention."""
+    """Return where virtual tokens plug in: among the input's tokens where rows hold them, else every attention.
+
+    Raises:
+        ConfigError: the base has fewer positions than virtual tokens.
+    """
+    require_positions(target.model, num_virtual_tokens)
     if placement is not None:
         return {reader_path(target.model): EmbeddingSlot(num_virtual_tokens)}
     return {attention.path: SourcedSlot(num_virtual_tokens) for attention in target.structure.attentions}

@@ -18,6 +18,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from petune.backbone.arguments import without_cache
+from petune.backbone.positions import require_positions
 from petune.backbone.structure import body_of
 from petune.errors import BaseModelError
 from petune.kernels.attention import attend
@@ -262,7 +263,12 @@ class AttentionSites:
             self._tidy(lent)
 
     def read(self, paths: tuple[str, ...], inputs: Tensor) -> dict[str, KeysValues]:
-        """Return the keys and values [K, P, D] that the model makes of token ids [P] or embeddings [P, d], by path."""
+        """Return the keys and values [K, P, D] that the model makes of token ids [P] or embeddings [P, d], by path.
+
+        Raises:
+            ConfigError: the model has fewer positions than P.
+        """
+        require_positions(self._model, len(inputs))
         kind = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
         tokens = {kind: inputs[None].to(self._model.device)}
         if self._model.config.is_encoder_decoder:  # read on both sides
@@ -295,6 +301,7 @@ def read_keys_values(model: PreTrainedModel, paths: tuple[str, ...], inputs: Ten
 
     Raises:
         BaseModelError: the model's attention cannot be reached.
+        ConfigError: the model has fewer positions than P.
     """
     routing = Routing.of(model)
     with torch.no_grad(), routing.use(Route.everywhere(())):
