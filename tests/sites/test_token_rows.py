@@ -138,3 +138,39 @@ def test_a_base_without_the_new_tokens_is_refused(tiny_base: Callable[..., Base]
     with pytest.raises(ConfigError, match="rows for tokens up to 298, this base ends at 287: its vocabulary lacks"):
         AdaptedModel(base, [adapter])
     assert torch.isfinite(AdaptedModel(base)(input_ids=torch.tensor([[3]])).logits).all()
+
+
+def test_rows_beside_a_copy_of_the_table_they_would_share_are_their_own(
+    tiny_base: Callable[..., Base], token_ids: Callable[..., Tensor]
+) -> None:
+    base = tiny_base(tie_word_embeddings=True)
+    adapter = create_adapter(base, target_modules="q_proj", modules_to_save=("embed_tokens",), new_tokens=("<n>",))
+    assert list(adapter.token_rows) == ["lm_head"]
+    rows = adapter.token_rows["lm_head"].rows
+    assert rows is not None
+    assert "lm_head.rows" in adapter.tensors()
+    adapter.set_trainable(True)
+    logits = AdaptedModel(base, [adapter])(input_ids=token_ids(2, 5)).logits
+    logits[..., base.tokenizer.convert_tokens_to_ids("<n>")].sum().backward()
+    assert rows.grad is not None
+    assert rows.grad.any()
+
+
+def test_tables_inside_what_is_learned_whole_have_no_rows(tiny_base: Callable[..., Base]) -> None:
+    adapter = create_adapter(tiny_base("bert"), modules_to_save=("embeddings",), trainable_token_indices=(5,))
+    assert not [path for path in adapter.token_rows if path.startswith("bert.embeddings.")]
+    assert all(slot.tied_to is None for slot in adapter.token_rows.values())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "named"), [("llama", "lm_head"), ("bart", "decoder.embed_tokens"), ("t5", "lm_head")]
+)
+def test_new_tokens_keep_those_of_a_shared_table_under_another_name(
+    architecture: str, named: str, tiny_base: Callable[..., Base]
+) -> None:
+    base = tiny_base(architecture, tie_word_embeddings=True)
+    wanted = {named: (7, 5)}
+    adapter = create_adapter(base, target_modules="attention", trainable_token_indices=wanted, new_tokens=("<n>",))
+    new = base.tokenizer.convert_tokens_to_ids("<n>")
+    assert adapter.token_rows
+    assert {tuple(slot.indices.tolist()) for slot in adapter.token_rows.values()} == {(5, 7, new)}

@@ -31,7 +31,8 @@ def with_besides(
     if not method.shares_batch:
         return {**slots, **_weights_of_head(target, slots)}
     whole = replacements(target.model, target.structure, (*config.modules_to_save, *target.structure.head))
-    rows = token_rows(target.model, config.trainable_token_indices) if config.trainable_token_indices else {}
+    wanted = config.trainable_token_indices
+    rows = token_rows(target.model, wanted, whole=whole.keys()) if wanted else {}
     # What is learned whole is not adapted besides, as in HF PEFT.
     left = {path: s for path, s in slots.items() if not any(f"{path}.".startswith(f"{copied}.") for copied in whole)}
     twice = next((path for path in left if path in rows), None)

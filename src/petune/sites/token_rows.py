@@ -3,7 +3,8 @@
 Shapes: n chosen tokens, V of the vocabulary, d hidden width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from typing import final
 
 import torch
@@ -91,37 +92,44 @@ class TokenRows(OutputSlot):
 def with_tokens(model: PreTrainedModel, wanted: Sequence[int] | TokenIndices, ids: Sequence[int]) -> TokenIndices:
     """Return ``wanted`` with the tokens ``ids`` in every table of ``model``, by path; shared weights count once."""
     named = _by_path(model, wanted) if wanted else {}
-    return {path: tuple(sorted({*named.get(path, ()), *ids})) for path in _tables(model)}
+    return {
+        first: tuple(sorted({*ids, *chain.from_iterable(named.get(path, ()) for path in (first, *others))}))
+        for first, others in _tables(model).items()
+    }
 
 
-def token_rows(model: PreTrainedModel, wanted: Sequence[int] | TokenIndices) -> dict[str, TokenRows]:
+def token_rows(
+    model: PreTrainedModel, wanted: Sequence[int] | TokenIndices, *, whole: Collection[str] = ()
+) -> dict[str, TokenRows]:
     """Return the slots that learn rows of chosen tokens, by the path of the table.
 
     Args:
         model: the base; its weights may be on the meta device.
         wanted: ids of tokens, for the embeddings; or ids by the path of a table or its end. What shares the weight of
             the embeddings (a head, a decoder's embeddings) has the rows of these.
+        whole: paths of modules that are learned whole. Tables in them have no rows besides, and what shared these has
+            rows of its own.
 
     Raises:
         ConfigError: a table is no embedding or head of this base, or has no such token.
     """
+    named = _by_path(model, wanted)
+    shared = {p: first for first, others in _tables(model).items() if first in named for p in (first, *others)}
     slots: dict[str, TokenRows] = {}
-    for path, indices in _by_path(model, wanted).items():
+    owners: dict[str, TokenRows] = {}
+    for path, indices in ({p: named[first] for p, first in shared.items()} | named).items():
+        if any(f"{path}.".startswith(f"{learned}.") for learned in whole):
+            continue
         weight = model.get_submodule(path).get_parameter("weight")
         if not indices or min(indices) < 0 or max(indices) >= weight.shape[0] or len(set(indices)) < len(indices):
             raise ConfigError(
                 f"trainable_token_indices: '{path}' has tokens 0 to {weight.shape[0] - 1}, each to be named once; got"
                 f" {list(indices)}"
             )
-        slots[path] = TokenRows(indices, torch.zeros(weight.shape) if weight.is_meta else weight)
-    for first, others in _tables(model).items():
-        for path in others if first in slots else ():
-            if path in slots and not torch.equal(slots[path].indices, slots[first].indices):
-                raise ConfigError(
-                    f"trainable_token_indices: '{path}' and '{first}' are one table, so they have one list of tokens"
-                )
-            weight = model.get_submodule(path).get_parameter("weight")
-            slots[path] = TokenRows(slots[first].indices.tolist(), weight, tied_to=slots[first])
+        first = shared.get(path, path)
+        start = torch.zeros(weight.shape) if weight.is_meta and first not in owners else weight
+        slots[path] = TokenRows(indices, start, tied_to=owners.get(first))
+        owners.setdefault(first, slots[path])
     return slots
 
 
@@ -141,7 +149,11 @@ def _tables(model: PreTrainedModel) -> dict[str, list[str]]:
 
 
 def _by_path(model: PreTrainedModel, wanted: Sequence[int] | TokenIndices) -> dict[str, Sequence[int]]:
-    """Return the tokens of each table, by its whole path; a list is meant for the embeddings."""
+    """Return the tokens of each table, by its whole path; a list is meant for the embeddings.
+
+    Raises:
+        ConfigError: a name means no table, or one table has two lists.
+    """
     tables = _tables(model)
     if not isinstance(wanted, Mapping):
         return {next(iter(tables)): wanted}
@@ -152,4 +164,10 @@ def _by_path(model: PreTrainedModel, wanted: Sequence[int] | TokenIndices) -> di
         if path is None:
             raise ConfigError(f"trainable_token_indices: '{name}' is no table of tokens; they are {', '.join(paths)}")
         found[path] = indices
+    for first, others in tables.items():
+        for path in others if first in found else ():
+            if path in found and list(found[path]) != list(found[first]):
+                raise ConfigError(
+                    f"trainable_token_indices: '{path}' and '{first}' are one table, so they have one list of tokens"
+                )
     return found
