@@ -34,7 +34,7 @@ DECODERS: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "attention.query_key_value attention.dense",
         "mlp.dense_h_to_4h mlp.dense_4h_to_h",
     ),
-    "phi3": (GROUPED, "qkv_proj", "self_attn.o_proj self_attn.qkv_proj", "mlp.gate_up_proj mlp.down_proj"),
+    "phi3": (GROUPED, "qkv_proj", "self_attn.qkv_proj self_attn.o_proj", "mlp.gate_up_proj mlp.down_proj"),
     "opt": (
         {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 48},
         "k_proj v_proj",
@@ -118,3 +118,40 @@ def test_a_model_without_blocks() -> None:
     model = skeleton(AutoModelForCausalLM, "gpt2", n_embd=32, n_layer=0, n_head=4)
     with pytest.raises(TargetError, match="no linears in its blocks"):
         sub_layers(model, Structure(model))
+
+
+MIXTURES = {
+    "mixtral": {**GROUPED, "num_local_experts": 4},
+    "qwen2_moe": {**GROUPED, "num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 24},
+    "llama4_text": {**GROUPED, "num_local_experts": 2, "intermediate_size_mlp": 48},
+}
+
+
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_mixtures_of_experts_are_refused(architecture: str) -> None:
+    model = skeleton(AutoModelForCausalLM, architecture, **MIXTURES[architecture])
+    with pytest.raises(TargetError, match=r"experts' holds experts, .* chosen linears \(target_modules\) work on this"):
+        sub_layers(model, Structure(model))
+
+
+def test_blocks_of_attention_alone_are_refused() -> None:
+    model = skeleton(AutoModelForCausalLM, "llama", **GROUPED)
+    for block in model.model.layers:
+        block.mlp = torch.nn.Identity()
+    with pytest.raises(TargetError, match="no linears beside their attentions, so there is no feed-forward layer"):
+        sub_layers(model, Structure(model))
+
+
+def test_a_sub_layer_as_wide_as_nothing_is_refused() -> None:
+    model = skeleton(AutoModelForCausalLM, "llama", **GROUPED)
+    model.model.layers[0].mlp.down_proj = torch.nn.Linear(48, 31)
+    with pytest.raises(TargetError, match=r"as wide as the residual stream \(32\): .*down_proj' \(31\)"):
+        sub_layers(model, Structure(model))
+
+
+def test_the_width_is_the_residual_stream_s_where_more_linears_have_another() -> None:
+    model = skeleton(
+        AutoModelForCausalLM, "mamba", hidden_size=32, num_hidden_layers=2, state_size=4, intermediate_size=64
+    )
+    assert Structure(model).hidden_size == 32
+    assert described(model)[0] == "mlp backbone.layers.0.mixer.in_proj backbone.layers.0.mixer.out_proj"

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
-from petune.errors import ConfigError
+from petune.errors import ConfigError, TargetError
 from petune.methods.bottleneck import START_STD, BottleneckConfig, BottleneckSlot, NormSlot
 
 
@@ -220,3 +220,9 @@ def test_sizes(tiny_base: Callable[..., Base]) -> None:
 def test_bad_settings(options: dict[str, object], message: str, tiny_base: Callable[..., Base]) -> None:
     with pytest.raises(ConfigError, match=message):
         create_adapter(tiny_base(), "bottleneck", **options)
+
+
+@pytest.mark.parametrize("placement", ["houlsby", "pfeiffer", "parallel"])
+def test_a_mixture_of_experts_is_refused(placement: str, tiny_base: Callable[..., Base]) -> None:
+    with pytest.raises(TargetError, match="holds experts, of which each token goes through some"):
+        create_adapter(tiny_base("deepseek_v3"), "bottleneck", placement=placement)

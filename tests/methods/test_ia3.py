@@ -15,7 +15,7 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.checkpoint.folder import load_adapter, save_adapter
-from petune.errors import AdapterFormatError, ConfigError
+from petune.errors import AdapterFormatError, ConfigError, TargetError
 from petune.methods.ia3 import IA3Slot
 
 pytestmark = [
@@ -159,3 +159,10 @@ def test_files_of_another_kind(tmp_path: Path, tiny_base: Callable[..., Base]) -
 def test_inputs_of_linears_that_are_not_chosen(tiny_base: Callable[..., Base]) -> None:
     with pytest.raises(ConfigError, match="feedforward_modules is 'mlp', but none of these is among target_modules"):
         create_adapter(tiny_base(), "ia3", target_modules="attention", feedforward_modules="mlp")
+
+
+def test_a_mixture_of_experts_has_no_linears_of_the_paper(tiny_base: Callable[..., Base]) -> None:
+    base = tiny_base("llama4_text")
+    with pytest.raises(TargetError, match="holds experts, of which each token goes through some"):
+        create_adapter(base, "ia3")
+    assert len(create_adapter(base, "ia3", target_modules=("k_proj", "v_proj")).slots) == 2 * base.structure.num_blocks

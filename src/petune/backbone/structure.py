@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from petune.backbone.arguments import takes
 from petune.backbone.attentions import attends_only, find_attentions
 from petune.backbone.embeddings import Embedding, find_embeddings
+from petune.backbone.experts import find_experts
 from petune.backbone.head_modules import HeadModules
 from petune.backbone.kind import Kind, kind_of
 from petune.backbone.targets import choose, indices_in, names_by_role
@@ -71,6 +72,7 @@ class Structure:
         linears: every linear once, in module order.
         repeats_blocks: whether a block is run several times, as in ALBERT.
         embeddings: every table that is looked up by its input's numbers, once, in module order.
+        experts: paths of what holds parts of a block that see some of the tokens each.
         attentions: every attention module once, in module order; empty for a model that is no ``PreTrainedModel``.
         attends_only: whether what precedes a token reaches it through attentions alone, as keys and values.
         embeds_once: whether a token's embedding is all that is looked up for it, so that one may stand for a token.
@@ -79,11 +81,15 @@ class Structure:
     def __init__(self, model: nn.Module, random: Iterable[str] = ()) -> None:
         self.blocks: tuple[str, ...] = tuple(_block_paths(model))
         pretrained = model if isinstance(model, PreTrainedModel) else None
+        self._told_width = 0 if pretrained is None else _setting(pretrained, "hidden_size")
         self.kind: Kind = "decoder" if pretrained is None else kind_of(pretrained.config)
         self.head: tuple[str, ...] = () if pretrained is None else _head_paths(pretrained, random)
         self.linears: tuple[Linear, ...] = tuple(_linears(model, self.blocks, self.head))
         self.embeddings: tuple[Embedding, ...] = tuple(find_embeddings(model, self.blocks))
-        self.repeats_blocks: bool = pretrained is not None and _runs(pretrained) > len(self.blocks)
+        self.experts: tuple[str, ...] = tuple(find_experts(model, self.blocks))
+        self.repeats_blocks: bool = pretrained is not None and _setting(pretrained, "num_hidden_layers") > len(
+            self.blocks
+        )
         self.attentions = () if pretrained is None else find_attentions(pretrained, self.blocks)
         self.embeds_once = pretrained is None or not takes(body_of(pretrained), "per_layer_inputs")
         self.attends_only = pretrained is not None and attends_only(pretrained, self.blocks, self.attentions)
@@ -95,7 +101,7 @@ class Structure:
 
     @property
     def hidden_size(self) -> int:
-        """Width of the residual stream: the width that most linears of the blocks read or write.
+        """Width of the residual stream: the config's, else the width that most linears of the blocks read or write.
 
         Raises:
             TargetError: the model has no linear to read it from.
@@ -104,7 +110,7 @@ class Structure:
         widths = Counter(width for linear in inside for width in (linear.in_features, linear.out_features))
         if not widths:
             raise TargetError("this base model has no linear layer (nn.Linear or Conv1D); petune needs a transformer.")
-        return widths.most_common(1)[0][0]
+        return self._told_width if self._told_width in widths else widths.most_common(1)[0][0]
 
     @property
     def is_decoder_lm(self) -> bool:
@@ -208,8 +214,8 @@ def _computes_attention(module: nn.Module) -> bool:
     return any("Attention" in type(part).__name__ for part in module.modules())
 
 
-def _runs(model: PreTrainedModel) -> int:
-    return int(getattr(model.config.get_text_config(), "num_hidden_layers", 0))
+def _setting(model: PreTrainedModel, name: str) -> int:
+    return int(getattr(model.config.get_text_config(), name, None) or 0)
 
 
 def _block_paths(model: nn.Module) -> Iterator[str]:

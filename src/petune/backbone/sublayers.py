@@ -1,6 +1,7 @@
 """What a block is made of: its sub-layers, the linears that make keys and values, and the norms; read off the model."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +23,7 @@ class SubLayer:
     Attributes:
         role: what it is.
         first: its first linear, which reads the sub-layer's input.
-        last: its last linear, whose output joins the residual stream.
+        last: its last linear as wide as the residual stream, which its output joins.
     """
 
     role: Literal["attention", "mlp"]
@@ -43,8 +44,14 @@ def sub_layers(model: PreTrainedModel, structure: Structure) -> tuple[SubLayer, 
     """Return the sub-layers of all blocks, in module order.
 
     Raises:
-        TargetError: the blocks have no linears.
+        TargetError: the blocks have no linears, none beside attentions, or the output of a sub-layer is that of none.
     """
+    if structure.experts:
+        raise TargetError(
+            f"'{structure.experts[0]}' holds experts, of which each token goes through some, so the output of a"
+            " feed-forward layer is that of no linear and there is none to change; methods that change attentions or"
+            " chosen linears (target_modules) work on this base"
+        )
     modules = dict(model.named_modules())
     members: dict[tuple[int, str], list[Linear]] = {}
     for linear in structure.linears:
@@ -53,9 +60,13 @@ def sub_layers(model: PreTrainedModel, structure: Structure) -> tuple[SubLayer, 
             members.setdefault((linear.block, place), []).append(linear)
     if not members:
         raise TargetError("this base has no linears in its blocks, so there are no sub-layers to change")
-    return tuple(
-        SubLayer("attention" if place else "mlp", linears[0], linears[-1]) for (_, place), linears in members.items()
-    )
+    if all(place for _, place in members):
+        raise TargetError(
+            "the blocks of this base have no linears beside their attentions, so there is no feed-forward layer to"
+            " change; methods that change attentions or chosen linears (target_modules) work on it"
+        )
+    width = structure.hidden_size
+    return tuple(_sub_layer("attention" if place else "mlp", linears, width) for (_, place), linears in members.items())
 
 
 def key_value_linears(structure: Structure, attention: Attention) -> tuple[Linear, ...]:
@@ -89,6 +100,18 @@ def norms(model: PreTrainedModel, structure: Structure) -> tuple[Norm, ...]:
         for path, module in model.named_modules()
         if "Norm" in type(module).__name__ and _is_over(module, width)
     )
+
+
+def _sub_layer(role: Literal["attention", "mlp"], linears: Sequence[Linear], width: int) -> SubLayer:
+    """Return the sub-layer of these ``linears``, in module order, beside a residual stream of ``width``."""
+    last = next((linear for linear in reversed(linears) if linear.out_features == width), None)
+    if last is None:
+        found = ", ".join(f"'{linear.path}' ({linear.out_features})" for linear in linears)
+        raise TargetError(
+            f"no linear of a sub-layer is as wide as the residual stream ({width}): {found}; so none gives its output."
+            " Methods that change chosen linears (target_modules) work on this base"
+        )
+    return SubLayer(role, next((linear for linear in linears if linear is not last), last), last)
 
 
 def _is_over(module: nn.Module, width: int) -> bool:
