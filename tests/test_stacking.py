@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import DynamicCache
+from transformers import DynamicCache, SwitchTransformersConfig, SwitchTransformersForConditionalGeneration
 
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
@@ -191,3 +191,22 @@ def test_unmerging_brings_any_order_back(tiny_base: Callable[..., Base], made: M
     model.unmerge("f")
     model.activate("f", "s")
     torch.testing.assert_close(model(input_ids=ids).logits, expected)
+
+
+def test_rows_cannot_be_told_apart_inside_experts(made: Made, token_ids: Callable[..., torch.Tensor]) -> None:
+    sizes = {"d_model": 32, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 48}
+    sparse = {"num_experts": 4, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1}
+    config = SwitchTransformersConfig(**sizes, **sparse, vocab_size=64, dropout_rate=0.0, decoder_start_token_id=0)
+    base = Base.from_model(SwitchTransformersForConditionalGeneration(config), None)
+    a, b = (made(base, name, "lora", target_modules=r".*experts.*wi") for name in "ab")
+    outside = made(base, "c", "lora", target_modules="attention")
+    model = AdaptedModel(base, [a, b, outside])
+    ids = token_ids(2, 4) % 64
+    for rows in (["a", "b"], ["a", None], ["c", ("c", "a")]):
+        with pytest.raises(
+            ConfigError, match=r"'[ab]' adapts '.*wi', one of the experts in '.*\.experts', .* exclude_"
+        ):
+            model.route(rows)
+    for rows in (["a", "a"], ["c", None]):
+        with model.route(rows), torch.no_grad():
+            assert model(input_ids=ids, decoder_input_ids=ids).logits.isfinite().all()

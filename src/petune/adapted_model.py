@@ -20,7 +20,7 @@ from petune.sites.placement import Insertion, Side, insert_into_batch
 from petune.sites.routing import Route, Stack, stacks_of
 from petune.sites.sites import Sites
 from petune.sites.weights import WeightSlot
-from petune.stacking import require_stackable
+from petune.stacking import require_rows_apart, require_stackable
 
 
 @final
@@ -172,12 +172,14 @@ class AdaptedModel(nn.Module):
         The batch must have as many rows.
 
         Raises:
-            ConfigError: a name is not attached, a merged adapter would be routed around, or one adapter of a row would
-                undo what another does.
+            ConfigError: a name is not attached, a merged adapter would be routed around, one adapter of a row would
+                undo what another does, or rows go through different ones that cannot be told apart where they act.
         """
         stacks = stacks_of(rows)
         for stack in set(stacks):
             require_stackable([self.adapter(name) for name in stack])
+        if len(set(stacks)) > 1:
+            require_rows_apart((self.adapter(name) for name in set().union(*stacks)), self.base.structure)
         if self.merged:
             raise ConfigError("rows cannot be routed while an adapter is merged; call unmerge first")
         for name, adapter in self.adapters.items():

@@ -1,13 +1,14 @@
-"""Which adapters rows can go through one after the other.
+"""Which adapters rows can go through one after the other, and which rows of one batch can go through apart.
 
 Every slot of a stack changes what the slots before it made, the base's own sub-module first. A copy of a sub-module
 that was learned whole takes its place instead, so it may undo what others do there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 from petune.adapter import Adapter
+from petune.backbone.structure import Structure
 from petune.errors import ConfigError
 
 
@@ -33,6 +34,23 @@ def require_stackable(stack: Sequence[Adapter]) -> None:
                         f"'{whole.name}' learns '{path}' whole, which would undo what '{other.name}' does there; put"
                         f" '{whole.name}' before '{other.name}'"
                     )
+
+
+def require_rows_apart(adapters: Iterable[Adapter], structure: Structure) -> None:
+    """Make sure that rows of one batch may go through some of the adapters each.
+
+    Raises:
+        ConfigError: one adapts experts: these are given chosen tokens of the batch, and not told whose rows they are.
+    """
+    for adapter in adapters:
+        for path in adapter.slots:
+            inside = next((outer for outer in structure.experts if path.startswith(f"{outer}.")), None)
+            if inside is not None:
+                raise ConfigError(
+                    f"'{adapter.name}' adapts '{path}', one of the experts in '{inside}', which see some tokens of a"
+                    " batch and not whose rows they are: send all rows of a batch through the same adapters, train"
+                    " adapters apart, or leave experts out with exclude_modules"
+                )
 
 
 def _refuse_shared(first: Adapter, second: Adapter) -> None:

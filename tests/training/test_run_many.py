@@ -380,3 +380,13 @@ def test_what_cannot_begin_is_told_by_name(tmp_path: Path, keys: Callable[..., A
         ConfigError, match=r"the recipe has several adapters, which train together: use petune\.train_many"
     ):
         train({"adapters": {"a": {}}})
+
+
+def test_adapters_of_experts_cannot_share_a_pass(
+    tiny_base: Callable[..., Base], several: Callable[..., list[dict[str, Any]]]
+) -> None:
+    base = tiny_base()
+    base.structure.experts = ("model.layers.0.mlp",)
+    with pytest.raises(ConfigError, match=r"'low' adapts 'model\.layers\.0\.mlp.*', one of the experts in .* train"):
+        train_many(several("many", ("low", "few"), max_steps=1), base=base)
+    assert all(outcome.error is None for outcome in train_many(several("one", ("low",), max_steps=1), base=base))

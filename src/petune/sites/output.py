@@ -143,7 +143,11 @@ class OutputSite:
     def _after(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         x = inputs[0] if self._unchanged is None else self._unchanged
         self._unchanged = None
-        rows = self._routing.route.num_rows
+        route = self._routing.route
+        if not any(name in self.slots for group in route.groups for name in group.stack):
+            self._noted.clear()
+            return output
+        rows = route.num_rows
         if len(output) == 1 < rows:  # position embeddings are computed once for all rows
             x, output = (entries.expand(rows, *entries.shape[1:]) for entries in (x, output))
         at_once = self._at_once(x, output)

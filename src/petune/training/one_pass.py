@@ -18,6 +18,7 @@ from petune.errors import ConfigError, PetuneError
 from petune.evaluation.metrics import METRICS
 from petune.sites.embeddings import vocabulary_size
 from petune.sites.placement import Insertion
+from petune.stacking import require_rows_apart
 from petune.training import output, records
 from petune.training.adapter_run import AdapterRun, Evaluate
 from petune.training.bases import learned_tasks
@@ -122,6 +123,8 @@ class OnePass:
         Raises:
             PetuneError: what concerns all of them, or a signal; the base is given back as it was.
         """
+        if len(self._entries) > 1:
+            require_rows_apart((entry.adapter for entry in self._entries), self._base.structure)
         folders = [entry.draft.folder for entry in self._entries]
         with telling_how_to_go_on(folders, self._how_to_go_on), _detached_on_error(self._model):
             members = []
