@@ -210,3 +210,35 @@ def test_rows_cannot_be_told_apart_inside_experts(made: Made, token_ids: Callabl
     for rows in (["a", "a"], ["c", None]):
         with model.route(rows), torch.no_grad():
             assert model(input_ids=ids, decoder_input_ids=ids).logits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "first", "options"),
+    [
+        ("gpt2", "ia3", {}),
+        ("bert", "bitfit", {}),
+        ("qwen2", "lora", {"use_dora": True}),
+        ("bert", "bitfit", {"modules_to_save": ("query",), "bias_modules": ("*.key",)}),
+    ],
+    ids=["ia3", "bitfit", "dora", "whole"],
+)
+@torch.no_grad()
+def test_lengths_are_learned_without_the_bias_of_those_before(
+    architecture: str,
+    first: str,
+    options: dict[str, object],
+    tiny_base: Callable[..., Base],
+    made: Made,
+    ids: torch.Tensor,
+) -> None:
+    base = tiny_base(architecture)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in base.model.named_parameters():
+        if name.endswith("bias"):
+            parameter.add_(torch.randn(parameter.shape, generator=generator))
+    one = made(base, "one", first, **options)
+    model = stacked(base, one, made(base, "two", "lora", use_dora=True, target_modules="attention"))
+    expected = model(input_ids=ids).logits
+    model.merge("one")
+    model.merge("two")
+    torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)

@@ -110,14 +110,21 @@ class LoRASlot(LowRankSlot):
         self.lora_A = nn.Parameter(a)
         self.lora_B = nn.Parameter(b)
         self.dropout = dropout
+        self.takes_bias = has_magnitude
 
     @property
     def factors(self) -> tuple[Tensor, Tensor]:
         """A and B as they are now."""
         return self.lora_A, self.lora_B
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return y + s B A dropout(x), counted from the start or redirected where that is asked for."""
+    def forward(self, x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return y + s B A dropout(x), counted from the start or redirected where that is asked for.
+
+        Args:
+            x: the input [N, ..., d_in].
+            y: the output [N, ..., d_out] so far.
+            bias: what y holds beside a product with x; by default the host's.
+        """
         dropped = F.dropout(x, self.dropout) if self.dropout and self.training else x
         if self.start_a is None and self.lora_magnitude_vector is None:
             return add_low_rank(dropped, y, self.lora_A, self.lora_B, self.scale)
@@ -131,7 +138,7 @@ class LoRASlot(LowRankSlot):
         if self.lora_magnitude_vector is None:
             return y + update
         assert self._host is not None
-        bias = self._host.bias
+        bias = self._host.bias if bias is None else bias
         if dropped is not x:
             product = F.linear(dropped, self._host.weight.to(x.dtype))
         else:

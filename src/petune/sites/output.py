@@ -28,6 +28,9 @@ class OutputSlot(nn.Module, ABC):
     changes_input: bool = False
     """Whether :meth:`enter` does anything."""
 
+    takes_bias: bool = False
+    """Whether :meth:`forward` takes a third argument: the ``bias`` [d_out] in y, where other slots made y."""
+
     @abstractmethod
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the new output [N, ..., d_out] for input ``x`` and the sub-module's own output ``y``."""
@@ -156,11 +159,20 @@ class OutputSite:
         changed = []
         for names, index in self._groups(output):
             y = _take(output, index)
-            for name, own_x in zip(names, self._seen(names, _take(x, index)), strict=False):
-                y = self.slots[name](_take(self._noted[name], index) if name in self._readings else own_x, y)
+            for place, (name, own_x) in enumerate(zip(names, self._seen(names, _take(x, index)), strict=False)):
+                slot, own_x = self.slots[name], _take(self._noted[name], index) if name in self._readings else own_x
+                y = slot(own_x, y, self._bias(names[:place])) if slot.takes_bias and place else slot(own_x, y)
             changed.append((index, y))
         self._noted.clear()
         return _put_all(output, changed)
+
+    def _bias(self, names: Sequence[str]) -> Tensor | None:
+        """Return the bias in what the slots of these adapters give, the same that merging them makes."""
+        bias = self._host.bias
+        if bias is not None:
+            for name in names:
+                bias = self.slots[name].merged_bias(bias)
+        return bias
 
     def _at_once(self, x: Tensor, output: Tensor) -> Tensor | None:
         """Return the output, where the slots of several groups of rows can work in one piece."""

@@ -45,6 +45,10 @@ class Replacement(OutputSlot):
         output: Tensor = functional_call(self.own, parameters, (x,))
         return output
 
+    def merged_bias(self, bias: Tensor) -> Tensor:
+        """Return the copy's bias."""
+        return self.own.get_parameter("bias").detach()
+
     def merged_parameters(self, host: nn.Module) -> Mapping[str, Tensor]:
         """Return the copy's parameters."""
         return {name: parameter.detach() for name, parameter in self.own.named_parameters()}
