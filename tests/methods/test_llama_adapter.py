@@ -249,6 +249,21 @@ def test_what_peft_cannot_express_is_written_in_our_own_layout(
     assert all(torch.equal(tensor, again[name]) for name, tensor in model.adapter("default").tensors().items())
 
 
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "gemma"])
+def test_architectures_that_peft_lacks_are_written_in_our_own_layout(
+    architecture: str, tmp_path: Path, tiny_base: Callable[..., Base], randomise: Callable[..., Adapter]
+) -> None:
+    base = tiny_base(architecture)
+    adapter = randomise(create_adapter(base, "llama_adapter", shared_gate=True, gate_activation="none"))
+    save_adapter(AdaptedModel(base, [adapter]), tmp_path)
+    assert not (tmp_path / "adapter_config.json").exists()
+    assert "PEFT reads" not in (tmp_path / "README.md").read_text(encoding="utf-8")
+    again = load_adapter(tmp_path, base, name="again").tensors()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in adapter.tensors().items())
+    with pytest.raises(ValueError, match="Unsupported model type for adaption prompt"):
+        saved_by_peft(tiny_base(architecture), tmp_path / "theirs", adapter_len=4, adapter_layers=1)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

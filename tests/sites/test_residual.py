@@ -58,3 +58,10 @@ def test_nothing_is_measured_on_the_meta_device(tiny_base: Callable[..., Base]) 
     model = tiny_base().model.to("meta")
     structure = Structure(model)
     assert len(joints(model, structure, sub_layers(model, structure))) == 2 * structure.num_blocks
+
+
+def test_a_first_block_without_a_norm_is_of_the_kind_of_the_others(tiny_base: Callable[..., Base]) -> None:
+    found = found_in(tiny_base("modernbert"))
+    assert len(found) == 4
+    assert found["model.layers.0.attn.Wo"] == Joint("model.layers.0.attn.Wqkv", None)
+    assert all(joint.norm is None for joint in found.values())

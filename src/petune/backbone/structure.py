@@ -69,6 +69,7 @@ class Structure:
     Attributes:
         blocks: paths of the repeated transformer blocks, in order (encoder before decoder).
         head: paths of the modules that make up the head of a task, or of several; empty for a language model alone.
+        model_type: what transformers calls the architecture; empty for a model that is no ``PreTrainedModel``.
         linears: every linear once, in module order.
         repeats_blocks: whether a block is run several times, as in ALBERT.
         embeddings: every table that is looked up by its input's numbers, once, in module order.
@@ -82,6 +83,7 @@ class Structure:
         self.blocks: tuple[str, ...] = tuple(_block_paths(model))
         pretrained = model if isinstance(model, PreTrainedModel) else None
         self._told_width = 0 if pretrained is None else _setting(pretrained, "hidden_size")
+        self.model_type: str = "" if pretrained is None else str(pretrained.config.model_type)
         self.kind: Kind = "decoder" if pretrained is None else kind_of(pretrained.config)
         self.head: tuple[str, ...] = () if pretrained is None else _head_paths(pretrained, random)
         self.linears: tuple[Linear, ...] = tuple(_linears(model, self.blocks, self.head))

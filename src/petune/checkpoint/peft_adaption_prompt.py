@@ -17,6 +17,8 @@ from petune.errors import AdapterFormatError
 
 _MODULE = "self_attn"
 _LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
+_MODEL_TYPES = ("llama", "mistral")
+"""The architectures that PEFT knows where they mean the same."""
 
 
 @final
@@ -28,9 +30,10 @@ class AdaptionPromptLayout(Layout):
     followed = ("adapter_len", "adapter_layers", "target_modules")
 
     def fits(self, adapter: Adapter, structure: Structure) -> bool:
-        """Say whether the gate and the attentions are of the one kind that PEFT has."""
+        """Say whether gate, attentions and architecture are such as PEFT knows."""
         settings = adapter.config.model_dump()
-        return settings["shared_gate"] and settings["gate_activation"] == "none" and _why_not(structure) is None
+        alike = settings["shared_gate"] and settings["gate_activation"] == "none"
+        return alike and structure.model_type in _MODEL_TYPES and _why_not(structure) is None
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
         """Return PEFT's fields of adaption prompts."""

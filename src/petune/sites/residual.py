@@ -5,9 +5,9 @@ normalises last computes ``N(r + F(r))``. So the norm that comes next is given t
 what a norm was given before or what the sub-layer itself was given.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, final
 
@@ -68,7 +68,19 @@ def joints(model: PreTrainedModel, structure: Structure, layers: Sequence[SubLay
             " what came before (sub-layers may stand side by side, or be normalised inside), so no adapter can read the"
             " sum; use adapter_input=sub_layer"
         )
-    return watched.found
+    return _of_one_kind(watched.found, {layer.last.path: _stack(structure, layer) for layer in layers})
+
+
+def _stack(structure: Structure, layer: SubLayer) -> str:
+    """Return the path of the list that the block of ``layer`` is in."""
+    assert layer.last.block is not None, "sub-layers lie in blocks"
+    return structure.blocks[layer.last.block].rpartition(".")[0]
+
+
+def _of_one_kind(found: Mapping[str, Joint], stacks: Mapping[str, str]) -> dict[str, Joint]:
+    """Return the joints without norms in stacks that normalise first, where a first block has none to tell it by."""
+    first = {stacks[path] for path, joint in found.items() if joint.norm is None}
+    return {path: replace(joint, norm=None) if stacks[path] in first else joint for path, joint in found.items()}
 
 
 @final
