@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,6 +16,7 @@ from petune.backbone.base import Base
 from petune.checkpoint.folder import load_adapter, save_adapter
 from petune.checkpoint.made_for import base_of
 from petune.checkpoint.manifest import FILE_NAME
+from petune.compat import peft as compat
 from petune.errors import AdapterFormatError
 
 
@@ -135,3 +137,29 @@ def test_a_config_without_a_base_asks_for_one(saved: Path) -> None:
     path.write_text(json.dumps({**content, "base_model_name_or_path": None}))
     with pytest.raises(AdapterFormatError, match="names no base model; give it with --model"):
         base_of(saved)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Could not find a config file:UserWarning",
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning",
+)
+@pytest.mark.parametrize(("architecture", "query"), [("bart", "q_proj"), ("t5", "q")])
+@pytest.mark.parametrize("layers", [0, [1], [0, 1]], ids=str)
+def test_layers_of_encoder_and_decoder_are_counted_apart(
+    architecture: str, query: str, layers: int | list[int], tmp_path: Path, tiny_base: Callable[..., Base]
+) -> None:
+    settings = {"target_modules": [query], "layers_to_transform": layers}
+    config = peft.LoraConfig(task_type="SEQ_2_SEQ_LM", r=2, **settings)
+    theirs = peft.get_peft_model(tiny_base(architecture).model, config)
+    theirs.save_pretrained(tmp_path)
+    adapted = {
+        name.removeprefix("base_model.model.").removesuffix(".lora_A.default.weight")
+        for name, _ in theirs.named_parameters()
+        if "lora_A" in name
+    }
+    assert len(adapted) == (6 if layers == [0, 1] else 3)
+    assert load_adapter(tmp_path, tiny_base(architecture)).slots.keys() == adapted
+    ours = compat.get_peft_model(
+        tiny_base(architecture).model, compat.LoraConfig(task_type="SEQ_2_SEQ_LM", r=2, **settings)
+    )
+    assert ours.base_model.adapters["default"].slots.keys() == adapted

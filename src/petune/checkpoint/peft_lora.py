@@ -90,6 +90,8 @@ class LoRALayout(Layout):
             raise AdapterFormatError(f"{CONFIG_FILE}: 'target_modules' is missing")
         if isinstance(options.get("layers_to_transform"), int):
             options["layers_to_transform"] = (options["layers_to_transform"],)
+        if "layers_to_transform" in options and "layers_pattern" not in options:
+            options |= _of_each_stack(structure)
         for field in ("target_modules", "exclude_modules"):  # PEFT lets names in a list match nothing
             if isinstance(options.get(field), list):
                 names = that_match(options[field], structure)
@@ -117,6 +119,13 @@ class LoRALayout(Layout):
 _ENDS = (
     ".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B", ".lora_magnitude_vector",
 )  # fmt: skip
+
+
+def _of_each_stack(structure: Structure) -> dict[str, Any]:
+    """Return what has layers counted in each of several stacks of blocks apart, as PEFT counts them."""
+    stacks = dict.fromkeys(block.rpartition(".")[0] for block in structure.blocks)
+    names = dict.fromkeys(stack.rpartition(".")[2] for stack in stacks)
+    return {"layers_pattern": tuple(names)} if len(stacks) > 1 else {}
 
 
 def _whole(number: float) -> float:
