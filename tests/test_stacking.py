@@ -203,9 +203,7 @@ def test_rows_cannot_be_told_apart_inside_experts(made: Made, token_ids: Callabl
     model = AdaptedModel(base, [a, b, outside])
     ids = token_ids(2, 4) % 64
     for rows in (["a", "b"], ["a", None], ["c", ("c", "a")]):
-        with pytest.raises(
-            ConfigError, match=r"'[ab]' adapts '.*wi', one of the experts in '.*\.experts', .* exclude_"
-        ):
+        with pytest.raises(ConfigError, match=r"'a' adapts '.*wi', one of the experts in '.*\.experts', .* exclude_"):
             model.route(rows)
     for rows in (["a", "a"], ["c", None]):
         with model.route(rows), torch.no_grad():

@@ -179,7 +179,8 @@ class AdaptedModel(nn.Module):
         for stack in set(stacks):
             require_stackable([self.adapter(name) for name in stack])
         if len(set(stacks)) > 1:
-            require_rows_apart((self.adapter(name) for name in set().union(*stacks)), self.base.structure)
+            named = dict.fromkeys(name for stack in stacks for name in stack)
+            require_rows_apart([self.adapter(name) for name in named], self.base.structure)
         if self.merged:
             raise ConfigError("rows cannot be routed while an adapter is merged; call unmerge first")
         for name, adapter in self.adapters.items():
