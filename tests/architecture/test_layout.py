@@ -81,7 +81,6 @@ TESTED_ELSEWHERE = {
     "training/bases.py": "tasks/test_several_tasks.py",
     "training/drafts.py": "training/test_run.py",
     "training/events.py": "training/test_records.py",
-    "training/loop.py": "training/test_run.py",
     "training/memory_needs.py": "training/test_memory_budget.py",
     "training/one_pass.py": "training/test_run_many.py",
     "training/optimizer.py": "training/test_optimizer_and_schedule.py",

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, final
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -63,7 +62,6 @@ class Loop:
     Args:
         model: the base with the adapters attached.
         runs: the adapters to train.
-        accelerator: devices.
         tasks: what the base is trained for, by the name of the task that rows are of; a step's rows are of one.
         finish: called with each run as soon as no more steps of it come.
         how_to_go_on: what to do after a signal has stopped the loop.
@@ -73,17 +71,14 @@ class Loop:
         self,
         model: AdaptedModel,
         runs: Sequence[AdapterRun],
-        accelerator: Accelerator,
         tasks: Mapping[str, LoopTask],
         finish: Callable[[AdapterRun], None],
         how_to_go_on: str,
     ) -> None:
         self._model = model
         self._runs = runs
-        self._accelerator = accelerator
         self._finish = finish
         self._how_to_go_on = how_to_go_on
-        self._forward = accelerator.prepare_model(model, device_placement=False)
         self._tasks = tasks
         self._objectives: dict[str, Objective] = {
             name: task.task.objective(task.headed or model.model, model.plugged_into) for name, task in tasks.items()
@@ -232,13 +227,13 @@ class Loop:
         steps, rows = [step for step, _ in batch], [row for _, row in batch]
         names = [step.run.adapter.name for step in steps]
         fits = self._fit_end_to_end(batch)
-        losses_of = partial(self._unpadded[rows[0].task].losses, forward=self._forward) if fits else self._losses
+        losses_of = partial(self._unpadded[rows[0].task].losses, forward=self._model) if fits else self._losses
         with losses_of(names, rows) as losses:
             if goes_back():
                 # Rows meet nowhere in the base, so a loss that is not finite spoils its own adapter's gradients alone.
                 shares = uploaded(torch.tensor([1 / step.labels for step in steps]), losses.device)
                 weights = [step.run.scaler.scale(share) for step, share in zip(steps, shares.unbind(), strict=True)]
-                self._accelerator.backward(losses @ torch.stack(weights).to(losses))
+                torch.autograd.backward(losses @ torch.stack(weights).to(losses))
             return losses.detach()
 
     @contextmanager
@@ -252,7 +247,7 @@ class Loop:
         with self._model.route(names), self._model.answers_from(answer_starts(rows)), self._around(rows):
             if task in self._prefixes and self._around is no_trunk_cache:
                 inputs, targets = self._prefixes[task].cut(names, rows, inputs, targets)
-            forward = self._forward if self._tasks[task].headed is None else None
+            forward = self._model if self._tasks[task].headed is None else None
             yield self._objectives[task](inputs, targets, forward)
 
     def _take(self, step: NextStep, norm: float, began: float, tokens_of_all: int) -> None:

@@ -163,7 +163,7 @@ class OnePass:
         few = None if sample is None else validation(self._model, _own_metrics(entry.draft.tasks), sample[0], options)
         if sample is not None and few is not None:
             run.sample = (partial(_alone, self._model, few), sample[1])
-        # It places nothing: its state is the process's, and the next run may have a base on another device.
+        # For trackers alone: what else it would do goes by state and environment of the process, not by the recipe.
         accelerator = Accelerator(log_with=list(options.report_to) or None, project_dir=str(folder))
         if accelerator.num_processes > 1:
             raise ConfigError("training runs in one process; start it with petune train, not with a launcher")
@@ -197,7 +197,7 @@ class OnePass:
                 for rows in members[0].entry.data
             }
             runs = [member.run for member in members]
-            loop = Loop(self._model, runs, members[0].accelerator, tasks, finish, self._how_to_go_on)
+            loop = Loop(self._model, runs, tasks, finish, self._how_to_go_on)
             loop.run(estimate=self._estimate)
         finally:
             for member in list(self._open.values()):
