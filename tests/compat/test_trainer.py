@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -15,7 +16,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, Trai
 from transformers.trainer_utils import unwrap_peft_model
 from transformers.utils.generic import find_labels
 
-from petune.compat.peft import LoraConfig, PeftModel, PromptEncoderConfig, get_peft_model
+from petune.compat.peft import (
+    AdaptionPromptConfig,
+    LoraConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from petune.errors import ConfigError
 
 SCRIPT = Path(__file__).parent / "scripts" / "resume.py"
@@ -93,3 +102,31 @@ def test_a_resumed_run_goes_on_with_the_encoder(tiny_model: Callable[..., PreTra
         whole.model.load_adapter(folder, "default", is_trainable=True)
     whole.model.load_adapter(folder, "default")
     assert whole.model.get_nb_trainable_parameters()[0] == 3 * 32
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(),
+        PrefixTuningConfig(num_virtual_tokens=3),
+        PromptTuningConfig(num_virtual_tokens=3),
+        AdaptionPromptConfig(adapter_len=3, adapter_layers=1),
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_a_script_that_trains_in_bf16_by_autocast_runs(
+    config: Any, tiny_model: Callable[..., PreTrainedModel], tmp_path: Path
+) -> None:
+    rows = [{"input_ids": [5 + i, 6, 7, 8], "labels": [5 + i, 6, 7, 8]} for i in range(4)]
+
+    def losses(**precision: bool) -> list[float]:
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path), per_device_train_batch_size=2, max_steps=2, logging_steps=1, save_strategy="no",
+            report_to=[], use_cpu=True, disable_tqdm=True, **precision,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        trainer = Trainer(model=get_peft_model(tiny_model(), config), args=arguments, train_dataset=rows)
+        trainer.train()
+        return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    assert losses(bf16=True) == pytest.approx(losses(), rel=2e-2)

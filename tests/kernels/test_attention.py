@@ -170,3 +170,22 @@ def test_a_sink_takes_its_share_of_the_weights(name: str, masked: bool, queries:
             strict=True,
         ):
             torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("capped", [False, True])
+@pytest.mark.parametrize("trains", [True, False])
+def test_autocast_rounds_no_score(capped: bool, trains: bool) -> None:
+    tensors, seen = [t.detach().float().requires_grad_(trains) for t in inputs(6, 2, 5, 9)], causal(5, 9)
+
+    def outputs() -> list[Tensor]:
+        with torch.set_grad_enabled(trains):
+            found = capped_attention(*tensors, seen, 0.3, 5.0) if capped else product_attention(*tensors, seen, 0.3)
+        return [found, *torch.autograd.grad(found.square().sum(), tensors)] if trains else [found]
+
+    expected = outputs()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = outputs()
+    if capped:  # its backward pass is PyTorch's own, which autocast lowers inside the block
+        found, expected = found[:1], expected[:1]
+    for mine, theirs in zip(found, expected, strict=True):
+        assert torch.equal(mine, theirs)

@@ -2,13 +2,14 @@
 
 PyTorch's CPU kernel works in tiles, which pays for long sequences; for short ones, two products over all rows and
 heads are faster, the more so in the backward pass. Query heads that share keys are rows of one product, so keys and
-values are never repeated. The forward pass is computed in fp32: rounded scores and weights would show in the loss.
+values are never repeated. The forward pass is computed in fp32, under autocast too: rounded scores and weights would
+show in the loss.
 
 Shapes: B rows, T queries, S keys, H query heads, K key-value heads, D head width.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -103,12 +104,13 @@ def product_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
         value.reshape(rows * groups, keys, value.shape[3]),
     )
     shape = (rows, groups, heads // groups, queries)
-    if torch.is_grad_enabled():
-        mixed: Tensor = _ProductAttention.apply(*flat, mask, scale, shape)  # type: ignore[no-untyped-call]
-    else:
-        # Weights are rounded to the values' precision, as PyTorch's kernel does; in bfloat16 it spares a copy in fp32.
-        weights, kind = _weights(flat[0], flat[1], mask, scale, shape), product_type(flat[0])
-        mixed = torch.bmm(weights.to(kind), flat[2].to(kind)).to(value.dtype)
+    with _as_written(query):
+        if torch.is_grad_enabled():
+            mixed: Tensor = _ProductAttention.apply(*flat, mask, scale, shape)  # type: ignore[no-untyped-call]
+        else:
+            # Weights are rounded to the values' precision, as PyTorch's kernel does; it spares a copy in fp32.
+            weights, kind = _weights(flat[0], flat[1], mask, scale, shape), product_type(flat[0])
+            mixed = torch.bmm(weights.to(kind), flat[2].to(kind)).to(value.dtype)
     return mixed.view(rows, heads, queries, value.shape[3]).transpose(1, 2)
 
 
@@ -131,9 +133,10 @@ def capped_attention(
     wide = torch.promote_types(query.dtype, torch.float32)
     repeats = query.shape[1] // key.shape[1]
     key, value = (t.repeat_interleave(repeats, 1) for t in (key, value))
-    scores = cap * torch.tanh(scale / cap * (query.to(wide) @ key.to(wide).transpose(-1, -2)))
-    weights = (scores if mask is None else scores + _added(mask)).softmax(-1)
-    return (F.dropout(weights, dropout) @ value.to(wide)).to(query.dtype).transpose(1, 2)
+    with _as_written(query):
+        scores = cap * torch.tanh(scale / cap * (query.to(wide) @ key.to(wide).transpose(-1, -2)))
+        weights = (scores if mask is None else scores + _added(mask)).softmax(-1)
+        return (F.dropout(weights, dropout) @ value.to(wide)).to(query.dtype).transpose(1, 2)
 
 
 def with_sink(
@@ -159,6 +162,13 @@ def with_sink(
     shown = _added(mask).to(wide).expand(rows, heads, queries, keys)
     score = (sinks.view(1, -1, 1, 1) if sinks.ndim == 1 else sinks).to(wide).expand(rows, heads, queries, 1)
     return F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1)), torch.cat([shown, score], -1)
+
+
+def _as_written(tensor: Tensor) -> AbstractContextManager[object]:
+    """Keep products on the device of ``tensor`` in the precision of their factors, where autocast would lower it."""
+    device = tensor.device.type
+    lowered = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if lowered else nullcontext()
 
 
 def _added(mask: Tensor) -> Tensor:
@@ -196,13 +206,14 @@ class _ProductAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (d_out,) = gradients
         precision, kind = d_out.dtype, product_type(d_out)
-        d_out, query, key, value, weights = (t.to(kind) for t in (d_out, *ctx.saved_tensors))
-        d_value = torch.bmm(weights.transpose(1, 2), d_out) if ctx.needs_input_grad[2] else None
         d_query = d_key = None
-        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            d_weights = torch.bmm(d_out, value.transpose(1, 2))
-            d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype).mul_(ctx.scale)
-            d_query = torch.bmm(d_scores, key) if ctx.needs_input_grad[0] else None
-            d_key = torch.bmm(d_scores.transpose(1, 2), query) if ctx.needs_input_grad[1] else None
+        with _as_written(d_out):
+            d_out, query, key, value, weights = (t.to(kind) for t in (d_out, *ctx.saved_tensors))
+            d_value = torch.bmm(weights.transpose(1, 2), d_out) if ctx.needs_input_grad[2] else None
+            if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+                d_weights = torch.bmm(d_out, value.transpose(1, 2))
+                d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype).mul_(ctx.scale)
+                d_query = torch.bmm(d_scores, key) if ctx.needs_input_grad[0] else None
+                d_key = torch.bmm(d_scores.transpose(1, 2), query) if ctx.needs_input_grad[1] else None
         found = (None if d is None else d.to(precision) for d in (d_query, d_key, d_value))
         return *found, None, None, None
