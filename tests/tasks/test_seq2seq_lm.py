@@ -156,7 +156,7 @@ def test_rows_that_cannot_be_used(tiny_base: Callable[..., Base]) -> None:
     with pytest.raises(DataError, match="1 targets are longer than 9 tokens, the first at x:0"):
         TASK.encode(examples(("a", "b" * 20)), tokenizer, labels=(), max_length=9)
     cut = TASK.encode(examples(("a" * 20, "b" * 20)), tokenizer, labels=(), max_length=9, overlong="truncate").rows
-    assert [(len(row.input_ids), len(row.labels)) for row in cut] == [(9, 9)]
+    assert [(len(row.input_ids), len(row.labels), row.num_tokens) for row in cut] == [(9, 9, 18)]
     assert cut[0].input_ids[-1] == tokenizer.eos_token_id
     # A target that is cut is a row that is cut, though its prompt is whole, and however long that is.
     for target in ("b" * 20, "b" * 8):

@@ -1,5 +1,6 @@
 """Rows of several adapters as batches."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from petune.data.encoding import Encoded
 from petune.training.adapter_run import AdapterRun
 from petune.training.options import TrainingOptions
 from petune.training.packing import ENOUGH_TOKENS, NextStep, end_to_end, of_like_lengths, pack
+from petune.training.rehearsal import longest, size
 
 CPU = torch.device("cpu")
 
@@ -22,8 +24,10 @@ def next_step(tiny_base: Any, tmp_path: Path) -> Any:
     """A step of rows with these lengths: ``next_step([3, 5], per_device_train_batch_size=1)``."""
     base: Base = tiny_base(num_hidden_layers=1)
 
-    def make(lengths: list[int], **options: Any) -> NextStep:
+    def make(lengths: list[int], targets: list[int] | None = None, **options: Any) -> NextStep:
         rows = [Encoded([5] * n, [-100] * (n - 1) + [5], f"row {n}") for n in lengths]
+        if targets is not None:
+            rows = [replace(row, labels=[5] * n, is_pair=True) for row, n in zip(rows, targets, strict=True)]
         adapter = create_adapter(base, "lora", target_modules=("q_proj",))
         run = AdapterRun(adapter, rows, TrainingOptions(**options), base, tmp_path)
         return NextStep(run, rows, len(rows))
@@ -89,3 +93,13 @@ def test_what_cannot_lie_end_to_end_is_padded_within_the_limits(next_step: Any) 
     assert all(len(part) * max(len(row.input_ids) for _, row in part) <= 800 for part in parts)
     assert sorted(length for part in lengths(parts) for length in part) == [5] * 60 + [6, 7, 700]
     assert max(len(part) for part in of_like_lengths(batch, most_tokens=100)) <= 20
+
+
+def test_targets_of_their_own_count_as_tokens(next_step: Any) -> None:
+    by_tokens = {"tokens_per_step": 120, "max_tokens_per_batch": 120}
+    step = next_step([4] * 6, [2, 100, 3, 90, 2, 96], **by_tokens)
+    assert step.lengths == [6, 104, 7, 94, 6, 100]
+    assert [[row.num_tokens for _, row in batch] for batch in pack([step], CPU)] == [[104], [100], [94], [7, 6, 6]]
+    planned = [step.run.schedule.rows(number)[1] for number in range(step.run.schedule.total_steps)]
+    assert all(sum(step.lengths[row] for row in rows) <= 120 for rows in planned)
+    assert (longest([(step, row) for row in step.rows]), size([(step, row) for row in step.rows])) == (104, 6 * 104)

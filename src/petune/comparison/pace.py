@@ -104,11 +104,11 @@ def pace_of(
 
 def _batch(rows: Sequence[Encoded], options: TrainingOptions) -> list[Encoded]:
     """Return a batch of typical rows, as large as those of training."""
-    ordered = sorted(rows, key=lambda row: len(row.input_ids))
+    ordered = sorted(rows, key=lambda row: row.num_tokens)
     count = options.per_device_train_batch_size
     first = max(0, (len(ordered) - count) // 2)
     typical = (ordered * -(-count // len(ordered)))[:count] if count > len(ordered) else ordered[first : first + count]
-    lengths = [len(row.input_ids) for row in typical]
+    lengths = [row.num_tokens for row in typical]
     batches = split_step(range(len(typical)), lengths, max_rows=None, max_tokens=options.max_tokens_per_batch)
     return [typical[place] for place in max(batches, key=len)]
 
@@ -125,7 +125,7 @@ def _measured(model: AdaptedModel, task: Task, rows: list[Encoded]) -> Pace:
     if adapter.placement is not None:
         batch = model.insert_virtual_tokens(batch)
     labels = batch.pop("labels") if labels is None else labels
-    tokens = sum(len(row.input_ids) for row in rows)
+    tokens = sum(row.num_tokens for row in rows)
     known = [*model.parameters(), *model.buffers()]
 
     def read() -> Tensor:

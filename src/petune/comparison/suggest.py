@@ -148,7 +148,7 @@ def suggest(
         labels=rows.labels,
         metric="loss",
         model=meta_model(run.model, task=rows.task.name, labels=rows.labels, trust_remote_code=trust_remote_code),
-        train=tuple(len(row.input_ids) for row in encoded.rows),
+        train=tuple(row.num_tokens for row in encoded.rows),
         development=(),
         test=(),
         tokenizer=tokenizer,

@@ -282,7 +282,7 @@ def survey(
             overlong=options.overlong,
             model_limit=longest or limit,
         )
-        lengths[part] = tuple(len(row.input_ids) for row in encoded.rows)
+        lengths[part] = tuple(row.num_tokens for row in encoded.rows)
         samples[part] = tuple(encoded.rows[:SAMPLED])
     metric = _metric(rows.task, options, parts)
     return Survey(

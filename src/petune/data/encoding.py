@@ -44,6 +44,13 @@ class Encoded:
     """Which of two texts each token is of, for models that want to know; empty otherwise."""
     task: str = ""
     """Name of the task it is of, in a run for several."""
+    is_pair: bool = False
+    """Whether the labels are a target that a decoder reads and writes, while an encoder reads ``input_ids``."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that a model goes over: those of the target too, where it is a sequence of its own."""
+        return len(self.input_ids) + (len(self.labels) if self.is_pair else 0)
 
     def unlabelled(self) -> "Encoded":
         """Return the row with nothing learned of it."""

@@ -57,7 +57,7 @@ def encode_pairs(
         room=room,
         source=examples.source,
     )
-    whole = [replace(row, labels=targets[row.origin]) for row in fitted.rows]
+    whole = [replace(row, labels=targets[row.origin], is_pair=True) for row in fitted.rows]
     long = [row for row in whole if len(row.labels) > max_length]
     if long and overlong == "error":
         raise DataError(
@@ -94,7 +94,7 @@ def pairs(
         answers = [example.words.get(example.target or "", example.target or "") for example in chunk]
         targets = tokenizer(text_target=answers, verbose=False)["input_ids"]
         for example, ids, target in zip(chunk, prompts, targets, strict=True):
-            rows.append(Encoded(ids, _ended(list(target), tokenizer.eos_token_id), example.origin))
+            rows.append(Encoded(ids, _ended(list(target), tokenizer.eos_token_id), example.origin, is_pair=True))
     return rows
 
 

@@ -96,10 +96,7 @@ def log_likelihoods(runner: Runner, rows: Sequence[Encoded], *, batch_tokens: in
 
 def _log_likelihoods(runner: Runner, rows: Sequence[Encoded], batch_tokens: int) -> list[float]:
     vocabulary = runner.model.config.vocab_size
-    costs = [
-        max(len(row.input_ids) + len(row.labels), -(-len(row.labels) * vocabulary * batch_tokens // MAX_LOGITS))
-        for row in rows
-    ]
+    costs = [max(row.num_tokens, -(-len(row.labels) * vocabulary * batch_tokens // MAX_LOGITS)) for row in rows]
     results: dict[int, float] = {}
     with evaluating(runner):
         for batch in split_step(range(len(rows)), costs, max_rows=None, max_tokens=batch_tokens):

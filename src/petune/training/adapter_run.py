@@ -104,7 +104,7 @@ class AdapterRun:
         self.sample: tuple[Evaluate, float] | None = None
         self.error: PetuneError | None = None
         versions = 1 if adapter.placement is None else adapter.placement.versions
-        lengths, tasks = [len(row.input_ids) for row in rows], [row.task for row in rows]
+        lengths, tasks = [row.num_tokens for row in rows], [row.task for row in rows]
         self.schedule: Schedule | MixedSchedule
         if len(set(tasks)) == 1:
             self.schedule = Schedule(lengths, options, versions)

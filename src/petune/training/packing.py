@@ -39,7 +39,7 @@ class NextStep:
     @property
     def lengths(self) -> list[int]:
         """Tokens of each row."""
-        return [len(row.input_ids) for row in self.rows]
+        return [row.num_tokens for row in self.rows]
 
     @property
     def most_rows(self) -> int | None:
@@ -76,7 +76,7 @@ def pack(steps: Sequence[NextStep], device: torch.device, most_tokens: int | Non
 
 
 def _split(places: Sequence[Place], steps: Sequence[NextStep], tokens: int) -> list[list[Place]]:
-    limits, lengths = [step.most_rows for step in steps], [len(row.input_ids) for _, row in places]
+    limits, lengths = [step.most_rows for step in steps], [row.num_tokens for _, row in places]
     rows = None if None in limits else sum(limit for limit in limits if limit is not None)
     batches = split_step(range(len(places)), lengths, max_rows=rows, max_tokens=tokens)
     return [[places[i] for i in batch] for batch in batches]
@@ -104,12 +104,12 @@ def end_to_end(steps: Sequence[NextStep], device: torch.device, most_tokens: int
     most = min(step.run.options.max_tokens_per_batch for step in steps)
     most = min(most, ENOUGH_TOKENS) if device.type == "cpu" else most
     most = most if most_tokens is None else min(most, most_tokens)
-    tokens = sum(len(row.input_ids) for _, row in places)
+    tokens = sum(row.num_tokens for _, row in places)
     fair = tokens / max(1, -(-tokens // most))  # batches of about one size
     batches: list[list[Place]] = []
     filled = 0
     for place in places:
-        length = len(place[1].input_ids)
+        length = place[1].num_tokens
         if not batches or filled >= fair or filled + length > most:
             batches.append([])
             filled = 0

@@ -162,7 +162,7 @@ class Rehearsal:
 
 def longest(batch: Batch) -> int:
     """Return the tokens of the longest row."""
-    return max(len(row.input_ids) for _, row in batch)
+    return max(row.num_tokens for _, row in batch)
 
 
 def size(batch: Batch) -> int:

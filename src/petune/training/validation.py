@@ -60,8 +60,8 @@ def sample_of(data: Sequence[RunRows]) -> tuple[list[RunRows], float] | None:
             continue
         some = replace(rows.eval_rows, rows=rows.eval_rows.rows[:SAMPLED_ROWS])
         few.append(replace(rows, eval_rows=some, eval_examples=rows.eval_examples[:SAMPLED_ROWS]))
-        tokens += sum(len(row.input_ids) for row in rows.eval_rows.rows)
-        sampled += sum(len(row.input_ids) for row in some.rows)
+        tokens += sum(row.num_tokens for row in rows.eval_rows.rows)
+        sampled += sum(row.num_tokens for row in some.rows)
     return (few, tokens / sampled) if sampled else None
 
 
