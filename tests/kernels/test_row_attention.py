@@ -1,7 +1,6 @@
 """Attention of rows that lie end to end equals that of each row alone."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import pytest
 import torch
@@ -90,7 +89,19 @@ def test_what_is_not_finite_stays_in_its_row() -> None:
         assert gradient[others].isfinite().all()
 
 
-@pytest.mark.parametrize("said", [{"sliding_window": 4}, {"position_bias": torch.zeros(1)}], ids=str)
-def test_an_attention_that_wants_more(said: dict[str, Any]) -> None:
-    with pytest.raises(NotByRowError, match=f"Module is told scaling, {next(iter(said))}"):
-        attend_by_row(nn.Module(), *tensors(), RowLayout(LENGTHS, [[0, 1, 2, 3]], CPU), scaling=0.3, **said)
+def test_an_attention_that_wants_more() -> None:
+    layout = RowLayout(LENGTHS, [[0, 1, 2, 3]], CPU)
+    with pytest.raises(NotByRowError, match="Module is told scaling, position_bias"):
+        attend_by_row(nn.Module(), *tensors(), layout, scaling=0.3, position_bias=torch.zeros(1))
+
+
+def test_a_window_changes_nothing_for_rows_within_it() -> None:
+    layout, behind = (RowLayout(LENGTHS, [[0, 1, 2, 3]], CPU, fronts) for fronts in ({}, {3: 2}))
+    assert (layout.reach, behind.reach) == (5, 9)
+    for known, within in ((layout, 5), (behind, 9)):
+        plain = attend_by_row(nn.Module(), *tensors(), known, scaling=0.3)
+        known.attended = []
+        assert torch.equal(attend_by_row(nn.Module(), *tensors(), known, scaling=0.3, sliding_window=within), plain)
+        assert known.window == within
+        with pytest.raises(NotByRowError, match=f"looks back over {within - 1} tokens, and a row has {within}; pad"):
+            attend_by_row(nn.Module(), *tensors(), known, scaling=0.3, sliding_window=within - 1)

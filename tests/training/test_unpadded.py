@@ -185,9 +185,8 @@ def test_activations_behind_virtual_tokens_may_be_computed_again(
         ("llama", "lora", {"lora_dropout": 0.5}, "each row draws a dropout of its own"),
         ("bloom", "lora", {}, "the model does not read left to right by attention alone, or cannot be told positions"),
         ("lfm2", "lora", {}, "the model does not read left to right by attention alone, or cannot be told positions"),
-        ("mistral", "lora", {}, "MistralForCausalLM cannot be told where rows begin"),
     ],
-    ids=["virtual tokens", "dropout", "alibi", "convolutions", "a window"],
+    ids=["virtual tokens", "dropout", "alibi", "convolutions"],
 )
 def test_rows_are_padded_where_they_cannot_lie_end_to_end(
     architecture: str,
@@ -198,8 +197,7 @@ def test_rows_are_padded_where_they_cannot_lie_end_to_end(
     randomise: Callable[..., Adapter],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    changes = {"mistral": {"sliding_window": 4}}.get(architecture, {})
-    model = two_on(tiny_base(architecture, **changes), randomise, method, **options)
+    model = two_on(tiny_base(architecture), randomise, method, **options)
     way = Unpadded(model, LabelLoss(model.model, model.plugged_into))
     model.train()
     before = torch.get_rng_state()
@@ -209,3 +207,29 @@ def test_rows_are_padded_where_they_cannot_lie_end_to_end(
         assert not way.suits(rows)
     assert torch.equal(before, torch.get_rng_state())
     assert caplog.messages == [f"rows are padded to one length: {reason}"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "window"),
+    [("mistral", "sliding_window"), ("gemma2", "sliding_window"), ("llama4_text", "attention_chunk_size")],
+)
+@pytest.mark.parametrize(("method", "virtual"), [("lora", 0), ("prompt_tuning", 3)])
+def test_a_window_counts_where_a_row_with_its_virtual_tokens_is_longer(
+    architecture: str,
+    window: str,
+    method: str,
+    virtual: int,
+    tiny_base: Callable[..., Base],
+    randomise: Callable[..., Adapter],
+) -> None:
+    base = tiny_base(architecture, **{window: 6 + virtual})
+    options = {"num_virtual_tokens": virtual} if virtual else {"target_modules": ("q_proj", "v_proj")}
+    model = two_on(base, randomise, method, **options)
+    assert max(len(row.input_ids) for row in ROWS) == 6
+    assert_the_same(model)
+    longer = [*ROWS[:3], row([11, 18, 19, 20, 21, 22], [23])]
+    for order in ((longer, ROWS, longer), (ROWS, longer, ROWS)):
+        way = Unpadded(model, LabelLoss(model.model, model.plugged_into), shares_tokens=True)
+        with model.fast_training():
+            found = [way.suits(list(zip(NAMES, rows, strict=True))) for rows in order]
+        assert found == [rows is ROWS for rows in order]

@@ -63,6 +63,8 @@ class RowLayout:
         rows: row [N] of each token.
         bounds: where rows begin, and where the last one ends [B + 1], int32.
         longest: tokens of the longest row.
+        reach: the most tokens of a row and of what stands in front of it.
+        window: the smallest window that an attention has told of, while ``attended`` is noted.
         fronts: by row, the one in front of it.
         has_fronts: whether there are any; a graph that asked ``fronts`` itself would hold for these rows alone.
         attended: where the attentions that go over it are noted, while somebody wants to know; graphs that blocks share
@@ -93,6 +95,8 @@ class RowLayout:
         self.rows, self.positions = uploaded(rows, device), uploaded(positions, device)
         self.bounds = uploaded(F.pad(ends, (1, 0)).to(torch.int32), device)
         self.longest = max(lengths)
+        self.reach = max(length + ahead for length, ahead in zip(lengths, before, strict=True))
+        self.window: int | None = None
         self.attended: list[nn.Module] | None = None
         self._padded: _Padded | None = None
 
@@ -153,12 +157,18 @@ def attend_by_row(
         options: what the model says to its attention function.
 
     Raises:
-        NotByRowError: it says more than what holds for rows end to end.
+        NotByRowError: it says more than what holds for rows end to end, or looks back over less than a row.
     """
-    if not (options.keys() <= UNDERSTOOD and options.get("sliding_window") is None):
+    if not options.keys() <= UNDERSTOOD:
         raise NotByRowError(f"{type(module).__name__} is told {', '.join(options)}")
+    window = options.get("sliding_window")
+    if window is not None and layout.reach > window:
+        raise NotByRowError(
+            f"{type(module).__name__} looks back over {window} tokens, and a row has {layout.reach}; pad such rows"
+        )
     if layout.attended is not None:
         layout.attended.append(module)
+        layout.window = min((w for w in (layout.window, window) if w is not None), default=None)
     if not layout.has_fronts and has_varlen(query, value, options):
         queries, keys, values = (t[:, :, 0] for t in (query, key, value))
         scale = options.get("scaling")

@@ -4,6 +4,8 @@ To the model each token is a row of one token at its own position; an attention 
 saves most where steps are small: rows of unlike lengths need not be split into several passes over the weights. That
 the loss is the same is measured on the first batch.
 
+An attention with a window sees of rows within it what it would see without; batches with a longer row are padded.
+
 What stands in front of an adapter's rows, its virtual tokens and the tokens that all of them begin with, lies there
 once, and they look back at it. A pass of its own would cost as much as a hundred tokens do in this one.
 
@@ -22,6 +24,7 @@ from torch import Tensor
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter
 from petune.backbone.arguments import takes
+from petune.backbone.windows import attention_window
 from petune.data.batching import answer_starts, collate, split_step
 from petune.data.encoding import IGNORED, Encoded
 from petune.kernels.row_attention import ROW_LAYOUT, NotByRowError, RowLayout
@@ -79,14 +82,17 @@ class Unpadded:
         # A kernel that takes rows as they lie knows of nothing in front of them.
         self._shares_tokens = shares_tokens and not has_kernel(model.device, model.model.dtype)
         self._by_token = LabelLoss(model.model, model.plugged_into, next_token=False)
+        self._window = attention_window(model.model)
         self._works: dict[str, bool] = {}
 
     def suits(self, rows: Sequence[Row]) -> bool:
-        """Say whether the adapters of ``rows`` can be trained so; two rows of each new one are tried.
+        """Say whether ``rows`` can be trained so, and their adapters; two rows of each new one are tried.
 
         Args:
             rows: the next rows of every adapter.
         """
+        if not self._see_all(rows):
+            return False
         new: dict[str, list[Encoded]] = {}
         for name, row in rows:
             if name not in self._works and len(new.setdefault(name, [])) < _TRIED:
@@ -96,7 +102,12 @@ class Unpadded:
             self._works |= dict.fromkeys(new, reason is None)
             if reason is not None:
                 logger.info("rows are padded to one length: %s", reason)
-        return all(self._works[name] for name, _ in rows)
+        return all(self._works[name] for name, _ in rows) and self._see_all(rows)
+
+    def _see_all(self, rows: Sequence[Row]) -> bool:
+        """Say whether each token of ``rows`` sees all before it, virtual tokens too."""
+        longest = max(len(row.input_ids) + self._model.adapter(name).virtual_tokens for name, row in rows)
+        return self._window is None or longest <= self._window
 
     def saves(self, names: Sequence[str], rows: Sequence[Encoded]) -> bool:
         """Say whether ``rows``, those of the adapters ``names``, have enough in front of them that is computed once."""
@@ -192,6 +203,7 @@ class Unpadded:
             found = self._losses(sequences, layout)
         if len(layout.attended) < len(self._model.base.structure.attentions):
             raise NotByRowError(f"{type(self._model.model).__name__} attends elsewhere")
+        self._window = min((w for w in (self._window, layout.window) if w is not None), default=None)
         return found
 
     def _why_not(self, new: Mapping[str, Sequence[Encoded]]) -> str | None:
