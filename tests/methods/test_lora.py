@@ -224,6 +224,14 @@ def test_rates_of_lora_plus(ratio: float | None, tiny_base: Callable[..., Base])
     assert {group["lr"] for group in written.param_groups} == {4e-4, 7e-5}
 
 
+def test_lora_plus_is_about_linears(tiny_base: Callable[..., Base]) -> None:
+    with pytest.raises(ConfigError, match=r"target_modules names embeddings alone; .* module_learning_rates"):
+        create_adapter(tiny_base(), target_modules="embed_tokens", loraplus_lr_ratio=16)
+    adapter = create_adapter(tiny_base(), target_modules="embed_tokens")
+    own = make_optimizer(adapter, TrainingOptions(module_learning_rates={"*.lora_embedding_B": 7e-5}))
+    assert {group["lr"] for group in own.param_groups} == {4e-4, 7e-5}
+
+
 @pytest.mark.parametrize("architecture", ["gemma4_text", "llama4_text"])
 def test_bases_with_layers_or_linears_of_several_kinds_learn(
     architecture: str, tiny_base: Callable[..., Base], token_ids: Callable[..., torch.Tensor]

@@ -145,6 +145,17 @@ def test_peft_reads_our_folder_and_we_read_theirs(
     torch.testing.assert_close(again(input_ids=ids).logits, logits, rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+def test_peft_s_files_may_name_a_dropout_without_effect(
+    tiny_base: Callable[..., Base], tmp_path: Path, token_ids: Callable[..., torch.Tensor]
+) -> None:
+    config = peft_config({**LSTM, "encoder_num_layers": 1}, 4)
+    peft.get_peft_model(tiny_base().model, config).save_pretrained(tmp_path)
+    file, base = tmp_path / "adapter_config.json", tiny_base()
+    file.write_text(json.dumps({**json.loads(file.read_text()), "encoder_dropout": 0.5}))
+    assert AdaptedModel(base, [load_adapter(tmp_path, base)])(input_ids=token_ids(1, 3)).logits.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -152,6 +163,7 @@ def test_peft_reads_our_folder_and_we_read_theirs(
         ({"prompt_init": "text", "prompt_init_text": "abc", "num_virtual_tokens": 2}, "prompt_init_text has 3 tokens"),
         ({"encoder_num_layers": 3}, "encoder_num_layers and encoder_dropout are the LSTM's"),
         ({"encoder_dropout": 0.1}, "set encoder_reparameterization_type=LSTM with them"),
+        ({**LSTM, "encoder_num_layers": 1, "encoder_dropout": 0.1}, "encoder_num_layers is 1; give two layers or more"),
         ({"encoder_reparameterization_type": "GRU"}, "'MLP', 'LSTM' or 'none'"),
         ({"encoder_reparameterization_type": "none", "encoder_hidden_size": 8}, "there is none; leave it out"),
         ({"encoder_reparameterization_type": "none", "prompt_init": "random"}, "there is none; choose another"),

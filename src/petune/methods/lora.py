@@ -11,7 +11,8 @@ B starts at zero, so the base is unchanged at the start. A starts from the unifo
 B from N(0, 1), as in the authors' code.
 
 Variants: DoRA (dora.py), the PiSSA start (pissa.py), and rates of LoRA+ (Hayou, Ghosh, Yu 2024,
-https://arxiv.org/abs/2402.12354): B learns ``loraplus_lr_ratio`` times as fast as A.
+https://arxiv.org/abs/2402.12354): B learns ``loraplus_lr_ratio`` times as fast as A. It is about linears:
+embeddings, whose A starts at zero in place of B, keep the rate of A. The authors' code and HF PEFT leave them out too.
 
 Where we differ: nothing in the maths. Fused projections (GPT-2's c_attn, GPT-NeoX's query_key_value) are adapted as the
 one linear they are; so is a projection that several blocks share.
@@ -64,7 +65,7 @@ class LoRAConfig(MethodConfig):
     """Start: true (A uniform, B zero), gaussian, false (both random), pissa, or pissa_niter_<n> for its fast SVD."""
 
     loraplus_lr_ratio: float | None = Field(default=None, gt=0, le=1e6)
-    """Learning rate of B divided by that of A (LoRA+); the same rate for both if not given."""
+    """Learning rate of B divided by that of A in linears (LoRA+); the same rate for both if not given."""
 
     target_modules: str | tuple[str, ...] = "all-linear"
     """Modules to adapt: a role (attention, mlp, all-linear), names (q_proj, embed_tokens), or a pattern over paths."""
@@ -136,7 +137,12 @@ class LoRA(Method[LoRAConfig]):
     config_class = LoRAConfig
 
     def build(self, config: LoRAConfig, target: Target) -> dict[str, Slot]:
-        """Return one slot for each chosen linear and embedding."""
+        """Return one slot for each chosen linear and embedding.
+
+        Raises:
+            TargetError: nothing is chosen, or a pattern of ranks or alphas matches nothing that is.
+            ConfigError: LoRA+ without a linear, or more ranks than a weight has singular values.
+        """
         lists = config.layers_pattern
         chosen = target.structure.select_with_embeddings(
             config.target_modules,
@@ -144,6 +150,12 @@ class LoRA(Method[LoRAConfig]):
             layers=config.layers_to_transform,
             layers_pattern=(lists,) if isinstance(lists, str) and lists else tuple(lists),
         )
+        plus = config.loraplus_lr_ratio is not None and not target.shapes_only
+        if plus and all(isinstance(module, Embedding) for module in chosen):
+            raise ConfigError(
+                "loraplus_lr_ratio is about the B of linears, and target_modules names embeddings alone; leave it out,"
+                " or give '*.lora_embedding_B' a rate of its own in module_learning_rates"
+            )
         paths = [module.path for module in chosen]
         ranks = _by_pattern(config.rank_pattern, paths, "rank_pattern")
         alphas = _by_pattern(config.alpha_pattern, paths, "alpha_pattern")
@@ -155,7 +167,7 @@ class LoRA(Method[LoRAConfig]):
         }
 
     def rate_factor(self, config: LoRAConfig, parameter: str) -> float:
-        """Return the factor on the learning rate of one parameter: that of B may be higher."""
+        """Return the factor on the learning rate of one parameter: that of a linear's B may be higher."""
         return config.loraplus_lr_ratio or 1.0 if parameter.endswith(".lora_B") else 1.0
 
     def bake(self, parts: Parts[LoRAConfig]) -> Parts[LoRAConfig] | None:

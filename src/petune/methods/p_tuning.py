@@ -61,7 +61,7 @@ class PTuningConfig(MethodConfig):
     """Layers of the LSTM; 2 where none is given."""
 
     encoder_dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout between the layers of the LSTM."""
+    """Dropout between the layers of the LSTM, of which there must be two or more."""
 
     prompt_init: Literal["vocabulary", "text", "random"] = "vocabulary"
     """Start: embeddings of sampled common tokens, those of a text, or what the fresh network computes."""
@@ -92,6 +92,11 @@ class PTuningConfig(MethodConfig):
             raise ValueError(
                 "encoder_num_layers and encoder_dropout are the LSTM's; set encoder_reparameterization_type=LSTM with"
                 " them"
+            )
+        if self.encoder_num_layers == 1 and self.encoder_dropout:
+            raise ValueError(
+                "encoder_dropout acts between the layers of the LSTM, and encoder_num_layers is 1; give two layers or"
+                " more, or leave encoder_dropout out"
             )
         if self.encoder_reparameterization_type == "none" and self.encoder_hidden_size is not None:
             raise ValueError("encoder_hidden_size is the width of the network, and there is none; leave it out")
@@ -164,9 +169,10 @@ class LSTMEncoder(PromptEncoder):
         super().__init__(config, hidden_size, generator)
         width = config.encoder_hidden_size or max(1, hidden_size // 2)
         layers = config.encoder_num_layers or LSTM_LAYERS
-        dropout = config.encoder_dropout if layers > 1 else 0.0
         with torch.random.fork_rng(devices=[]):  # it draws a start of its own
-            self.lstm_head = nn.LSTM(hidden_size, width, layers, bidirectional=True, batch_first=True, dropout=dropout)
+            self.lstm_head = nn.LSTM(
+                hidden_size, width, layers, bidirectional=True, batch_first=True, dropout=config.encoder_dropout
+            )
         draw(self.lstm_head, width**-0.5, generator)
         self.mlp_head = nn.Sequential(
             drawn_linear(2 * width, 2 * width, generator), nn.ReLU(), drawn_linear(2 * width, hidden_size, generator)
