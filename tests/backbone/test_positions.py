@@ -52,7 +52,12 @@ def test_padding_takes_no_position(
     assert torch.equal(
         positions_without_padding(model, {"input_ids": row}), default_positions(model, {"input_ids": row})
     )
-    logits = model(input_ids=padded, attention_mask=mask, position_ids=positions).logits[:, 3:]
+    behind, seen = padded.roll(-3), mask.roll(-3)
+    assert torch.equal(
+        positions_without_padding(model, {"input_ids": behind, "attention_mask": seen}),
+        default_positions(model, {"input_ids": behind, "attention_mask": seen}),
+    )
+    logits = model(input_ids=padded, attention_mask=mask, position_ids=positions.clamp(min=0)).logits[:, 3:]
     torch.testing.assert_close(logits, model(input_ids=row).logits, rtol=1e-5, atol=1e-5)
 
 

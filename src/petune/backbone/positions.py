@@ -55,19 +55,21 @@ def default_positions(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tens
 
 
 def positions_without_padding(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor:
-    """Return positions [B or 1, T] of the tokens of a call in which padding takes none, as if each row were alone.
+    """Return positions [B or 1, T] of the tokens of a call in which padding on the left takes none.
 
-    Without a mask [B, T] of the tokens, those in a cache included, they are the model's own.
+    So a row has the positions it would have alone. Without a mask [B, T] of the tokens, those in a cache included, they
+    are the model's own; and so they are without padding on the left.
 
     Args:
         model: the model.
         inputs: as for :func:`default_positions`.
     """
-    mask = _mask(inputs)
-    if mask is None:
-        return default_positions(model, inputs)
-    tokens = (inputs["inputs_embeds"] if inputs.get("input_ids") is None else inputs["input_ids"]).shape[1]
-    return (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens:] + _first_position(model)
+    own, mask, first = default_positions(model, inputs), _mask(inputs), _first_position(model)
+    counts_itself = _counts_by_mask(model) or (first and inputs.get("input_ids") is not None)
+    if mask is None or counts_itself:
+        return own
+    before = (mask.cumsum(1) == 0).sum(1, keepdim=True)
+    return (own - before).clamp(min=first)
 
 
 def _mask(inputs: Mapping[str, Any]) -> Tensor | None:
