@@ -109,6 +109,33 @@ def test_a_window_shorter_than_the_rows(tiny_base: Callable[..., Base], randomis
     assert_the_same(base, randomise(create_adapter(base, "lora", r=2)))
 
 
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_rows_for_which_rotary_embeddings_are_scaled_stay_whole(kind: str, tiny_base: Callable[..., Base]) -> None:
+    parameters = {
+        "longrope": {
+            "short_factor": [1.0] * 4, "long_factor": [4.0, 6.0, 8.0, 10.0], "original_max_position_embeddings": 16,
+        },
+        "dynamic": {},
+    }[kind]  # fmt: skip
+    base = tiny_base(
+        "llama",
+        rope_parameters={"rope_type": kind, "rope_theta": 10000.0, "factor": 8.0, **parameters},
+        max_position_embeddings={"longrope": 128, "dynamic": 16}[kind],
+    )
+    model = AdaptedModel(base, [create_adapter(base, "lora")])
+    objective = LabelLoss(model.model, model.plugged_into)
+    prefix, names = SharedPrefix(model, objective), ["default"] * 3
+    long = [row(list(range(40, 60)), [30]), *ROWS[1:]]
+    for rows, is_cut in ((ROWS, True), (long, False), (ROWS, True)):
+        batch = collate(rows, pad_token_id=0)
+        labels = batch.pop("labels")
+        with model.route(names), torch.no_grad():
+            whole = objective(batch, labels)
+            inputs, rest = prefix.cut(names, rows, batch, labels)
+            assert (rest.shape[1] < labels.shape[1]) is is_cut
+            torch.testing.assert_close(objective(inputs, rest), whole, atol=1e-6, rtol=1e-6)
+
+
 def test_rows_of_several_adapters(tiny_base: Callable[..., Base], randomise: Callable[..., Adapter]) -> None:
     base = tiny_base("llama")
     first = randomise(create_adapter(base, "lora", name="first", r=2))

@@ -2,7 +2,8 @@
 
 In a model that reads left to right they do not see what follows, so what its layers make of them is the same for every
 row. They go through the model as one row, with gradients, and their keys and values stand in a cache in front of the
-rows, as in generation. The loss is the same, and so is its gradient. That it is, is measured on the first batch.
+rows, as in generation. The loss is the same, and so is its gradient. That it is, is measured on the first batch. Only
+rotary embeddings that depend on the length of what is read would differ in a later one: there, long rows stay whole.
 
 Shapes: B rows, T tokens of the longest, P tokens that all begin with.
 """
@@ -18,6 +19,7 @@ from transformers import DynamicCache
 
 from petune.adapted_model import AdaptedModel
 from petune.backbone.arguments import takes
+from petune.backbone.rope_scaling import unscaled_length
 from petune.data.batching import answer_starts
 from petune.data.encoding import Encoded
 from petune.kernels.upload import uploaded
@@ -56,6 +58,7 @@ class SharedPrefix:
     def __init__(self, model: AdaptedModel, objective: Objective) -> None:
         self._model = model
         self._objective = objective
+        self._longest = unscaled_length(model.model)
         self._works: dict[str, bool] = {}
 
     def cut(self, names: Sequence[str], rows: Sequence[Encoded], inputs: Mapping[str, Tensor], labels: Tensor) -> Batch:
@@ -85,7 +88,15 @@ class SharedPrefix:
         adapters = set(names)
         length = shared_length(rows) if length is None else length
         refused = any(self._works.get(name) is False for name in adapters) or self._recomputes_blocks()
+        refused = refused or not self._turns_alike(names, rows)
         return not refused and (len(rows) - len(adapters)) * length >= LEAST_SAVED
+
+    def _turns_alike(self, names: Sequence[str], rows: Sequence[Encoded]) -> bool:
+        """Say whether rotary embeddings turn tokens of ``rows`` by the same angles wherever they are cut."""
+        longest = max(
+            len(row.input_ids) + self._model.adapter(n).virtual_tokens for n, row in zip(names, rows, strict=True)
+        )
+        return self._longest is None or longest <= self._longest
 
     def _probe(
         self,
