@@ -1,6 +1,7 @@
 """What tasks with a head of their own share."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from petune import api
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
+from petune.training.run import train
 
 Make = Callable[..., str]
 TASKS = {
@@ -41,3 +43,20 @@ def test_loss_and_answers_come_from_the_same_passes(
     assert [p.prediction for p in measured.predictions] == [p.prediction for p in answers]
     assert [p.details for p in measured.predictions] == [p.details for p in answers]
     assert [p.origin for p in measured.predictions] == [p.origin for p in answers]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bert"])
+def test_no_pass_keeps_keys_and_values(
+    architecture: str, rows: Make, tiny_base: Callable[..., Base], tmp_path: Path
+) -> None:
+    what, labels = TASKS["sequence_classification"]
+    base, data = tiny_base(architecture, task="sequence_classification", labels=labels), rows(what)
+    kept: list[object] = []
+    handle = base.model.register_forward_hook(lambda m, a, output: kept.append(output.get("past_key_values")))
+    result = train({"data": data, "output_dir": str(tmp_path / "out"), "max_steps": 2}, base=base)
+    trained = len(kept)
+    api.evaluate(result.model, data)
+    handle.remove()
+    assert trained >= 2
+    assert len(kept) > trained
+    assert kept == [None] * len(kept)

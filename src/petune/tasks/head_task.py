@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from petune.backbone.arguments import without_cache
 from petune.data.batching import collate, split_step
 from petune.data.encoding import Encoded
 from petune.data.examples import Example, ExampleSet
@@ -200,7 +201,8 @@ class _HeadObjective:
     model: PreTrainedModel
 
     def __call__(self, inputs: Mapping[str, Tensor], labels: Tensor, forward: Forward | None = None) -> Tensor:
-        return self.task.loss((forward or self.model)(**inputs), uploaded(labels, self.model.device))
+        output = (forward or self.model)(**inputs, **without_cache(self.model))
+        return self.task.loss(output, uploaded(labels, self.model.device))
 
 
 def _inputs(row: Encoded) -> Hashable:
@@ -216,7 +218,7 @@ def _passes(runner: Runner, rows: Sequence[Encoded], batch_tokens: int) -> Itera
         inputs = collate([rows[i] for i in batch], pad_token_id=pad, device=runner.device)
         labels = inputs.pop("labels")
         with evaluating(runner):
-            output = runner.model(**inputs)
+            output = runner.model(**inputs, **without_cache(runner.model))
         yield batch, labels, output
 
 
