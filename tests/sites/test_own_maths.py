@@ -66,9 +66,28 @@ def test_bfloat16_is_about_as_near_to_the_truth(
     model.to(torch.bfloat16)
     distances = []
     for context in (nullcontext(), own_maths(model)):
-        with context, torch.no_grad():
+        with context:
             distances.append((model(input_ids=ids).logits - truth).norm())
     assert distances[1] <= 1.05 * distances[0]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "qwen3"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_gradients_the_model_computes_as_it_does_outside(
+    architecture: str,
+    dtype: torch.dtype,
+    tiny_model: Callable[..., PreTrainedModel],
+    token_ids: Callable[..., Tensor],
+) -> None:
+    model, ids = tiny_model(architecture).to(dtype), token_ids(4, 9)
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+    with own_maths(model):
+        with torch.no_grad():
+            assert torch.equal(model(input_ids=ids).logits, expected)
+        with torch.inference_mode():
+            assert torch.equal(model(input_ids=ids).logits, expected)
+        assert taken_over(model)
 
 
 def test_recomputed_activations_and_generation_agree(

@@ -2,7 +2,8 @@
 
 Which modules are such parts is measured, not looked up: one is taken over if it gives what the formula gives on random
 vectors, and any other stays as it is; of modules that are alike, one is measured. Only the function that a module runs
-is replaced, so its hooks, parameters and names stay, and taking it back leaves nothing behind.
+is replaced, so its hooks, parameters and names stay, and taking it back leaves nothing behind. Without gradients there
+is nothing to keep, and a module runs its own: what is measured during a training is what is measured after it.
 
 Shapes: d width.
 """
@@ -37,9 +38,18 @@ def own_maths(model: PreTrainedModel) -> Iterator[None]:
         if model.device.type == "cpu":
             for module, forward in _replacements(model):
                 undo.callback(module.__dict__.pop, "forward", None)
-                module.forward = forward
+                module.forward = _where_gradients(forward, former=module.forward)
             undo.enter_context(own_rotation(model))
         yield
+
+
+def _where_gradients(forward: Forward, *, former: Forward) -> Forward:
+    """Return what runs ``forward`` where gradients are on, and ``former`` elsewhere."""
+
+    def run(*inputs: Any, **options: Any) -> Any:
+        return (forward if torch.is_grad_enabled() else former)(*inputs, **options)
+
+    return run
 
 
 @torch.no_grad()

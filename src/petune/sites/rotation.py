@@ -1,7 +1,8 @@
 """The rotary embedding of queries and keys, computed in our own way while a model trains.
 
 In transformers it is a function that a model's file calls by name. Where it gives what the formula gives on random
-vectors, a function of ours stands under that name meanwhile; other models of the same file get the same from it.
+vectors, a function of ours stands under that name meanwhile, and hands over to theirs where no gradients are wanted;
+other models of the same file get the same from it.
 
 Shapes: B rows, H heads, T tokens, D head width.
 """
@@ -68,7 +69,7 @@ class _Ours:
 
     def __call__(self, *inputs: Any, **options: Any) -> tuple[Tensor, Tensor]:
         """Return the turned queries and keys."""
-        if len(inputs) == 4 and not options:
+        if len(inputs) == 4 and not options and torch.is_grad_enabled():
             query, key, cos, sin = inputs
             is_whole = cos.ndim == 3 and cos.shape[-1] == query.shape[-1] == key.shape[-1]
             if is_whole and query.device.type == "cpu" and query.dtype == key.dtype == cos.dtype:
