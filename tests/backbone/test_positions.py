@@ -85,3 +85,17 @@ def test_virtual_tokens_need_positions(tiny_model: Callable[..., PreTrainedModel
     require_positions(tiny_model("t5"), 4096)
     with pytest.raises(ConfigError, match="129 virtual tokens are more than the 128 positions that GPT2"):
         require_positions(tiny_model("gpt2"), 129)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "roberta"])
+def test_the_modules_are_looked_through_once(
+    architecture: str, tiny_model: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, walks = tiny_model(architecture), []
+    named_modules = type(model).named_modules
+    monkeypatch.setattr(type(model), "named_modules", lambda self: walks.append(self) or named_modules(self))
+    inputs = {"input_ids": torch.ones(1, 3, dtype=torch.int64)}
+    for _ in range(2):
+        default_positions(model, inputs)
+        position_limit(model)
+    assert len(walks) == 1

@@ -1,7 +1,9 @@
 """The positions a model gives to tokens, and how many it has."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ def position_limit(model: PreTrainedModel) -> int | None:
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0:
         return None
-    return limit - _first_position(model)
+    return limit - _counting(model).first
 
 
 def require_positions(model: PreTrainedModel, virtual_tokens: int) -> None:
@@ -42,9 +44,9 @@ def default_positions(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tens
     """
     ids = inputs.get("input_ids")
     tokens = inputs["inputs_embeds"] if ids is None else ids
-    first = _first_position(model)
-    mask = _mask(inputs)
-    if mask is not None and _counts_by_mask(model):
+    counting, mask = _counting(model), _mask(inputs)
+    first = counting.first
+    if mask is not None and counting.by_mask:
         return (mask.cumsum(1) * mask - 1)[:, -tokens.shape[1] :]
     if first and ids is not None:
         real = (ids != first - 1).long()
@@ -64,12 +66,12 @@ def positions_without_padding(model: PreTrainedModel, inputs: Mapping[str, Any])
         model: the model.
         inputs: as for :func:`default_positions`.
     """
-    own, mask, first = default_positions(model, inputs), _mask(inputs), _first_position(model)
-    counts_itself = _counts_by_mask(model) or (first and inputs.get("input_ids") is not None)
+    own, mask, counting = default_positions(model, inputs), _mask(inputs), _counting(model)
+    counts_itself = counting.by_mask or (counting.first and inputs.get("input_ids") is not None)
     if mask is None or counts_itself:
         return own
     before = (mask.cumsum(1) == 0).sum(1, keepdim=True)
-    return (own - before).clamp(min=first)
+    return (own - before).clamp(min=counting.first)
 
 
 def _mask(inputs: Mapping[str, Any]) -> Tensor | None:
@@ -86,14 +88,30 @@ def _past(inputs: Mapping[str, Any]) -> int:
     return 0 if cache is None else int(cache.get_seq_length())
 
 
-def _counts_by_mask(model: PreTrainedModel) -> bool:
-    """Say whether the model's table of positions counts the tokens of the mask itself, as that of OPT does."""
-    return any(isinstance(module, nn.Embedding) and takes(module, "attention_mask") for module in model.modules())
+@dataclass(frozen=True, slots=True)
+class _Counting:
+    """How a model counts the positions that it gives itself."""
+
+    first: int
+    """Where they start: RoBERTa and its kin count behind the padding token's row, padding left out."""
+
+    by_mask: bool
+    """Whether its table of positions counts the tokens of the mask, as that of OPT does."""
 
 
-def _first_position(model: PreTrainedModel) -> int:
-    """Return where positions start: RoBERTa and its kin count behind the padding token's row, padding left out."""
-    for path, module in model.named_modules():
-        if path.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            return module.padding_idx + 1
-    return 0
+_COUNTINGS: WeakKeyDictionary[PreTrainedModel, _Counting] = WeakKeyDictionary()
+"""By model: they are asked for in every pass, and to find one takes a walk over all modules."""
+
+
+def _counting(model: PreTrainedModel) -> _Counting:
+    found = _COUNTINGS.get(model)
+    if found is None:
+        found = _COUNTINGS[model] = _found_counting(model)
+    return found
+
+
+def _found_counting(model: PreTrainedModel) -> _Counting:
+    tables = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Embedding)]
+    behind = (t.padding_idx for path, t in tables if path.endswith("position_embeddings") and t.padding_idx is not None)
+    last = next(behind, None)
+    return _Counting(0 if last is None else last + 1, any(takes(table, "attention_mask") for _, table in tables))
