@@ -126,3 +126,14 @@ def test_without_gradients_few_rows_are_no_farther_from_the_formula(dtype: torch
     if few and dtype in HALVES:
         torch.testing.assert_close(found, exact.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=1e-5)  # rounded once
     torch.testing.assert_close(found.double(), exact, rtol=4 * torch.finfo(dtype).eps, atol=40 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("rows", [6, 200])
+def test_a_model_may_add_to_what_it_gets(rows: int, dtype: torch.dtype) -> None:
+    x, y, a, b = (t.requires_grad_() for t in problem((rows,), dtype))
+    halves = ((0, 0, rows // 2), (1, rows // 2, rows))
+    for made in (add_low_rank(x, y, a, b, 0.5), add_low_rank_by_run(x, y, [(a, b), (a, b)], [0.5, 0.5], halves)):
+        expected = torch.autograd.grad(made.sum(), (x, a, b), retain_graph=True)
+        for ours, own in zip(torch.autograd.grad(made.add_(1.0).sum(), (x, a, b)), expected, strict=True):
+            assert torch.equal(ours, own)

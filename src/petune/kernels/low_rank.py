@@ -69,7 +69,7 @@ class _WideLowRank(torch.autograd.Function):
         rows = _rows(y)
         wide = room("result", *rows.shape).copy_(rows)
         torch.addmm(wide, hidden, b.to(torch.float32).t(), alpha=scale, out=wide)
-        return wide.to(y.dtype, copy=True).view(y.shape)
+        return _shaped(wide.to(y.dtype, copy=True), y.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -90,6 +90,11 @@ class _WideLowRank(torch.autograd.Function):
 def _rows(x: Tensor) -> Tensor:
     """Return x [..., d] as rows [R, d]."""
     return x.reshape(-1, x.shape[-1])
+
+
+def _shaped(made: Tensor, shape: torch.Size) -> Tensor:
+    """Return a tensor that nobody else has in another shape, and not as a view: a model may add to it in place."""
+    return torch.ops.aten._unsafe_view(made, shape)  # type: ignore[no-any-return]
 
 
 def add_low_rank_by_run(
@@ -182,7 +187,7 @@ class _LowRankByRun(torch.autograd.Function):
         ctx.save_for_backward(cut, down, up, hidden, scales)
         ctx.pieces, ctx.dtypes = pieces, [factor.dtype for factor in factors]
         if pieces.is_whole and kind == y.dtype:
-            return torch.baddbmm(pieces.cut(y), hidden, up.transpose(1, 2)).flatten(0, 1)
+            return _shaped(torch.baddbmm(pieces.cut(y), hidden, up.transpose(1, 2)), y.shape)
         return y + pieces.joined(torch.bmm(hidden, up.transpose(1, 2))).to(y.dtype)
 
     @staticmethod
