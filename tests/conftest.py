@@ -381,3 +381,14 @@ def token_ids() -> Callable[..., torch.Tensor]:
         return torch.randint(3, 259, (rows, length), generator=torch.Generator().manual_seed(seed))
 
     return make
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out of comparisons what takes most of the time where models are tiny, and has tests of its own."""
+    from petune.comparison import measure, survey
+    from petune.training import records
+
+    monkeypatch.setattr(survey, "give_back", lambda device: None)
+    monkeypatch.setattr(measure, "reset_peak", lambda device: None)
+    monkeypatch.setattr(records, "plot_loss", lambda run, output: None)

@@ -13,6 +13,8 @@ SMALL = (
     "--budget-unit", "steps", "--no-forgetting", "--validation-split", "2", "--engine", "inline",
 )  # fmt: skip
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 
 @pytest.fixture(autouse=True)
 def _in_folder(folder: Path) -> None:

@@ -7,6 +7,8 @@ import pytest
 from petune import methods
 from petune.cli import main as command_line
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 
 def test_the_table_the_reasons_and_the_lines_are_printed(petune: Callable[..., str]) -> None:
     printed = petune("suggest", "--model", "tiny", "--data", "rows.jsonl")

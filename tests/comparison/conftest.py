@@ -367,3 +367,8 @@ def assigned(track: Callable[..., Track]) -> Callable[..., Assignment]:
         return Assignments([found]).of(Unit(tuple(found.final_jobs(found.candidates[0]))))
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _quick(quick: None) -> None:
+    """Every test here is of tiny models."""

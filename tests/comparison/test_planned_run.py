@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from petune.comparison import measure, unit_runner
+from petune.comparison import unit_runner
 from petune.comparison.folder import Folder
 from petune.comparison.job import Job
 from petune.comparison.plan import Track
@@ -15,16 +15,8 @@ from petune.comparison.record import Trial
 from petune.comparison.run import compare, plan
 from petune.comparison.watching import Progress, Unwatched
 from petune.errors import ConfigError, DataError, Interrupted, OutputFolderError
-from petune.training import records
 
 Keys = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes most of the time of so small a trial, and has tests of its own."""
-    monkeypatch.setattr(measure, "reset_peak", lambda device: None)
-    monkeypatch.setattr(records, "plot_loss", lambda run, output: None)
 
 
 class StopAfter(Unwatched):

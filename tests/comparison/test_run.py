@@ -20,7 +20,7 @@ from petune.comparison.search import best
 from petune.comparison.split import Parts
 from petune.comparison.watching import Unwatched
 from petune.errors import ConfigError, DataError, Interrupted, MetricError, OutputFolderError
-from petune.training import checkpoints, records
+from petune.training import checkpoints
 
 Keys = Callable[..., dict[str, Any]]
 
@@ -43,13 +43,6 @@ class Follower(Unwatched):
         (self.reused if reused else self.ran).append(trial.id)
         if len(self.ran) == self._stop_after:
             raise KeyboardInterrupt
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes most of the time of so small a trial, and has tests of its own."""
-    monkeypatch.setattr(measure, "reset_peak", lambda device: None)
-    monkeypatch.setattr(records, "plot_loss", lambda run, output: None)
 
 
 def finals(comparison: Comparison, method: str = "lora") -> list[Trial]:

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from petune.comparison import measure, shared_pass
+from petune.comparison import shared_pass
 from petune.comparison.job import Job
 from petune.comparison.record import Comparison, Trial
 from petune.comparison.run import compare
 from petune.comparison.watching import Unwatched
 from petune.errors import Interrupted
-from petune.training import records
 
 Keys = Callable[..., dict[str, Any]]
 
@@ -30,13 +29,6 @@ NUMBERS = ("development", "test", "train_loss", "eval_loss", "best_eval_loss", "
 def keys_of(compare_keys: Keys) -> Keys:
     """The keys of a small comparison in float32 with a search."""
     return partial(compare_keys, dtype="float32", rate_factors=[1, 10], budget=12)
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes most of the time of so small a trial, and has tests of its own."""
-    monkeypatch.setattr(measure, "reset_peak", lambda device: None)
-    monkeypatch.setattr(records, "plot_loss", lambda run, output: None)
 
 
 def searched(comparison: Comparison) -> list[Trial]:

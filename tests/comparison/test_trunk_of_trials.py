@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from petune.comparison import measure
 from petune.comparison.run import compare
 from petune.data.encoding import Encoded
-from petune.training import records
 from petune.training.hidden_states import HiddenStates
 
 Keys = Callable[..., dict[str, Any]]
@@ -31,8 +29,6 @@ def keys(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Keys:
     """The keys of a search of two rates for the uppermost of three blocks, final trials of two epochs."""
-    monkeypatch.setattr(measure, "reset_peak", lambda device: None)
-    monkeypatch.setattr(records, "plot_loss", lambda run, output: None)
     monkeypatch.setenv("PETUNE_HOME", str(tmp_path / "home"))
     tiny_model("llama", num_hidden_layers=3).save_pretrained(tmp_path / "three")
     tiny_tokenizer.save_pretrained(tmp_path / "three")
