@@ -8,7 +8,7 @@ import typer
 from petune.cli.command import new_app
 from petune.cli.flags import flags_of
 from petune.cli.loading import LoadOptions, checked, load_model, split
-from petune.cli.reporting import say
+from petune.cli.reporting import say, undecodable
 from petune.errors import DataError
 from petune.evaluation.options import GenerationOptions
 
@@ -58,4 +58,4 @@ def _ask() -> str | None:
     except EOFError:
         return None
     except UnicodeDecodeError as error:
-        raise DataError(f"stdin is not {error.encoding}: {error.reason} at byte {error.start:,}; convert it") from error
+        raise undecodable(error) from error

@@ -9,8 +9,8 @@ import typer
 from petune.cli.command import new_app
 from petune.cli.flags import flags_of
 from petune.cli.loading import LoadOptions, checked, load_model, split
-from petune.cli.reporting import say
-from petune.errors import ConfigError, DataError
+from petune.cli.reporting import say, undecodable
+from petune.errors import ConfigError
 from petune.evaluation.options import GenerationOptions
 
 app = new_app()
@@ -64,4 +64,4 @@ def _from_stdin() -> str:
     try:
         return sys.stdin.read().removesuffix("\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"stdin is not {error.encoding}: {error.reason} at byte {error.start:,}; convert it") from error
+        raise undecodable(error) from error

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from petune.errors import DataError
+
 if TYPE_CHECKING:
     from petune.data.report import DataReport
     from petune.training.result import Candidate, TrainingResult
@@ -18,6 +20,11 @@ def say(text: str = "") -> None:
     """Print a line of results to stdout."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def undecodable(error: UnicodeDecodeError) -> DataError:
+    """Return the error that stdin is no text, with the way out."""
+    return DataError(f"stdin is not {error.encoding}: {error.reason} at byte {error.start:,}; convert it")
 
 
 def print_data_reports(train: "DataReport", evaluation: "DataReport | None") -> None:
