@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,15 @@ def test_what_is_stored_is_what_a_folder_holds(method: str, look: Callable[..., 
     outlook = found.outlook(method, {})
     assert 0 < outlook.stored <= size < outlook.stored + 4096  # the file has a header
     assert outlook.trainable * 4 >= outlook.stored
+
+
+def test_room_beside_what_a_method_adds(look: Callable[..., Survey]) -> None:
+    found, soft = look(), {"num_virtual_tokens": 20}
+    rooms = [found.room(method, own, None) for method, own in (("lora", {}), ("prompt_tuning", soft))]
+    assert rooms == [128, 108]
+    assert found.room("prompt_tuning", soft, 100) == 100
+    assert found.room("prompt_tuning", soft, 120) == 108
+    assert found.room("prompt_tuning", {"num_virtual_tokens": 127}, None) is None
+    assert found.room("bitfit", {}, None) is None, "it is refused"
+    unlimited = replace(found, limit=None)
+    assert (unlimited.room("lora", {}, None), unlimited.room("lora", {}, 8000)) == (128, 8000), "the tokenizer tells"

@@ -159,11 +159,13 @@ class Survey:
         outlook = self.outlook(method, settings)
         if outlook.refused is not None or self.tokenizer is None:
             return None
+        positions = None if self.limit is None else self.limit - outlook.in_front
+        wanted = asked if asked is None or positions is None else min(asked, positions)
         try:
-            most = resolve_max_length(None, self.tokenizer, model_limit=self.limit, virtual_tokens=outlook.in_front)
+            most = resolve_max_length(wanted, self.tokenizer, model_limit=self.limit, virtual_tokens=outlook.in_front)
         except DataError:
             return None
-        room = (most if asked is None else min(most, asked)) - outlook.inside
+        room = most - outlook.inside
         return room if room >= 2 else None
 
     def pace(
