@@ -56,7 +56,7 @@ def default_positions(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tens
     return torch.arange(first + past, first + past + tokens.shape[1], device=tokens.device)[None]
 
 
-def positions_without_padding(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor:
+def positions_without_padding(model: PreTrainedModel, inputs: Mapping[str, Any], own: Tensor | None = None) -> Tensor:
     """Return positions [B or 1, T] of the tokens of a call in which padding on the left takes none.
 
     So a row has the positions it would have alone. Without a mask [B, T] of the tokens, those in a cache included, they
@@ -65,8 +65,10 @@ def positions_without_padding(model: PreTrainedModel, inputs: Mapping[str, Any])
     Args:
         model: the model.
         inputs: as for :func:`default_positions`.
+        own: what that gives, where it is known.
     """
-    own, mask, counting = default_positions(model, inputs), _mask(inputs), _counting(model)
+    mask, counting = _mask(inputs), _counting(model)
+    own = default_positions(model, inputs) if own is None else own
     counts_itself = counting.by_mask or (counting.first and inputs.get("input_ids") is not None)
     if mask is None or counts_itself:
         return own

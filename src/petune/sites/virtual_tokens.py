@@ -170,5 +170,5 @@ class VirtualTokens:
         for group, moved in zip(route.groups, shifts, strict=True):
             index = group.index(route.num_rows, rows, shift.device)
             shift[slice(None) if index is None else index] = moved
-        counted = positions_without_padding(self._model, call) if given is None else given
+        counted = positions_without_padding(self._model, call, own) if given is None else given
         return torch.where(shift > 0, counted + shift, own)

@@ -93,10 +93,10 @@ class SharedPrefix:
 
     def _turns_alike(self, names: Sequence[str], rows: Sequence[Encoded]) -> bool:
         """Say whether rotary embeddings turn tokens of ``rows`` by the same angles wherever they are cut."""
-        longest = max(
-            len(row.input_ids) + self._model.adapter(n).virtual_tokens for n, row in zip(names, rows, strict=True)
-        )
-        return self._longest is None or longest <= self._longest
+        if self._longest is None:
+            return True
+        lengths = (len(r.input_ids) + self._model.adapter(n).virtual_tokens for n, r in zip(names, rows, strict=True))
+        return max(lengths) <= self._longest
 
     def _probe(
         self,

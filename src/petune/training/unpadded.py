@@ -106,8 +106,9 @@ class Unpadded:
 
     def _see_all(self, rows: Sequence[Row]) -> bool:
         """Say whether each token of ``rows`` sees all before it, virtual tokens too."""
-        longest = max(len(row.input_ids) + self._model.adapter(name).virtual_tokens for name, row in rows)
-        return self._window is None or longest <= self._window
+        if self._window is None:
+            return True
+        return max(len(row.input_ids) + self._model.adapter(name).virtual_tokens for name, row in rows) <= self._window
 
     def saves(self, names: Sequence[str], rows: Sequence[Encoded]) -> bool:
         """Say whether ``rows``, those of the adapters ``names``, have enough in front of them that is computed once."""
