@@ -176,3 +176,14 @@ def test_a_growing_file_explains_where_it_cannot_write(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputFolderError, match=r"cannot write .*a\.jsonl: "), growing_file(tmp_path / "file/a.jsonl"):
         raise AssertionError("nothing is written")
+
+
+def test_a_folder_that_was_held_for_nothing_is_gone(tmp_path: Path) -> None:
+    refused, used, former = (tmp_path / name for name in ("refused", "used", "former"))
+    former.mkdir()
+    for folder in (refused, used, former):
+        with durable.held(folder, "comparison"):
+            if folder == used:
+                write_text(folder / "comparison.json", "{}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["former", "used"]
+    assert [path.name for path in used.iterdir()] == ["comparison.json"]

@@ -56,7 +56,7 @@ def test_one_run_at_a_time_writes_to_a_folder(
             train(keys(max_steps=2), base=tiny_base())
         with pytest.raises(OutputFolderError, match="another run is running in"):
             train_many([keys(max_steps=2)], base=tiny_base())
-    (folder / ".checkpoint-1.7.partial").mkdir()
+    (folder / ".checkpoint-1.7.partial").mkdir(parents=True)
     (folder / ".adapter_config.json.7.partial").touch()
     train(keys(max_steps=2), base=tiny_base())
     assert not list(folder.glob(".*")), "neither the lock nor what a killed run left is still there"

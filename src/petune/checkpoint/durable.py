@@ -8,7 +8,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -134,13 +134,14 @@ def held(folder: Path, what: str) -> Iterator[None]:
     """Keep every other process that holds ``folder`` out of it for the block, whatever becomes of this one.
 
     Args:
-        folder: made where it is missing.
+        folder: made where it is missing, and removed again where nothing was written.
         what: what runs there, for the error.
 
     Raises:
         OutputFolderError: another process holds it, or it cannot be written.
     """
     path = folder / LOCK
+    is_new = not folder.exists()
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = path.open("a+", encoding="utf-8")
@@ -159,6 +160,9 @@ def held(folder: Path, what: str) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+            if is_new:
+                with suppress(OSError):  # it is not empty
+                    folder.rmdir()
 
 
 def _locked(lock: TextIO, path: Path) -> bool:
