@@ -8,9 +8,7 @@ import torch
 
 from petune.adapter import create_adapter
 from petune.backbone.base import Base
-from petune.data.encoding import Encoded
 from petune.errors import ConfigError
-from petune.training.adapter_run import rows_digest
 from petune.training.optimizer import load_optimizer_tensors, make_optimizer, make_schedule, optimizer_tensors
 from petune.training.options import TrainingOptions
 from petune.training.schedule import Schedule
@@ -136,11 +134,3 @@ def test_state_of_the_optimiser_goes_through_tensors(adapter: Any, tiny_base: Ca
     step(adapter, first, 9)
     step(twin, second, 9)
     assert all(torch.equal(a, b) for a, b in zip(adapter.parameters(), twin.parameters(), strict=True))
-
-
-def test_digest_of_rows() -> None:
-    row = Encoded([1, 2, 3], [-100, 2, 3], "a:1")
-    base = rows_digest([row, row])
-    assert base == rows_digest([Encoded([1, 2, 3], [-100, 2, 3], "b:7"), row])
-    others = [[row], [Encoded([1, 2, 4], [-100, 2, 3], ""), row], [Encoded([1, 2, 3], [1, 2, 3], ""), row]]
-    assert len({base, *map(rows_digest, others)}) == 4

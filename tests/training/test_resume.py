@@ -175,6 +175,24 @@ def test_other_rows_are_refused(
             train(keys(), base=tiny_base(), resume=True)
 
 
+def test_other_validation_rows_and_another_base_are_refused(
+    tmp_path: Path,
+    tiny_base: Callable[..., Base],
+    keys: Callable[..., dict[str, Any]],
+    write_rows: Callable[..., Path],
+    signal_at: Callable[..., Any],
+) -> None:
+    options = keys(eval_data=str(tmp_path / "eval.jsonl"), eval_steps=1)
+    with pytest.raises(Interrupted):
+        train(options, base=tiny_base(), listeners=[signal_at(2)])
+    with pytest.raises(CheckpointError, match=r"step 2 was made on another base than 'tiny-llama' is now"):
+        train(options, base=tiny_base(rms_norm_eps=0.5), resume=True)
+    # Losses on other rows cannot tell the best step: that of a few easy ones would stay the best for ever.
+    write_rows(tmp_path / "eval.jsonl", [{"prompt": "mauve is", "completion": " something else"}])
+    with pytest.raises(CheckpointError, match=r"step 2 was made with other validation rows than those that .*eval\.js"):
+        train(options, base=tiny_base(), resume=True)
+
+
 def test_nothing_to_resume(tmp_path: Path, tiny_base: Callable[..., Base], keys: Callable[..., dict[str, Any]]) -> None:
     with pytest.raises(CheckpointError, match=r"run holds no checkpoint to resume from; start anew"):
         train(keys(), base=tiny_base(), resume=True)

@@ -1,8 +1,6 @@
 """One adapter in training: its rows, its optimiser, how far it has come, and what is due after a step."""
 
-import hashlib
 import math
-from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +13,10 @@ from petune.adapter import Adapter
 from petune.backbone.base import Base
 from petune.data.batching import answer_starts
 from petune.data.encoding import Encoded
-from petune.errors import CheckpointError, ConfigError, DataError, DivergedError, PetuneError
+from petune.errors import ConfigError, DataError, DivergedError, PetuneError
 from petune.training import checkpoints
 from petune.training.events import Evaluated, Listeners
+from petune.training.grounds import Grounds
 from petune.training.mixing import MixedSchedule
 from petune.training.optimizer import (
     load_optimizer_tensors,
@@ -42,14 +41,6 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def rows_digest(rows: Sequence[Encoded]) -> str:
-    """Return the SHA-256 over the tokens and labels of ``rows``, in order."""
-    total = hashlib.sha256()
-    for row in rows:
-        total.update(array("q", (len(row.input_ids), *row.input_ids, *row.labels)).tobytes())
-    return total.hexdigest()
-
-
 def _require_prompts(adapter: Adapter, rows: Sequence[Encoded]) -> None:
     # One token before the answer has to predict it: there must be another one to hide from.
     bare = [row.origin for row, start in zip(rows, answer_starts(rows), strict=True) if start < 2]
@@ -72,6 +63,7 @@ class AdapterRun:
         base: what it is attached to.
         output: folder of its checkpoints.
         weights: the share of each task, by name, where the rows are of several; see :class:`MixedSchedule`.
+        judged_by: its encoded validation rows.
 
     Attributes:
         listeners: who follows.
@@ -91,6 +83,7 @@ class AdapterRun:
         base: Base,
         output: Path,
         weights: Mapping[str, float] | None = None,
+        judged_by: Sequence[Encoded] = (),
     ) -> None:
         if adapter.needs_answers:
             _require_prompts(adapter, rows)
@@ -115,7 +108,7 @@ class AdapterRun:
         # fp16 gradients underflow without a scale; bf16 and fp32 need none.
         self.scaler = torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16)
         self.progress = Progress()
-        self._rows_digest = rows_digest(rows)
+        self._grounds = Grounds(base, rows, judged_by)
         self._parameters = list(adapter.parameters())
 
     @property
@@ -253,7 +246,7 @@ class AdapterRun:
                 "progress": progress,
                 "rate": self.rate.state_dict(),
                 "scaler": self.scaler.state_dict(),
-                "rows": self._rows_digest,
+                **self._grounds.state(),
             },
         )
 
@@ -261,15 +254,10 @@ class AdapterRun:
         """Go back to a saved state; the random generators, which are everybody's, stay as they are.
 
         Raises:
-            CheckpointError: it was made with other training rows.
+            CheckpointError: it was made with other rows, or on another base.
             AdapterFormatError: the tensors are not of this adapter.
         """
-        if checkpoint.state["rows"] != self._rows_digest:
-            raise CheckpointError(
-                f"the checkpoint of step {checkpoint.state['progress']['step']} was made with other rows than those"
-                f" that {self.rows[0].origin.rpartition(':')[0]} holds now; bring the former rows back, or start anew"
-                " with --overwrite"
-            )
+        self._grounds.require_same(checkpoint.state, checkpoint.state["progress"]["step"])
         self.adapter.load_tensors(checkpoint.masters)
         load_optimizer_tensors(self.optimizer, checkpoint.optimizer)
         self.rate.load_state_dict(checkpoint.state["rate"])

@@ -156,7 +156,8 @@ class OnePass:
         self._model.attach(entry.adapter, active=len(self._entries) == 1)
         rows = [row for of_task in data for row in of_task.rows.rows]
         weights = {task.name: task.weight for task in entry.draft.tasks if task.weight is not None}
-        run = AdapterRun(entry.adapter, rows, options, self._base, folder, weights)
+        judged_by = [row for of_task in data if of_task.eval_rows is not None for row in of_task.eval_rows.rows]
+        run = AdapterRun(entry.adapter, rows, options, self._base, folder, weights, judged_by)
         measure = validation(self._model, entry.draft.tasks, data, options)
         run.evaluate = None if measure is None else partial(_alone, self._model, measure)
         sample = sample_of(data) if self._estimate else None
