@@ -11,6 +11,7 @@ from petune.backbone.base import Base
 from petune.errors import ConfigError
 from petune.training.optimizer import load_optimizer_tensors, make_optimizer, make_schedule, optimizer_tensors
 from petune.training.options import TrainingOptions
+from petune.training.recipe import Recipe
 from petune.training.schedule import Schedule
 
 LENGTHS = [3, 9, 4, 7, 5, 8, 6, 3, 9, 4]
@@ -110,6 +111,9 @@ def test_rates_of_their_own(adapter: Any) -> None:
         make_optimizer(adapter, options(module_learning_rates={"*.lora_C": 1.0}))
     with pytest.raises(ConfigError, match=r"all that '\*\.lora_B' matches, an earlier pattern matches too"):
         make_optimizer(adapter, options(module_learning_rates={"*.lora_*": 1.0, "*.lora_B": 2.0}))
+    with pytest.raises(ConfigError, match=r"module_learning_rates.*greater than or equal to 0"):
+        Recipe.parse({"data": "rows.jsonl", "module_learning_rates": {"*.lora_B": -1e-3}})
+    Recipe.parse({"data": "rows.jsonl", "module_learning_rates": {"*.lora_B": 0}})
 
 
 def test_the_methods_own_rate_is_the_default(adapter: Any) -> None:

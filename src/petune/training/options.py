@@ -1,6 +1,6 @@
 """How long, how fast and how carefully to train. Names and defaults follow transformers' TrainingArguments."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -65,7 +65,7 @@ class TrainingOptions(BaseModel):
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradients are scaled down to this norm; 0 turns clipping off."""
 
-    module_learning_rates: dict[str, float] | None = None
+    module_learning_rates: dict[str, Annotated[float, Field(ge=0)]] | None = None
     """Rates of their own for parameters whose path matches a shell pattern, such as `*.lora_B: 4e-3`."""
 
     gradient_checkpointing: bool = False
