@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,16 @@ def test_best_and_last(tmp_path: Path) -> None:
     assert curve.best is not None
     assert (curve.best.step, curve.best.eval_loss, curve.last_eval_loss) == (20, 0.4, 0.7)
     assert curve.train_loss == pytest.approx((4 + 3 + 2 + 1) / 4)
+
+
+def test_a_loss_that_is_not_finite_is_never_the_best(tmp_path: Path) -> None:
+    curve = Curve(100, tmp_path)
+    follow(curve, [3.0, 2.0, 1.0], {1: math.nan, 2: 0.9, 3: math.inf})
+    assert curve.best is not None
+    assert (curve.best.step, curve.best.eval_loss) == (2, 0.9)
+    never = Curve(100, tmp_path)
+    follow(never, [3.0], {1: math.nan})
+    assert never.best is None
 
 
 def test_nothing_was_trained(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The course of one training: losses over steps, tokens and seconds."""
 
 import json
+import math
 from pathlib import Path
 from typing import final
 
@@ -106,9 +107,10 @@ class Curve(Silent):
 
     @property
     def best(self) -> CurvePoint | None:
-        """The point of the least validation loss, the first of equal ones; None where none was measured."""
-        measured = [point for point in self._state.points if point.eval_loss is not None]
-        return min(measured, key=lambda point: point.eval_loss or 0.0, default=None)
+        """The point of the least validation loss, the first of equal ones; None where no finite one was measured."""
+        measured = [(point.eval_loss, point) for point in self._state.points if point.eval_loss is not None]
+        finite = [(loss, point) for loss, point in measured if math.isfinite(loss)]  # NaN is not less than anything
+        return min(finite, key=lambda pair: pair[0])[1] if finite else None
 
     @property
     def last_eval_loss(self) -> float | None:
