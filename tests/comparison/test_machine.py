@@ -16,14 +16,20 @@ def test_facts_are_plain_values() -> None:
 
 
 def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    device, file = torch.device("cpu"), tmp_path / "memory.max"
-    monkeypatch.setattr(machine, "_CONTAINER_LIMIT", file)
+    assert all(path.is_relative_to("/sys/fs/cgroup") for path in machine._CONTAINER_LIMITS)
+    device, second, first = torch.device("cpu"), tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"
+    monkeypatch.setattr(machine, "_CONTAINER_LIMITS", (second, first))
     whole = machine.memory(device)
     assert whole > 2**28
-    file.write_text("max\n")
+    second.write_text("max\n")
     assert machine.memory(device) == whole
-    file.write_text("1000000\n")
+    second.write_text("1000000\n")
     assert machine.memory(device) == 1_000_000
+    second.unlink()
+    first.write_text("9223372036854771712\n")  # what version 1 says where there is no limit
+    assert machine.memory(device) == whole
+    first.write_text("2000000\n")
+    assert machine.memory(device) == 2_000_000
 
 
 def test_speed_is_measured() -> None:

@@ -12,7 +12,8 @@ import torch
 from petune.backbone.precision import pick_device
 
 _PACKAGES = ("torch", "transformers", "accelerate")
-_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where a container finds its limit: control groups of version 2, and of version 1."""
 _SIDE = 512
 _SECONDS = 0.1
 
@@ -43,8 +44,8 @@ def memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _CONTAINER_LIMIT.read_text(encoding="ascii").strip() if _CONTAINER_LIMIT.is_file() else "max"
-    return min(total, int(limit)) if limit.isdigit() else total
+    limits = [path.read_text(encoding="ascii").strip() for path in _CONTAINER_LIMITS if path.is_file()]
+    return min([total, *(int(limit) for limit in limits if limit.isdigit())])  # else it says max, for none
 
 
 def multiplications_per_second(device: torch.device, dtype: torch.dtype) -> float:
