@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,6 +60,26 @@ def test_what_does_not_train_runs_once(track: Callable[..., Track]) -> None:
     (job,) = found.final_jobs(found.candidates[0])
     assert (job.stage, job.budget.amount, job.keys.get("max_steps")) == ("floor", 0, None)
     assert found.rungs == ()
+
+
+def test_a_method_that_chooses_knows_the_direction_of_the_metric_that_decides(
+    track: Callable[..., Track], tmp_path: Path
+) -> None:
+    own = tmp_path / "errors.py"
+    own.write_text("def count(predictions, references):\n    return 0.0\n", encoding="utf-8")
+
+    def job(chooses_by: str, **keys: Any) -> Job:
+        entry = {"method": "hard_prompts", "settings": {"selection_metric": chooses_by}}
+        found = track(methods=[entry], metric=f"{own}:count", **keys)
+        return found.final_jobs(found.candidates[0])[0]
+
+    told = job(f"{own}:count", greater_is_better=False)
+    assert told.keys["greater_is_better"] is False
+    assert Recipe.parse({**told.keys, "output_dir": "x"}).run.greater_is_better is False
+    assert "greater_is_better" not in job("accuracy", greater_is_better=False).keys
+    assert "greater_is_better" not in job(f"{own}:count").keys
+    trained = track(metric=f"{own}:count", greater_is_better=False)
+    assert "greater_is_better" not in trained.final_jobs(trained.candidates[0])[0].keys
 
 
 def test_every_job_is_a_recipe_of_petune_train(track: Callable[..., Track]) -> None:

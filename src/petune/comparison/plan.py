@@ -107,6 +107,7 @@ class Track:
                 "method": self.entry.method,
                 **settings,
                 **schedule,
+                **self._direction(settings),
             },
             measures=Measures(
                 metric=self.survey.metric,
@@ -119,6 +120,14 @@ class Track:
             ),
             rows=self.digests[:2] if stage == "search" else self.digests,
         )
+
+    def _direction(self, settings: dict[str, Any]) -> dict[str, bool]:
+        """Return the key that says less is better, where a method that chooses does so by the metric that decides."""
+        options, method = self.recipe.options, methods.get(self.entry.method)
+        if method.trains or options.greater_is_better is not False:
+            return {}
+        chooses_by = method.selection_metric(method.configure(settings))
+        return {"greater_is_better": False} if chooses_by == options.metric else {}
 
 
 def schedule_keys(steps: int, evaluations: int) -> dict[str, int]:
