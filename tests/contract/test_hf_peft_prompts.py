@@ -11,6 +11,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from petune.adapted_model import AdaptedModel
@@ -18,6 +19,7 @@ from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.backbone.task_names import TaskName
 from petune.checkpoint.folder import load_adapter, save_adapter
+from petune.errors import AdapterFormatError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
@@ -186,39 +188,83 @@ def test_padding_on_the_left_moves_tokens_behind_peft_s_prompts_and_not_behind_o
     assert difference < 1e-4 if method == "prefix_tuning" else difference > 1e-2
 
 
+SEQ2SEQ: dict[str, tuple[str, dict[str, Any]]] = {
+    "prompt tuning": ("prompt_tuning", {}),
+    "P-tuning": ("p_tuning", {"encoder_hidden_size": 16}),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["t5", "bart"])
+@pytest.mark.parametrize("parts", [None, 1, 2])
+@pytest.mark.parametrize("kind", SEQ2SEQ)
+def test_prompts_of_encoder_decoders_go_both_ways(
+    kind: str,
+    parts: int | None,
+    architecture: str,
+    batch: dict[str, torch.Tensor],
+    tmp_path: Path,
+    tiny_base: Callable[..., Base],
+    randomise: Callable[..., Adapter],
+) -> None:
+    (method, settings), answers = SEQ2SEQ[kind], {"decoder_input_ids": batch["input_ids"][:, :4]}
+    torch.manual_seed(3)
+    config = CONFIGS[method](
+        task_type="SEQ_2_SEQ_LM", num_virtual_tokens=P, num_transformer_submodules=parts, **settings
+    )
+    theirs = peft.get_peft_model(tiny_base(architecture).model, config).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    (matrix,) = load_file(tmp_path / "theirs" / "adapter_model.safetensors").values()
+    assert len(matrix) == (P if parts == 1 else 2 * P)
+    base = tiny_base(architecture)
+    model = AdaptedModel(base, [load_adapter(tmp_path / "theirs", base)])
+    found = model(**model.insert_virtual_tokens(batch), **answers).logits
+    torch.testing.assert_close(found, theirs(**batch, **answers).logits, rtol=1e-4, atol=1e-4)
+
+    randomise(model.adapter("default"), scale=0.5)
+    live = model(**model.insert_virtual_tokens(batch), **answers).logits
+    assert (live - found).abs().max() > 0.01
+    folder = save_adapter(model, tmp_path / "ours")
+    again = peft.PeftModel.from_pretrained(tiny_base(architecture).model, str(folder)).eval()
+    torch.testing.assert_close(again(**batch, **answers).logits, live, rtol=1e-4, atol=1e-4)
+    fresh = tiny_base(architecture)
+    back = AdaptedModel(fresh, [load_adapter(folder, fresh)])
+    assert torch.equal(back(**back.insert_virtual_tokens(batch), **answers).logits, live)
+
+
 @pytest.mark.parametrize("architecture", ["t5", "bart"])
 def test_peft_learns_half_of_what_it_saves_for_an_encoder_decoder(
-    architecture: str, token_ids: Callable[..., torch.Tensor], tmp_path: Path, tiny_base: Callable[..., Base]
+    architecture: str, token_ids: Callable[..., torch.Tensor], tiny_base: Callable[..., Base]
 ) -> None:
-    ids, base = token_ids(2, 6), tiny_base(architecture)
+    ids = token_ids(2, 6)
     config = peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=P)
     theirs = peft.get_peft_model(tiny_base(architecture).model, config).eval()
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "decoder_input_ids": ids[:, :3]}
-    found = theirs(**inputs).logits
-    found.square().sum().backward()
+    theirs(input_ids=ids, decoder_input_ids=ids[:, :3]).logits.square().sum().backward()
     weight = theirs.prompt_encoder["default"].embedding.weight
     assert weight.shape == (2 * P, 32)
     assert weight.grad is not None
     assert weight.grad[:P].any()
     assert not weight.grad[P:].any()
 
-    adapter = create_adapter(base, "prompt_tuning", num_virtual_tokens=P)
-    adapter.load_tensors({"source.prompt_embeddings": weight.detach()[:P]})
-    model = AdaptedModel(base, [adapter])
-    with torch.no_grad():
-        logits = model(**model.insert_virtual_tokens({"input_ids": ids}), decoder_input_ids=ids[:, :3]).logits
-        bare = tiny_base(architecture).model
-        embedded = torch.cat([weight[:P].expand(2, -1, -1), _embedded(bare, ids)], 1)
-        expected = bare(inputs_embeds=embedded, decoder_input_ids=ids[:, :3]).logits
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert not (save_adapter(model, tmp_path) / "adapter_config.json").exists()
 
-
-def _embedded(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
-    embedded = model.get_encoder().get_input_embeddings()(ids)
-    assert isinstance(embedded, torch.Tensor)
-    return embedded
+@pytest.mark.parametrize(
+    ("architecture", "changes", "message"),
+    [
+        ("llama", {"num_transformer_submodules": 2}, "is 2, expected 1: this base is of the kind decoder"),
+        ("t5", {"num_transformer_submodules": 3}, "is 3, expected 1 or 2: this base is of the kind encoder-decoder"),
+        ("t5", {"num_virtual_tokens": 3}, r"has shape \[8, 32\], expected \[3, 32\]"),
+        ("t5", {"peft_type": "PREFIX_TUNING"}, "prefixes leave the encoder of an encoder-decoder out"),
+    ],
+    ids=str,
+)
+def test_sizes_that_are_not_those_of_the_base_are_refused(
+    architecture: str, changes: dict[str, Any], message: str, tmp_path: Path, tiny_base: Callable[..., Base]
+) -> None:
+    config = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": P, **changes}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    save_file({"prompt_embeddings": torch.zeros(2 * P, 32)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(AdapterFormatError, match=message):
+        load_adapter(tmp_path, tiny_base(architecture))
 
 
 def test_peft_has_llama_adapter_for_some_decoders_only(tiny_base: Callable[..., Base], tmp_path: Path) -> None:

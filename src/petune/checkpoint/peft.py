@@ -137,7 +137,7 @@ def from_tensors(
             rest[name] = tensor
         else:
             whole[starts[start] + name.removeprefix(start)] = tensor
-    return {**layout.from_file(rest, structure), **whole}
+    return {**layout.from_file(rest, adapter, structure), **whole}
 
 
 def task_of(config: Mapping[str, Any]) -> TaskName | None:

@@ -66,7 +66,7 @@ class AdaptionPromptLayout(Layout):
             file[f"{PREFIX}{path}.adaption_{kind}"] = tensor[None] if kind == "prompt" else tensor
         return file
 
-    def from_file(self, tensors: Mapping[str, Tensor], structure: Structure) -> dict[str, Tensor]:
+    def from_file(self, tensors: Mapping[str, Tensor], adapter: Adapter, structure: Structure) -> dict[str, Tensor]:
         """Return ``<attention>.prompt`` and ``<attention>.gate``."""
         ours: dict[str, Tensor] = {}
         for name, tensor in tensors.items():

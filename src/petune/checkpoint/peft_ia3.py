@@ -63,7 +63,7 @@ class IA3Layout(Layout):
             file[f"{PREFIX}{path}{_SUFFIX}"] = factor[None] if path in inputs else factor[:, None]
         return file
 
-    def from_file(self, tensors: Mapping[str, Tensor], structure: Structure) -> dict[str, Tensor]:
+    def from_file(self, tensors: Mapping[str, Tensor], adapter: Adapter, structure: Structure) -> dict[str, Tensor]:
         """Return ``<module>.factor``."""
         for name, tensor in tensors.items():
             if not name.startswith(PREFIX) or not name.endswith(_SUFFIX) or tensor.ndim != 2 or 1 not in tensor.shape:

@@ -96,8 +96,8 @@ class Layout(ABC):
         """Return the adapter's tensors as PEFT names and shapes them."""
 
     @abstractmethod
-    def from_file(self, tensors: Mapping[str, Tensor], structure: Structure) -> dict[str, Tensor]:
-        """Return our tensors for PEFT's.
+    def from_file(self, tensors: Mapping[str, Tensor], adapter: Adapter, structure: Structure) -> dict[str, Tensor]:
+        """Return our tensors for PEFT's, which are to be those of ``adapter``.
 
         Raises:
             AdapterFormatError: a tensor is of a kind or shape this method does not have.

@@ -108,7 +108,7 @@ class LoRALayout(Layout):
             for name, tensor in adapter.tensors().items()
         }
 
-    def from_file(self, tensors: Mapping[str, Tensor], structure: Structure) -> dict[str, Tensor]:
+    def from_file(self, tensors: Mapping[str, Tensor], adapter: Adapter, structure: Structure) -> dict[str, Tensor]:
         """Return ``<module>.lora_A`` and so on."""
         for name in tensors:
             if not name.startswith(PREFIX) or not name.endswith(_ENDS):

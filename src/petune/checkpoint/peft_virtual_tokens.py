@@ -22,14 +22,18 @@ class VirtualTokensLayout(Layout, ABC):
     followed = ("num_attention_heads", "num_layers", "num_transformer_submodules", "num_virtual_tokens", "token_dim")
 
     def fits(self, adapter: Adapter, structure: Structure) -> bool:
-        """PEFT leaves encoders out of encoder-decoders, and has tokens for each run of a repeated block."""
-        return structure.kind != "encoder-decoder" and not structure.repeats_blocks
+        """PEFT has tokens for each run of a repeated block."""
+        return not structure.repeats_blocks
 
     def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
         """Return the number of virtual tokens; how they started is not kept."""
         self.require_known(config)
-        if config.get("num_transformer_submodules") not in (None, 1):
-            raise AdapterFormatError(f"{CONFIG_FILE}: num_transformer_submodules must be 1 for a decoder")
+        parts, known = config.get("num_transformer_submodules"), (1, 2) if structure.kind == "encoder-decoder" else (1,)
+        if parts is not None and parts not in known:
+            raise AdapterFormatError(
+                f"{CONFIG_FILE}: num_transformer_submodules is {parts!r}, expected {' or '.join(map(str, known))}:"
+                f" this base is of the kind {structure.kind}"
+            )
         return {"num_virtual_tokens": config.get("num_virtual_tokens")}
 
     def _config(self, adapter: Adapter, heads: int, layers: int, token_dim: int) -> dict[str, Any]:
@@ -49,7 +53,11 @@ class VirtualTokensLayout(Layout, ABC):
 
 
 class SoftPromptLayout(VirtualTokensLayout, ABC):
-    """Methods that are left with embeddings: ``prompt_embeddings`` [P, d]."""
+    """Methods that are left with embeddings: ``prompt_embeddings`` [P, d].
+
+    For an encoder-decoder PEFT writes [2P, d] by default: it puts the first P in front of the encoder's tokens, and
+    neither trains nor reads the others.
+    """
 
     _FIXED: Mapping[str, Any] = {}
     """Fields of the method that are written."""
@@ -71,9 +79,11 @@ class SoftPromptLayout(VirtualTokensLayout, ABC):
         """Return ``prompt_embeddings`` [P, d]."""
         return {"prompt_embeddings": adapter.tensors()["source.prompt_embeddings"]}
 
-    def from_file(self, tensors: Mapping[str, Tensor], structure: Structure) -> dict[str, Tensor]:
+    def from_file(self, tensors: Mapping[str, Tensor], adapter: Adapter, structure: Structure) -> dict[str, Tensor]:
         """Return the embeddings of the source."""
-        return {"source.prompt_embeddings": self._only(tensors)}
+        rows, tokens = self._only(tensors), adapter.config.model_dump()["num_virtual_tokens"]
+        halves = structure.kind == "encoder-decoder" and len(rows) == 2 * tokens
+        return {"source.prompt_embeddings": rows[:tokens] if halves else rows}
 
 
 @final
@@ -131,11 +141,12 @@ class PrefixTuningLayout(VirtualTokensLayout):
     def fits(self, adapter: Adapter, structure: Structure) -> bool:
         """Say whether it is a plain prefix: PEFT shows an infix to every token, has no gate, and shifts positions.
 
-        Its one matrix has keys and values of one size for every layer.
+        Its one matrix has keys and values of one size for every layer. It leaves encoders out of encoder-decoders.
         """
         settings = adapter.config.model_dump()
         plain = settings.get("placement", "prefix") == "prefix" and not settings.get("prefix_gate", False)
         plain = plain and settings["shift_positions"] and _is_one_matrix(structure)
+        plain = plain and structure.kind != "encoder-decoder"
         return plain and super().fits(adapter, structure)
 
     def options(self, config: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
@@ -164,8 +175,13 @@ class PrefixTuningLayout(VirtualTokensLayout):
         stacked = torch.stack(pairs)  # [L, 2, K, P, D]
         return {"prompt_embeddings": stacked.permute(3, 0, 1, 2, 4).flatten(1)}
 
-    def from_file(self, tensors: Mapping[str, Tensor], structure: Structure) -> dict[str, Tensor]:
+    def from_file(self, tensors: Mapping[str, Tensor], adapter: Adapter, structure: Structure) -> dict[str, Tensor]:
         """Return keys and values [K, P, D] of each attention."""
+        if structure.kind == "encoder-decoder":
+            raise AdapterFormatError(
+                f"{WEIGHTS_FILE}: HF PEFT's prefixes leave the encoder of an encoder-decoder out, and petune's do not;"
+                " train one with petune"
+            )
         flat = self._only(tensors)
         first, layers = structure.attentions[0], len(structure.attentions)
         shape = (flat.shape[0], layers, 2, first.num_kv_heads, first.head_dim)

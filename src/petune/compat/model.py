@@ -108,7 +108,7 @@ class PeftModel(PushToHubMixin, WrappedModel):  # type: ignore[misc]
         adapter = build_adapter(peft_config.method, options, model, structure, name=adapter_name, seed=seed)
         start = peft_config.start(model)
         if start is not None:
-            adapter.load_tensors({**adapter.tensors(), **peft_config.layout.from_file(start, structure)})
+            adapter.load_tensors({**adapter.tensors(), **peft_config.layout.from_file(start, adapter, structure)})
         self.base_model.attach(adapter, active=False)
         adapter.set_trainable(False)
         self.peft_config[adapter_name] = peft_config
