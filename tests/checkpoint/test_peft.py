@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from petune.adapted_model import AdaptedModel
-from petune.adapter import create_adapter
+from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 from petune.checkpoint.folder import load_adapter, save_adapter
 from petune.checkpoint.made_for import base_of
@@ -126,6 +126,33 @@ def test_tables_that_are_none_of_the_base_are_refused(
     save_file({**load_file(path), f"base_model.model.{name}": tensor}, path)
     with pytest.raises(AdapterFormatError, match=message):
         load_adapter(saved, tiny_base())
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Could not find a config file:UserWarning",
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning",
+)
+@torch.no_grad()
+def test_linears_that_peft_takes_for_experts_are_kept_from_it(
+    tiny_base: Callable[..., Base],
+    tmp_path: Path,
+    randomise: Callable[..., Adapter],
+    token_ids: Callable[..., torch.Tensor],
+) -> None:
+    # The first block of this base has a feed-forward layer whose linears are called as those of experts were.
+    base, ids = tiny_base("deepseek_v3"), token_ids(2, 6)
+    for name, targets in (("attention", "attention"), ("all", "all-linear")):
+        model = AdaptedModel(base, [randomise(create_adapter(base, "lora", target_modules=targets))])
+        folder, live = save_adapter(model, tmp_path / name), model(input_ids=ids).logits
+        model.detach("default")
+        if targets == "attention":
+            theirs = peft.PeftModel.from_pretrained(tiny_base("deepseek_v3").model, folder).eval()
+            torch.testing.assert_close(theirs(input_ids=ids).logits, live, rtol=1e-4, atol=1e-4)
+        else:
+            assert not (folder / "adapter_config.json").exists()
+        fresh = tiny_base("deepseek_v3")
+        again = AdaptedModel(fresh, [load_adapter(folder, fresh)])
+        torch.testing.assert_close(again(input_ids=ids).logits, live, rtol=1e-4, atol=1e-4)
 
 
 def test_a_config_without_a_base_asks_for_one(saved: Path) -> None:

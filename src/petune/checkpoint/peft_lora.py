@@ -11,7 +11,7 @@ from petune.adapter import Adapter
 from petune.backbone.structure import Structure
 from petune.backbone.targets import first_matching
 from petune.checkpoint.peft_layout import CONFIG_FILE, PREFIX, WEIGHTS_FILE, Layout, Rule, switched_off
-from petune.checkpoint.peft_names import shortest_names, that_match
+from petune.checkpoint.peft_names import leaf, names_of_merged_experts, shortest_names, that_match
 from petune.errors import AdapterFormatError, TargetError
 
 
@@ -50,6 +50,10 @@ class LoRALayout(Layout):
     left_out: Mapping[str, Any] = {"r": 8, "lora_alpha": 8}
     """What PEFT takes for fields that a file lacks, where it is not what our settings have."""
     _CHANGED_BASE = re.compile(r"pissa.*|olora|corda|loftq|lora_ga")
+
+    def fits(self, adapter: Adapter, structure: Structure) -> bool:
+        """Say whether every linear has a name that PEFT takes for it."""
+        return names_of_merged_experts(structure).isdisjoint(map(leaf, adapter.slots))
 
     def config(self, adapter: Adapter, structure: Structure) -> dict[str, Any]:
         """Return PEFT's LoRA fields; the chosen modules are listed as PEFT will match them."""

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
 from petune.backbone.structure import Structure
 from petune.errors import TargetError
 
@@ -20,6 +22,16 @@ def shortest_names(paths: Sequence[str], structure: Structure) -> list[str]:
     except TargetError:
         return sorted(paths)
     return leaves if selected == set(paths) else sorted(paths)
+
+
+def names_of_merged_experts(structure: Structure) -> frozenset[str]:
+    """Return what linears of single experts were called that transformers has merged into one tensor since.
+
+    PEFT takes these names for that tensor, whatever else of the base bears them: a shared expert, a block without any.
+    """
+    conversions = get_checkpoint_conversion_mapping(structure.model_type) or ()
+    sources = [source for conversion in conversions for source in conversion.source_patterns]
+    return frozenset(leaf(source.removesuffix(".weight")) for source in sources if ".experts.*." in source)
 
 
 def leaf(path: str) -> str:
