@@ -239,6 +239,10 @@ def test_heads_and_widths_of_attentions_are_their_own(tiny_model: Callable[..., 
         found = Structure(tiny_model(architecture)).attentions
         return [(a.num_heads, a.num_kv_heads, a.head_dim, a.value_dim) for a in found]
 
+    narrow = {"intra_bottleneck_size": 16, "embedding_size": 16, "use_bottleneck": True}
+    mobile = AutoModelForMaskedLM.from_config(AutoConfig.for_model("mobilebert", **PLAIN, **narrow))
+    (first, _) = Structure(mobile).attentions
+    assert first.head_dim * first.num_heads == mobile.get_submodule(first.path).get_submodule("key").out_features == 16
     assert sizes("gemma2") == [(4, 2, 8, 8)] * 2
     assert sizes("deepseek_v3") == [(4, 4, 16, 8)] * 2
     assert sizes("gemma4_text") == [(4, 2, 8, 8), (4, 1, 16, 16)]

@@ -72,6 +72,11 @@ def test_what_matches_nothing_or_cannot_be_used(targets: str | list[str], messag
         choose(ROLES, targets, what="target modules")
 
 
+def test_a_role_that_the_base_lacks_is_not_what_was_meant() -> None:
+    with pytest.raises(TargetError, match=r"'attention' matches no linear of this base model\. Choose from"):
+        choose({"mixer.in_proj": "mlp"}, "attention", what="target modules")
+
+
 def test_a_catastrophic_pattern_is_refused_in_time() -> None:
     started = time.monotonic()
     with pytest.raises(TargetError, match=r"takes too long to match \(over 1 s\).* list of names"):

@@ -6,7 +6,7 @@ from typing import final
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 from petune.backbone.base import Base
 from petune.backbone.structure import Structure
@@ -68,6 +68,13 @@ def test_a_layout_of_another_kind_is_refused(tiny_base: Callable[..., Base]) -> 
     attention.c_attn = Flipped(attention.get_submodule("c_attn"))
     with pytest.raises(BaseModelError, match=r"'transformer\.h\.0\.attn\.c_attn\.linear' makes queries, keys and"):
         made_by(base.model)
+
+
+def test_keys_and_values_of_different_inputs_are_refused() -> None:
+    narrow = {"intra_bottleneck_size": 16, "embedding_size": 16}
+    model = AutoModelForMaskedLM.from_config(AutoConfig.for_model("mobilebert", **SIZES, **narrow))
+    with pytest.raises(BaseModelError, match="makes keys of inputs 16 wide and values of inputs 32 wide"):
+        made_by(model)
 
 
 def test_only_shapes_are_known_on_the_meta_device() -> None:

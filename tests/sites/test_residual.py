@@ -48,7 +48,7 @@ def test_joints_are_told(architecture: str, dtype: torch.dtype, tiny_base: Calla
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in base.model.modules())
 
 
-@pytest.mark.parametrize("architecture", ["gpt_neox", "gemma2"])
+@pytest.mark.parametrize("architecture", ["gpt_neox", "gemma2", "gemma4_text"])
 def test_other_ways_are_refused(architecture: str, tiny_base: Callable[..., Base]) -> None:
     with pytest.raises(TargetError, match=r"joins the residual stream in a way of its own: .*adapter_input=sub_layer"):
         found_in(tiny_base(architecture))

@@ -90,7 +90,8 @@ def _heads(config: PreTrainedConfig, side: AttentionKind, module: nn.Module) -> 
     heads = getattr(config, f"{side}_attention_heads", None) or config.num_attention_heads
     groups = getattr(module, "num_key_value_groups", None)
     kv_heads = getattr(config, "num_key_value_heads", None) or (1 if _shares_keys(config) else heads)
-    own = getattr(module, "qk_head_dim", None) or getattr(module, "head_dim", None)
+    told = (getattr(module, name, None) for name in ("qk_head_dim", "head_dim", "attention_head_size"))
+    own = next((width for width in told if width), None)
     head_dim = own or getattr(config, "head_dim", None) or config.hidden_size // heads
     return heads, heads // groups if groups else kv_heads, head_dim, getattr(module, "v_head_dim", None) or head_dim
 

@@ -122,10 +122,9 @@ def _by_name(roles: Mapping[str, str], name: str, what: str) -> frozenset[str]:
         wanted = ("attention", "mlp", "other") if name == "all-linear" else (name,)
         paths = frozenset(path for path, role in roles.items() if role in wanted)
     if not paths:
-        names = [leaf_name(path) for path in roles]
+        names = [*(leaf_name(path) for path in roles), *(role for role in ROLES if role != name)]
         raise TargetError(
-            f"{what}: {name!r} matches no linear of this base model.{nearest(name, [*names, *ROLES])} "
-            f"{_choices(roles)}."
+            f"{what}: {name!r} matches no linear of this base model.{nearest(name, names)} {_choices(roles)}."
         )
     return paths
 

@@ -58,10 +58,18 @@ def projections(
 
     Raises:
         TargetError: the linears cannot be told.
-        BaseModelError: a fused linear has neither of the two layouts, or the attention cannot be reached.
+        BaseModelError: a fused linear has neither of the two layouts, keys and values are made of different inputs, or
+            the attention cannot be reached.
     """
     chosen = list(attentions)
     linears = {a.path: key_value_linears(structure, a) for a in chosen}
+    for path, own in linears.items():
+        if len({linear.in_features for linear in own}) > 1:
+            raise BaseModelError(
+                f"'{path}' makes keys of inputs {own[0].in_features} wide and values of inputs {own[-1].in_features}"
+                " wide, so no vector can stand for both; methods that change the outputs of chosen linears work on this"
+                " base"
+            )
     fused = [a for a in chosen if len(linears[a.path]) == 1]
     layouts = _measured(model, {a: linears[a.path][0].path for a in fused}) if fused else {}
     return {

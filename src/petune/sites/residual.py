@@ -50,8 +50,10 @@ def joints(model: PreTrainedModel, structure: Structure, layers: Sequence[SubLay
         return {layer.last.path: Joint(layer.first.path, None) for layer in layers}
     watched = _Watched({layer.last.path for layer in layers})
     routing = Routing.of(model)
-    width = model.get_input_embeddings().weight.shape[1]
-    vectors = torch.randn(MEASURED_TOKENS, width, generator=torch.Generator().manual_seed(0))
+    tokens = torch.arange(MEASURED_TOKENS)
+    if structure.embeds_once:  # random vectors are sure to differ
+        width = model.get_input_embeddings().weight.shape[1]
+        tokens = torch.randn(MEASURED_TOKENS, width, generator=torch.Generator().manual_seed(0)).to(model.dtype)
     with torch.no_grad(), routing.use(Route.everywhere(())), ExitStack() as hooks:
         for norm in norms(model, structure):
             module = model.get_submodule(norm.path)
@@ -60,7 +62,7 @@ def joints(model: PreTrainedModel, structure: Structure, layers: Sequence[SubLay
             module = model.get_submodule(linear.path)
             hooks.callback(module.register_forward_pre_hook(partial(watched.enter_linear, linear.path)).remove)
             hooks.callback(module.register_forward_hook(partial(watched.leave_linear, linear.path)).remove)
-        AttentionSites(model, routing).read((), vectors.to(model.dtype))
+        AttentionSites(model, routing).read((), tokens)
     missing = next((layer for layer in layers if layer.last.path not in watched.found), None)
     if missing is not None:
         raise TargetError(
