@@ -160,6 +160,28 @@ def test_a_prompt_on_an_encoder_is_the_formula(
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("architecture", ["falcon", "llama"])
+@pytest.mark.parametrize("task", ["token_classification", "question_answering"])
+def test_a_prompt_on_a_decoder_with_a_head_moves_the_tokens_behind_it(
+    task: TaskName,
+    architecture: str,
+    batch: dict[str, torch.Tensor],
+    tiny_base: Callable[..., Base],
+    randomise: Callable[..., Adapter],
+    tmp_path: Path,
+) -> None:
+    def fresh() -> Base:
+        return tiny_base(architecture, task=task, labels=() if task == "question_answering" else ("a", "b", "c"))
+
+    base = fresh()
+    model = AdaptedModel(base, [randomise(create_adapter(base, "prompt_tuning", num_virtual_tokens=P))])
+    theirs = peft.PeftModel.from_pretrained(fresh().model, str(save_adapter(model, tmp_path))).eval()
+    torch.testing.assert_close(ours(model, batch), of_text(theirs(**batch), batch), rtol=1e-4, atol=1e-4)
+    model.detach("default")
+    assert not any(module._forward_pre_hooks for module in base.model.modules())
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 @pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning", "prefix_tuning"])
 @pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning")

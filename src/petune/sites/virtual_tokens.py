@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from petune.backbone.arguments import by_name, takes
 from petune.backbone.positions import default_positions, position_limit, positions_without_padding
+from petune.backbone.structure import body_of
 from petune.errors import DataError
 from petune.kernels.constant_weights import once
 from petune.sites.attention import AttentionSites, AttentionSlot, KeysValues, Source, SourcedSlot
@@ -80,9 +81,8 @@ class VirtualTokens:
         if changes_base:
             self._changing.add(name)
         if not self._handles:
-            self._handles = [
-                model.register_forward_pre_hook(self._before_forward, with_kwargs=True) for model in self._called
-            ]
+            called = dict.fromkeys(_takes_positions(model) for model in self._called)
+            self._handles = [m.register_forward_pre_hook(self._before_forward, with_kwargs=True) for m in called]
 
     def unplug(self, name: str) -> None:
         """Stop preparing passes for adapter ``name``."""
@@ -172,3 +172,9 @@ class VirtualTokens:
             shift[slice(None) if index is None else index] = moved
         counted = positions_without_padding(self._model, call, own) if given is None else given
         return torch.where(shift > 0, counted + shift, own)
+
+
+def _takes_positions(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model, or its body where that alone takes position ids, as in Falcon's models with a head."""
+    body = body_of(model)
+    return body if takes(body, "position_ids") and not takes(model, "position_ids") else model
