@@ -9,6 +9,7 @@ from petune import api
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
+from petune.errors import DataError
 from petune.training.run import train
 
 Make = Callable[..., str]
@@ -60,3 +61,25 @@ def test_no_pass_keeps_keys_and_values(
     assert trained >= 2
     assert len(kept) > trained
     assert kept == [None] * len(kept)
+
+
+@pytest.mark.parametrize("task", ["sequence_classification", "token_classification"])
+def test_rows_are_answered_as_long_as_the_model_has_positions(
+    task: str, rows: Make, tiny_base: Callable[..., Base]
+) -> None:
+    base = tiny_base("bert", task=task, labels=("a", "b"))
+    base.tokenizer.model_max_length = 16  # how long rows to learn from are by default
+    model = AdaptedModel(base)
+
+    def row(words: int) -> dict[str, object]:
+        own = {"text": "x " * words, "label": "a"}
+        return own if task == "sequence_classification" else {"tokens": ["x"] * words, "tags": ["a"] * words}
+
+    data = rows([row(5), row(20)])
+    with pytest.raises(DataError, match=r"1 of 2 rows are longer than 16 tokens.*choose --max-length"):
+        api.evaluate(model, data)
+    measured = api.evaluate(model, data, max_length=100)
+    assert measured.num_rows == len(measured.row_losses) == 2
+    assert [p.prediction for p in measured.predictions] == [p.prediction for p in api.predict(model, data)]
+    with pytest.raises(DataError, match=r"1 of 1 rows are longer than the model's 512 tokens: .*:1 \(1,\d+\); "):
+        api.predict(model, rows([row(600)]))

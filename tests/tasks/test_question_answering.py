@@ -92,7 +92,7 @@ def test_a_decoder_says_it_with_a_last_token_that_sees_the_context(
         (row,) = TASK.encode(data, base.tokenizer, labels=(), max_length=128, insertions=model.insertions).rows
         assert row.labels == [len(row.input_ids) - 1] * 2
         assert row.input_ids[-1] == base.tokenizer.eos_token_id
-        ((window,),) = TASK.inputs(model, data, 128)
+        ((window,),) = TASK.inputs(model, data)
         assert window.input_ids == row.input_ids
         with torch.no_grad():
             output = model(input_ids=torch.tensor([row.input_ids]))
@@ -103,9 +103,9 @@ def test_a_decoder_says_it_with_a_last_token_that_sees_the_context(
 
 
 def test_the_best_span_lies_in_the_context_and_runs_forward(tiny_base: Callable[..., Base]) -> None:
-    runner = SimpleNamespace(tokenizer=tiny_base("bert").tokenizer, insertions=())
+    runner = AdaptedModel(tiny_base("bert", task="question_answering"))
     rows = examples(None)
-    ((window,),) = TASK.inputs(runner, rows, 128)
+    ((window,),) = TASK.inputs(runner, rows)
     size = len(window.input_ids)
     starts, ends = torch.zeros(1, size), torch.zeros(1, size)
     starts[0, 2], ends[0, 3] = 9, 9  # in the question

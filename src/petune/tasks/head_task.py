@@ -14,7 +14,6 @@ from petune.backbone.arguments import without_cache
 from petune.data.batching import collate, split_step
 from petune.data.encoding import Encoded
 from petune.data.examples import Example, ExampleSet
-from petune.data.lengths import resolve_max_length
 from petune.errors import ConfigError, DataError
 from petune.evaluation.evaluate import Evaluation, resolve_metrics, values_of
 from petune.evaluation.loss import TokenLoss
@@ -22,7 +21,7 @@ from petune.evaluation.metrics import METRICS, Metric, Need
 from petune.evaluation.options import EvaluationOptions, GenerationOptions
 from petune.evaluation.predict import Prediction
 from petune.evaluation.prompts import listed
-from petune.evaluation.runner import Runner, context_length, evaluating
+from petune.evaluation.runner import Runner, context_length, evaluating, longest_input
 from petune.kernels.upload import uploaded
 from petune.sites.head import Forward
 from petune.tasks.task import Objective, Task
@@ -44,7 +43,7 @@ class HeadTask(Task, ABC):
         """Return the loss [B] of each row of a batch (nats, fp32), from the model's output."""
 
     @abstractmethod
-    def inputs(self, runner: Runner, examples: Sequence[Example], max_length: int) -> list[list[Encoded]]:
+    def inputs(self, runner: Runner, examples: Sequence[Example]) -> list[list[Encoded]]:
         """Return rows to answer as token ids, labels left open; a long row may become several.
 
         Raises:
@@ -98,7 +97,7 @@ class HeadTask(Task, ABC):
                     insertions=runner.insertions,
                 ).rows
         compares = any(metric.needs == self.compares for metric in metrics)
-        windows = self.inputs(runner, examples, _longest(runner)) if compares else []
+        windows = self.inputs(runner, examples) if compares else []
         loss, kept = self._read(runner, labelled, [row for several in windows for row in several], options.batch_tokens)
         predictions = list(self._answers(runner, examples, windows, kept)) if compares else []
         return Evaluation(
@@ -126,7 +125,7 @@ class HeadTask(Task, ABC):
             DataError: a row does not fit the model.
         """
         self.head_labels(runner, options)
-        windows = self.inputs(runner, examples, _longest(runner))
+        windows = self.inputs(runner, examples)
         rows = [row for several in windows for row in several]
         _, kept = self._read(runner, None, rows, options.batch_tokens)
         yield from self._answers(runner, examples, windows, kept)
@@ -222,13 +221,20 @@ def _passes(runner: Runner, rows: Sequence[Encoded], batch_tokens: int) -> Itera
         yield batch, labels, output
 
 
-def _longest(runner: Runner) -> int:
-    return resolve_max_length(
-        None,
-        runner.tokenizer,
-        model_limit=context_length(runner.model),
-        virtual_tokens=runner.virtual_tokens,
-    )
+def require_room(rows: Sequence[Encoded], runner: Runner, fix: str) -> None:
+    """Check that every row has a place in the model; how long rows may be to be learned from does not count.
+
+    Raises:
+        DataError: a row is longer than the model's context; ``fix`` says what to do.
+    """
+    limit = longest_input(runner)
+    if limit is None:
+        return
+    long = [f"{row.origin} ({len(row.input_ids):,})" for row in rows if len(row.input_ids) > limit]
+    if long:
+        raise DataError(
+            f"{len(long):,} of {len(rows):,} rows are longer than the model's {limit:,} tokens: {listed(long)}; {fix}"
+        )
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -18,10 +18,11 @@ from petune.data.encoding import IGNORED, Encoded, EncodedSet, marked_text
 from petune.data.examples import Example, ExampleSet
 from petune.data.fitting import Fitted, encoded_set, in_front
 from petune.data.layouts import UNANSWERABLE, parse_question_answer
+from petune.data.lengths import resolve_max_length
 from petune.errors import DataError
 from petune.evaluation.predict import Prediction
 from petune.evaluation.prompts import listed
-from petune.evaluation.runner import Runner
+from petune.evaluation.runner import Runner, context_length
 from petune.sites.placement import Insertion
 from petune.tasks.head_task import HeadTask, class_loss
 
@@ -105,12 +106,18 @@ class QuestionAnswering(HeadTask):
         starts, ends = class_loss(output.start_logits, labels[:, 0]), class_loss(output.end_logits, labels[:, 1])
         return (starts + ends) / 2
 
-    def inputs(self, runner: Runner, examples: Sequence[Example], max_length: int) -> list[list[Encoded]]:
-        """Return the windows of each row.
+    def inputs(self, runner: Runner, examples: Sequence[Example]) -> list[list[Encoded]]:
+        """Return the windows of each row, as long as rows are by default.
 
         Raises:
             DataError: a question leaves no room for its context.
         """
+        max_length = resolve_max_length(
+            None,
+            runner.tokenizer,
+            model_limit=context_length(runner.model),
+            virtual_tokens=runner.virtual_tokens,
+        )
         return [[*_windows(example, runner.tokenizer, max_length, runner.insertions)] for example in examples]
 
     def read(self, output: Any, index: int, row: Encoded) -> Any:

@@ -24,7 +24,7 @@ from petune.evaluation.prompts import listed
 from petune.evaluation.runner import Runner, versions
 from petune.evaluation.scoring import combined_choice
 from petune.sites.placement import Insertion
-from petune.tasks.head_task import HeadTask, class_loss
+from petune.tasks.head_task import HeadTask, class_loss, require_room
 
 
 @final
@@ -111,19 +111,14 @@ class SequenceClassification(HeadTask):
         """Return the cross-entropy [B] of the labels [B, 1]."""
         return class_loss(output.logits, labels[:, 0])
 
-    def inputs(self, runner: Runner, examples: Sequence[Example], max_length: int) -> list[list[Encoded]]:
+    def inputs(self, runner: Runner, examples: Sequence[Example]) -> list[list[Encoded]]:
         """Return the texts.
 
         Raises:
             DataError: a text has no token, or is longer than the model's context.
         """
         rows = _rows(examples, runner.tokenizer, runner.insertions, [IGNORED] * len(examples))
-        long = [f"{row.origin} ({len(row.input_ids):,})" for row in rows if len(row.input_ids) > max_length]
-        if long:
-            raise DataError(
-                f"{len(long):,} of {len(rows):,} rows are longer than the model's {max_length:,} tokens:"
-                f" {listed(long)}; shorten them"
-            )
+        require_room(rows, runner, "shorten them")
         return [versions_of(row, runner.insertions) for row in rows]
 
     def read(self, output: Any, index: int, row: Encoded) -> Any:

@@ -20,7 +20,7 @@ from petune.evaluation.predict import Prediction
 from petune.evaluation.prompts import listed
 from petune.evaluation.runner import Runner
 from petune.sites.placement import Insertion
-from petune.tasks.head_task import HeadTask, class_loss
+from petune.tasks.head_task import HeadTask, class_loss, require_room
 
 OUTSIDE = "O"
 """The tag of a word that belongs to no entity; given to words that a model has no token for."""
@@ -97,7 +97,7 @@ class TokenClassification(HeadTask):
         """Return the cross-entropy [B] of the labels [B, T] of each row."""
         return class_loss(output.logits.flatten(0, 1), labels.flatten()).view(labels.shape).sum(1)
 
-    def inputs(self, runner: Runner, examples: Sequence[Example], max_length: int) -> list[list[Encoded]]:
+    def inputs(self, runner: Runner, examples: Sequence[Example]) -> list[list[Encoded]]:
         """Return the rows, the number of each word at its first sub-word.
 
         Raises:
@@ -108,12 +108,7 @@ class TokenClassification(HeadTask):
             for place, word in first_subwords(words):
                 row.labels[place] = word
             rows.append(row)
-        long = [f"{row.origin} ({len(row.input_ids):,})" for row in rows if len(row.input_ids) > max_length]
-        if long:
-            raise DataError(
-                f"{len(long):,} of {len(rows):,} rows are longer than the model's {max_length:,} tokens:"
-                f" {listed(long)}; cut them into sentences"
-            )
+        require_room(rows, runner, "cut them into sentences")
         return [[row] for row in rows]
 
     def read(self, output: Any, index: int, row: Encoded) -> Any:
