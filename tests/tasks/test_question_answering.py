@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import ByT5Tokenizer
 
 from petune import api
 from petune.adapted_model import AdaptedModel
@@ -126,3 +127,5 @@ def test_rows_that_cannot_be_used(tiny_base: Callable[..., Base]) -> None:
         TASK.encode(examples(["Rome"], question="?" * 30), tokenizer, labels=(), max_length=32)
     with pytest.raises(DataError, match="x:1: question or context is empty"):
         TASK.encode(examples([], context=" "), tokenizer, labels=(), max_length=32)
+    with pytest.raises(DataError, match="the tokenizer ByT5Tokenizer cannot tell where in a text a token"):
+        TASK.encode(examples(["Rome"]), ByT5Tokenizer(), labels=(), max_length=128)

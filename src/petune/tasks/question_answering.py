@@ -170,6 +170,11 @@ def _span(slots: Mapping[str, Any]) -> tuple[int, int] | None:
 def _windows(
     example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int, insertions: Sequence[Insertion]
 ) -> list[Window]:
+    if not tokenizer.is_fast:
+        raise DataError(
+            f"the tokenizer {type(tokenizer).__name__} cannot tell where in a text a token stands; question answering"
+            " needs a fast one (tokenizer.json)"
+        )
     slots = _slots(example, require_target=False)
     question = tokenizer(slots["question"], add_special_tokens=False, verbose=False)["input_ids"]
     begins, closing = _special_tokens(tokenizer)
