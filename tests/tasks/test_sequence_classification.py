@@ -1,6 +1,7 @@
 """One label for a text: training, files, prediction, on every kind of base."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -221,3 +222,26 @@ def test_labels_are_those_of_the_head(tiny_base: Callable[..., Base], rows: Make
     assert api.predict(model, unlabelled)[0].reference is None
     with pytest.raises(DataError):
         api.evaluate(model, unlabelled)
+
+
+@pytest.mark.parametrize(
+    ("head", "gives"),
+    [
+        ({"num_labels": 1}, "a number (num_labels 1, problem_type None)"),
+        ({"num_labels": 2, "problem_type": "regression"}, "a number (num_labels 2, problem_type regression)"),
+        ({"num_labels": 3, "problem_type": "multi_label_classification"}, "several labels at once (num_labels 3"),
+    ],
+)
+def test_heads_that_choose_no_class_are_refused_and_may_be_trained_anew(
+    head: dict[str, object], gives: str, tiny_base: Callable[..., Base], rows: Make, tmp_path: Path
+) -> None:
+    base = tiny_base("bert", task="sequence_classification", **head)
+    data = rows("reviews")
+    for ask in (api.predict, api.evaluate):
+        with pytest.raises(ConfigError, match=re.escape(gives)):
+            ask(AdaptedModel(base), data)
+    base.model.save_pretrained(tmp_path / "base")
+    base.tokenizer.save_pretrained(tmp_path / "base")
+    recipe = {"model": str(tmp_path / "base"), "data": data, "max_steps": 1, "output_dir": str(tmp_path / "out")}
+    assert api.predict(train(recipe).model, data)[0].prediction in ("neg", "pos")
+    assert api.predict(api.load(tmp_path / "out"), data)[0].prediction in ("neg", "pos")

@@ -128,7 +128,11 @@ def class_labels(config: PreTrainedConfig, task: TaskName) -> tuple[str, ...]:
 
 
 def set_labels(config: PreTrainedConfig, labels: Sequence[str]) -> None:
-    """Give a configuration the classes ``labels``, and thereby its head's width; the same ones keep their order."""
+    """Give a configuration the classes ``labels``, and thereby its head's width; the same ones keep their order.
+
+    Of the classes one is right for each text, whatever the head was for before.
+    """
+    config.problem_type = None
     if set(labels) == set(config.id2label.values()) and len(labels) == config.num_labels:
         return
     config.num_labels = len(labels)

@@ -18,7 +18,8 @@ from petune.data.fitting import encoded_set, fit, text_ids, versions_of
 from petune.data.layouts import TEMPLATE
 from petune.data.loading import CheckedData
 from petune.data.options import DataOptions
-from petune.errors import DataError, nearest
+from petune.errors import ConfigError, DataError, nearest
+from petune.evaluation.options import EvaluationOptions
 from petune.evaluation.predict import Prediction, chosen
 from petune.evaluation.prompts import listed
 from petune.evaluation.runner import Runner, versions
@@ -106,6 +107,23 @@ class SequenceClassification(HeadTask):
             shown=f"{marked_text(first.unlabelled(), tokenizer, insertions)} ⟦{labels[first.labels[0]]}⟧",
             insertions=insertions,
         )
+
+    def head_labels(self, runner: Runner, options: EvaluationOptions) -> tuple[str, ...]:
+        """Return the names of the head's outputs.
+
+        Raises:
+            ConfigError: the options name other ones, or the head's outputs are no classes of which one is right.
+        """
+        config = runner.model.config
+        gives = "a number" if config.num_labels == 1 or config.problem_type == "regression" else None
+        gives = "several labels at once" if config.problem_type == "multi_label_classification" else gives
+        if gives is not None:
+            raise ConfigError(
+                f"the head of this model gives {gives} (num_labels {config.num_labels}, problem_type"
+                f" {config.problem_type}), and here one label of two or more is told for each text; train a head for"
+                " that with petune train --task sequence_classification"
+            )
+        return super().head_labels(runner, options)
 
     def loss(self, output: Any, labels: Tensor) -> Tensor:
         """Return the cross-entropy [B] of the labels [B, 1]."""
