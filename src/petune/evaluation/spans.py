@@ -1,13 +1,13 @@
 """Answers as pieces of text, compared as SQuAD does (Rajpurkar et al., 2016, https://arxiv.org/abs/1606.05250).
 
 Case, punctuation and English articles do not count; of several right answers the best one does. Words are what white
-space separates, and single characters of scripts written without it.
+space separates once punctuation is gone, and single characters of scripts written without it.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from petune.evaluation.words import words
+from petune.evaluation.words import pieces
 
 Answers = Sequence[Sequence[str]]
 
@@ -37,4 +37,4 @@ def _overlap(prediction: list[str], reference: list[str]) -> float:
 
 
 def _plain(text: str) -> list[str]:
-    return [word for word in words(text) if word not in _ARTICLES]
+    return [word for word in pieces(text) if word not in _ARTICLES]
