@@ -17,6 +17,8 @@ from petune.evaluation.entities import entities, entity_f1, entity_precision, en
         ("S-PER B-LOC E-LOC I-LOC", [("PER", 0, 1), ("LOC", 1, 3), ("LOC", 3, 4)]),
         ("name name O place", [("name", 0, 2), ("place", 3, 4)]),
         ("B-a-b I-a-b", [("a-b", 0, 2)]),
+        ("B I O B B I", [("_", 0, 2), ("_", 3, 4), ("_", 4, 6)]),
+        ("B M E S", [("_", 0, 3), ("_", 3, 4)]),
     ],
 )
 def test_entities_of_tags(tags: str, expected: list[tuple[str, int, int]]) -> None:
@@ -33,10 +35,11 @@ def test_scores_over_all_rows() -> None:
     assert entity_f1([["O"]], [["O"]]) == 0
 
 
-def test_the_same_as_seqeval() -> None:
+@pytest.mark.parametrize("known", ["O O B-PER I-PER B-LOC I-LOC", "O B I", "O B I E S"])
+def test_the_same_as_seqeval(known: str) -> None:
     metrics = pytest.importorskip("seqeval.metrics")
     rng = random.Random(0)
-    tags = ["O", "O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+    tags = known.split()
     predictions, references = ([[rng.choice(tags) for _ in range(9)] for _ in range(40)] for _ in range(2))
     assert entity_f1(predictions, references) == pytest.approx(metrics.f1_score(references, predictions))
     assert entity_precision(predictions, references) == pytest.approx(metrics.precision_score(references, predictions))

@@ -1,7 +1,8 @@
 """Entities in sequences of tags, and how many were found: precision, recall and F1 over all of them (micro).
 
 Tags are IOB, IOB2 or IOBES (``B-PER``, ``I-PER``, ``O``), read as the CoNLL evaluation does: an ``I-`` that follows no
-entity of its type begins one. A tag without a prefix is a type of its own.
+entity of its type begins one. A tag without a prefix is a type of its own; one that is a prefix alone (``B``, ``I``) is
+of the one type there is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,9 @@ Tags = Sequence[Sequence[str]]
 
 _BEGINS = frozenset("BSU")
 _ENDS = frozenset("ESLU")
+_PREFIXES = _BEGINS | _ENDS | {"I", "M"}
+_ONE_TYPE = "_"
+"""The type of entities whose tags name none."""
 OUTSIDE = "O"
 
 
@@ -62,5 +66,7 @@ def _parts(tag: str) -> tuple[str, str]:
     """Return prefix and type of a tag; both empty outside of entities."""
     if tag == OUTSIDE:
         return "", ""
+    if tag in _PREFIXES:
+        return tag, _ONE_TYPE
     prefix, dash, kind = tag.partition("-")
     return (prefix, kind) if dash and len(prefix) == 1 else ("I", tag)
