@@ -3,9 +3,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from petune.cli import main as command_line
+from petune.data.reading import read_rows
 from petune.evaluation.head import read_log_probabilities
 
 
@@ -27,6 +30,14 @@ def test_rows_without_labels_are_answered(petune: Callable[..., str], adapter: s
 def test_text_of_any_script_is_kept(petune: Callable[..., str], adapter: str) -> None:
     Path("new.jsonl").write_text('{"text": "这部电影很好看 😀"}\n', encoding="utf-8")
     assert '"这部电影很好看 😀"' in petune("predict", "--adapter", adapter, "--data", "new.jsonl")
+
+
+def test_answers_to_a_table_with_gaps_are_rows_again(petune: Callable[..., str], adapter: str) -> None:
+    table = pyarrow.table({"text": ["a", "b"], "stars": [4.0, float("nan")], "most": [1.5, float("inf")]})
+    pyarrow.parquet.write_table(table, "new.parquet")
+    petune("predict", "--adapter", adapter, "--data", "new.parquet", "--output", "answers.jsonl")
+    answers = read_rows("answers.jsonl").rows
+    assert [(answer["stars"], answer["most"]) for answer in answers] == [(4.0, 1.5), (None, None)]
 
 
 def test_plain_prompts_are_continued(petune: Callable[..., str]) -> None:

@@ -1,6 +1,5 @@
 """`petune predict`: an answer to every row, JSONL in and JSONL out."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,19 +47,20 @@ def predict(
         refuse_existing(path, overwrite=overwrite)
         refuse_existing(partial_name(path), overwrite=overwrite)
     from petune.api import iter_predictions
+    from petune.data.json_files import json_line
 
     check_inputs(data)
     answers = iter_predictions(load_model(loading), data, **reading, **measuring, **generating)
-    lines = (json.dumps(answer.to_dict(), ensure_ascii=False, default=str) for answer in answers)
+    lines = (json_line(answer.to_dict()) for answer in answers)
     if output == "-":
         for line in lines:
-            say(line)
+            say(line.removesuffix("\n"))
         return
     count = 0
     try:
         with growing_file(path) as add:
             for line in lines:
-                add(f"{line}\n")
+                add(line)
                 count += 1
     except BaseException:
         logger.warning("%s is not complete: the first %s rows are in %s", path, f"{count:,}", partial_name(path))

@@ -7,7 +7,6 @@ and can be repeated alone. Which row goes where depends on the rows' contents al
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from petune.checkpoint.durable import write_text
 from petune.checkpoint.manifest import file_digest
 from petune.comparison.recipe import DEVELOPMENT_SHARE, TEST_SHARE, CompareOptions
 from petune.data.contents import Content, Pair, Text
+from petune.data.json_files import json_line
 from petune.data.loading import Part, check_source, split_indices
 from petune.errors import DataError
 
@@ -57,7 +57,7 @@ class Parts:
         files = PartFiles.within(folder)
         for field in fields(files):
             rows: Sequence[Row] = getattr(self, field.name)
-            write_text(getattr(files, field.name), "".join(_line(row) for row in rows))
+            write_text(getattr(files, field.name), "".join(json_line(row.fields) for row in rows))
         return files
 
 
@@ -173,16 +173,3 @@ def _digest_of_source(source: str, rows: Sequence[Row]) -> str:
     for row in rows:
         total.update(row.digest.encode())
     return total.hexdigest()
-
-
-def _line(row: Row) -> str:
-    """Return a row as JSON; what JSON has no word for is written as a template would write it, NaN as no value."""
-    return json.dumps(_without_nan(row.fields), ensure_ascii=False, default=str) + "\n"
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _without_nan(own) for key, own in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(own) for own in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

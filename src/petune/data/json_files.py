@@ -1,7 +1,8 @@
-"""JSON Lines and JSON files to rows; every bad line is found in one pass and named by its physical line."""
+"""JSON Lines and JSON files to rows, and back; every bad line is found in one pass and named by its physical line."""
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -77,6 +78,22 @@ def read_json(path: Path, name: str, problems: Problems) -> Rows:
         f"{name}:{text.count(chr(10), 0, start) + 1}: expected a list of objects, [{{...}}, {{...}}], or "
         f"one object a line, got '{shortened(text[start:])}'; put the rows in a list"
     )
+
+
+def json_line(fields: Mapping[str, Any]) -> str:
+    """Return a row as a line that :func:`read_jsonl` reads.
+
+    What JSON has no word for is written as a template would write it, and NaN or an infinity as no value (null).
+    """
+    return json.dumps(_without_nan(fields), ensure_ascii=False, default=str) + "\n"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(own) for own in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes | RowProblem]]:
