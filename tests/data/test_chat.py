@@ -123,6 +123,21 @@ def test_tools_reach_the_template(tokenizer_with):
     assert len(learned(rendered.segments)) == 2
 
 
+@pytest.mark.parametrize("learn_all", [True, False])
+@pytest.mark.parametrize("name", ["CHATML", "MARKED"])
+def test_calls_of_tools_are_what_the_turn_says(tokenizer_with, name, learn_all):
+    tokenizer = tokenizer_with(name)
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "m['content']", "(m['content'] ~ '\n<call>' ~ m['tool_calls'][0]['name'] if m['tool_calls'] else m['content'])"
+    )
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "map"}]}
+    chat = ChatRenderer(tokenizer, learn_all=learn_all)
+    assert chat.render(Conversation((*TURNS[:4], call))).target == "<call>map"
+    assert chat.render(Conversation((*TURNS[:4], {**call, "content": "see"}))).target == "see\n<call>map"
+    answered = (*TURNS[:2], call, {"role": "tool", "content": "the hills"}, TURNS[4])
+    assert chat.render(Conversation(answered)).target == "in the hills"
+
+
 @pytest.mark.parametrize("has_tokenizer", [True, False])
 def test_no_chat_template(tokenizer, has_tokenizer):
     with pytest.raises(DataError, match=r"no chat template; .* --chat off .*--template"):

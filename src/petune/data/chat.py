@@ -89,7 +89,20 @@ class ChatRenderer:
             return RenderedChat(segments, self._render(messages, tools, ask=True)[0], None)
         last = turns[-1]
         prompt = self._render(messages[:last], tools, ask=True)[0] if last else ""
-        return RenderedChat(segments, prompt, str(messages[last]["content"]).strip())
+        return RenderedChat(segments, prompt, self._answer(messages[: last + 1], tools, prompt))
+
+    def _answer(self, messages: Messages, tools: Messages | None, prompt: str) -> str:
+        """Return what the last turn says after ``prompt``: its content, and calls of tools as the template writes them.
+
+        Special tokens are no part of it, nor of the text that a model writes.
+        """
+        content = str(messages[-1]["content"]).strip()
+        if not messages[-1].get("tool_calls"):
+            return content
+        text = self._render(messages, tools)[0]
+        if not text.startswith(prompt):
+            return content
+        return re.sub("|".join(map(re.escape, self._special)), "", text[len(prompt) :]).strip()
 
     def _render(self, messages: Messages, tools: Messages | None, *, ask: bool = False) -> tuple[str, list[Span]]:
         """Return the text, and the spans that ``{% generation %}`` marks; ``ask`` ends it for an answer."""
