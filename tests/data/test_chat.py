@@ -2,8 +2,11 @@ import pytest
 
 from petune.data.chat import ChatRenderer
 from petune.data.conversation import Conversation
+from petune.data.loading import load_examples
+from petune.data.options import DataOptions
 from petune.data.problems import RowProblem
 from petune.errors import DataError
+from petune.evaluation.scoring import answer_lead
 
 TURNS = (
     {"role": "system", "content": "be brief"},
@@ -121,6 +124,24 @@ def test_tools_reach_the_template(tokenizer_with):
     rendered = ChatRenderer(tokenizer, learn_all=False).render(Conversation(TURNS, ({"name": "map"},)))
     assert whole(rendered.segments).startswith("map\n<|im_start|>system")
     assert len(learned(rendered.segments)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "lead"),
+    [("CHATML", ""), ("MARKED", ""), ("THINKING", "<think>\n\n</think>\n\n"), ("INSTRUCT", " "), ("OPEN_THOUGHT", "")],
+)
+def test_what_the_template_writes_before_an_answer(tokenizer_with, name, lead, write):
+    tokenizer = tokenizer_with(name)
+    chat = ChatRenderer(tokenizer, learn_all=False)
+    turns = TURNS[1:]  # the one template writes nothing of the system
+    for conversation in (Conversation(turns), Conversation(turns[:3], awaits_answer=True)):
+        assert chat.render(conversation).lead == lead
+    called = {"role": "assistant", "content": "in the hills", "tool_calls": [{"name": "map"}]}
+    assert chat.render(Conversation((*turns[:3], called))).target == "in the hills"
+    data = write("rows.jsonl", [{"text": "green", "label": "colour"}, {"text": "hills"}])
+    examples = load_examples(DataOptions(data=data, chat="on"), tokenizer, require_target=False)
+    assert [example.target for example in examples] == ["colour", None]
+    assert [answer_lead(example) for example in examples] == [lead, lead]
 
 
 @pytest.mark.parametrize("learn_all", [True, False])

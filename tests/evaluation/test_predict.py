@@ -5,6 +5,7 @@ import pytest
 from petune.errors import ConfigError
 from petune.evaluation import predict as module
 from petune.evaluation.generate import generate
+from petune.evaluation.likelihood import CausalLikelihood
 from petune.evaluation.options import EvaluationOptions, GenerationOptions
 from petune.evaluation.predict import predict
 from petune.evaluation.scoring import score_choices
@@ -36,6 +37,23 @@ def test_rows_without_targets_get_text(runner, row) -> None:
     assert [p.origin for p in predictions] == ["r:1", "r:2"]
     assert predictions[0].reference is None
     assert list(predict(runner, rows, EvaluationOptions(max_new_tokens=5))) == predictions
+
+
+@pytest.mark.parametrize(
+    ("lead", "written"),
+    [
+        ("<think>\n\n</think>\n\n", "<think>\n\n</think>\n\nthe hills"),
+        ("<|im_start|>final<|im_end|>\n", "final\nthe hills"),
+    ],
+)
+def test_what_a_chat_template_writes_before_answers_is_no_part_of_them(runner, row, lead: str, written: str) -> None:
+    class Written(CausalLikelihood):  # type: ignore[misc]
+        def texts(self, runner, examples, options, *, first_row=0) -> list[str]:
+            return [written, "hills"]
+
+    rows = [replace(row("where?", "the hills"), add_special_tokens=False, lead=lead)] * 2
+    found = predict(runner, rows, likelihood=Written())
+    assert [(p.prediction, p.reference) for p in found] == [("the hills", "the hills"), ("hills", "the hills")]
 
 
 def test_labels_may_be_named_for_rows_without_targets(runner, reviews, row) -> None:

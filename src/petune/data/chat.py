@@ -37,6 +37,8 @@ class RenderedChat:
     segments: tuple[Segment, ...]
     prompt: str
     target: str | None
+    lead: str
+    """What the template writes between the prompt and the content of any answer, such as an empty thought."""
 
 
 @final
@@ -86,13 +88,26 @@ class ChatRenderer:
             # This template ends no turn with a token, so nothing would teach the model to stop.
             segments = (*segments, Segment(self._tokenizer.eos_token, learned=True))
         if not turns:
-            return RenderedChat(segments, self._render(messages, tools, ask=True)[0], None)
+            prompt = self._render(messages, tools, ask=True)[0]
+            return RenderedChat(segments, prompt, None, self._lead(messages, tools, prompt))
         last = turns[-1]
         prompt = self._render(messages[:last], tools, ask=True)[0] if last else ""
-        return RenderedChat(segments, prompt, self._answer(messages[: last + 1], tools, prompt))
+        lead = self._lead(messages[:last], tools, prompt)
+        return RenderedChat(segments, prompt, self._answer(messages[: last + 1], tools, prompt, lead), lead)
 
-    def _answer(self, messages: Messages, tools: Messages | None, prompt: str) -> str:
-        """Return what the last turn says after ``prompt``: its content, and calls of tools as the template writes them.
+    def _lead(self, messages: Messages, tools: Messages | None, prompt: str) -> str:
+        """Return what stands between ``prompt`` and an answer's content; empty where that cannot be told."""
+        if not messages:
+            return ""
+        try:
+            text = self._render([*messages, {"role": "assistant", "content": _OPEN}], tools)[0]
+        except RowProblem:
+            return ""
+        before, found, _ = text.partition(_OPEN)
+        return before[len(prompt) :] if found and before.startswith(prompt) else ""
+
+    def _answer(self, messages: Messages, tools: Messages | None, prompt: str, lead: str) -> str:
+        """Return what the last turn says after ``prompt`` and ``lead``: its content, or its calls as text.
 
         Special tokens are no part of it, nor of the text that a model writes.
         """
@@ -102,7 +117,8 @@ class ChatRenderer:
         text = self._render(messages, tools)[0]
         if not text.startswith(prompt):
             return content
-        return re.sub("|".join(map(re.escape, self._special)), "", text[len(prompt) :]).strip()
+        said = text[len(prompt) :].removeprefix(lead)
+        return re.sub("|".join(map(re.escape, self._special)), "", said).strip()
 
     def _render(self, messages: Messages, tools: Messages | None, *, ask: bool = False) -> tuple[str, list[Span]]:
         """Return the text, and the spans that ``{% generation %}`` marks; ``ask`` ends it for an answer."""

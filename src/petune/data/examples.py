@@ -36,7 +36,8 @@ class Example:
     add_special_tokens: bool
     """False where a chat template has already written the special tokens."""
     lead: str | None = None
-    """White space that the target's template starts with; None where the row has no such template."""
+    """White space that the target's template starts with, or what a chat template writes between the prompt and an
+    answer; None where the row has no such template."""
     words: Mapping[str, str] = field(default_factory=dict)
     """What stands for a label in the text, by label; a label that is not named stands for itself."""
     suffix: str | None = None

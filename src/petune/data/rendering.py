@@ -72,7 +72,16 @@ class Renderer:
         if self._chat is None:
             self._chat = ChatRenderer(self._tokenizer, learn_all=self._learn_all)
         chat = self._chat.render(conversation)
-        return Example(origin, chat.segments, chat.prompt, chat.target, choices_key, fields, add_special_tokens=False)
+        return Example(
+            origin,
+            chat.segments,
+            chat.prompt,
+            chat.target,
+            choices_key,
+            fields,
+            add_special_tokens=False,
+            lead=chat.lead,
+        )
 
 
 def _as_turns(pair: Pair) -> Conversation:

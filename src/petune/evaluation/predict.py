@@ -4,12 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from petune.data.examples import Example
 from petune.evaluation.likelihood import CausalLikelihood, Likelihood
 from petune.evaluation.metrics import Answer
 from petune.evaluation.options import EvaluationOptions, GenerationOptions
 from petune.evaluation.runner import Runner
 from petune.evaluation.scoring import Choice, check_labels, distinct_labels
+from petune.evaluation.stopping import decode
 
 _LABEL_WINDOW = 512
 _TEXT_WINDOW = 128
@@ -25,7 +28,8 @@ class Prediction:
     fields: Mapping[str, Any]
     """The row as read."""
     prediction: Answer
-    """The likeliest label, the generated text without white space around it, or a tag for each token."""
+    """The likeliest label, the generated text (without white space around it, and without what the chat template writes
+    before every answer), or a tag for each token."""
     reference: Answer | None
     """The row's own target, where it has one."""
     probabilities: Mapping[str, float] | None
@@ -97,9 +101,17 @@ def predict_texts(
     """Yield the text written for each row, in order, as windows of rows are done."""
     for start in range(0, len(examples), _TEXT_WINDOW):
         window = examples[start : start + _TEXT_WINDOW]
-        for e, text in zip(window, likelihood.texts(runner, window, options, first_row=start), strict=True):
+        for e, written in zip(window, likelihood.texts(runner, window, options, first_row=start), strict=True):
+            text = _content(written, e.lead or "", runner.tokenizer)
             label = next((label for label, word in e.words.items() if word == text), text)
             yield Prediction(e.origin, e.fields, label, e.target, None)
+
+
+def _content(text: str, lead: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a generated text without what the chat template writes before every answer, such as an empty thought."""
+    if not lead.strip():
+        return text
+    return text.removeprefix(decode(tokenizer, tokenizer(lead, add_special_tokens=False)["input_ids"]).strip()).lstrip()
 
 
 def _predict_labels(

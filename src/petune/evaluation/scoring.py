@@ -211,16 +211,16 @@ def _check_lengths(
 
 
 def answer_lead(example: Example) -> str:
-    """Return the white space between the prompt and an answer.
+    """Return what stands between the prompt and an answer: white space, and what a chat template writes there.
 
     It is what comes before the row's own target; in a row without one, what its target template starts with. Where
-    there is no such template, it is a space after a character that is none, and nothing after a chat template's
-    generation prompt.
+    there is no such template, it is a space after a character that is none.
     """
     text = "".join(segment.text for segment in example.segments)
-    if example.target and text.startswith(example.prompt):
-        rest = text[len(example.prompt) :]
-        return rest[: len(rest) - len(rest.lstrip())]
+    written = "" if example.add_special_tokens else example.lead or ""
+    if example.target and text.startswith(example.prompt + written):
+        rest = text[len(example.prompt + written) :]
+        return written + rest[: len(rest) - len(rest.lstrip())]
     if example.lead is not None:
         return example.lead
     if not example.add_special_tokens or not example.prompt or example.prompt[-1].isspace():
