@@ -181,3 +181,18 @@ def test_words_stand_for_labels(tiny_base: Callable[..., Base]) -> None:
     assert answer.prediction == ("yes" if likely[0] > likely[1] else "no")
     assert answer.probabilities is not None
     assert answer.probabilities["yes"] == pytest.approx(1 / (1 + math.exp(likely[1] - likely[0])), abs=1e-5)
+
+
+@pytest.mark.parametrize("method", [None, "prompt_tuning"])
+@pytest.mark.parametrize("architecture", ["bart", "t5"])
+def test_what_is_written_does_not_depend_on_the_batch(
+    architecture: str, method: str | None, tiny_base: Callable[..., Base], randomise: Callable[..., Adapter]
+) -> None:
+    base = tiny_base(architecture)
+    model = AdaptedModel(base, [randomise(create_adapter(base, method))] if method else [])
+    longer = "a prompt that is much longer than the others"
+    for prompt in ("hello", "and another one"):
+        options = {"max_new_tokens": 12, "temperature": 2.0}  # drawn by the number of the row, from all there is
+        (alone,) = api.generate(model, [prompt], **options)
+        assert api.generate(model, [prompt, longer], **options)[0] == alone
+        assert len(set(alone.text)) > 3

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from petune.data.batching import collate
@@ -58,7 +59,7 @@ def generate(
 ) -> list[Generation]:
     """Generate text after each prompt; results come in the order of the prompts.
 
-    Prompts of like lengths share a batch, padded on the left. A row's text does not depend on its batch, up to
+    Prompts of like lengths share a batch. A row's text does not depend on its batch, up to
     rounding: what is sampled depends on the seed and on the number of the row. Only sampled beams depend on the
     batch, and are the same again for the same prompts and options. The global random state is left as it was.
 
@@ -204,6 +205,17 @@ def _batches(
         yield batch, room[batch[0]]
 
 
+def prompt_batch(runner: Runner, rows: Sequence[Encoded]) -> dict[str, Tensor]:
+    """Return prompts as one batch to go on from.
+
+    A decoder writes behind its prompts, which are padded on the left. An encoder reads them as in training, padded on
+    the right: some (BART's, Marian's) count positions from the first column, padding or not.
+    """
+    side: Literal["left", "right"] = "right" if runner.model.config.is_encoder_decoder else "left"
+    batch = collate(rows, pad_token_id=runner.tokenizer.pad_token_id, side=side, device=runner.device)
+    return {name: batch[name] for name in ("input_ids", "attention_mask")}
+
+
 def _generate_batch(
     runner: Runner,
     prompts: Sequence[list[int]],
@@ -212,15 +224,14 @@ def _generate_batch(
     options: GenerationOptions,
 ) -> list[Generation]:
     rows = [Encoded(ids, [IGNORED] * len(ids), "") for ids in prompts]
-    batch = collate(rows, pad_token_id=runner.tokenizer.pad_token_id, side="left", device=runner.device)
+    batch = prompt_batch(runner, rows)
     # The decoder of an encoder-decoder starts from a token of its own.
     width = 1 if runner.model.config.is_encoder_decoder else batch["input_ids"].shape[1]
     criteria = [StopText(runner.tokenizer, options.stop, width)] if options.stop else []
     cache = prompt_cache(runner, prompts) if options.num_beams == 1 else None
     with Routing.of(runner.model).answers_from([width] * len(rows)):
         sequences = runner.model.generate(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
+            **batch,
             generation_config=generation_config(runner, options, max_new_tokens),
             logits_processor=token_choice(options, numbers),
             stopping_criteria=StoppingCriteriaList(criteria),

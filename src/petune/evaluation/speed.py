@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 from transformers import GenerationConfig
 
-from petune.data.batching import collate
 from petune.data.encoding import IGNORED, Encoded
-from petune.evaluation.generate import generating
+from petune.evaluation.generate import generating, prompt_batch
 from petune.evaluation.prompts import encode_prompts
 from petune.evaluation.runner import Runner, longest_input
 from petune.sites.routing import Routing
@@ -35,7 +34,7 @@ def tokens_per_second(runner: Runner, prompts: Sequence[str], *, new_tokens: int
     if limit is not None and max(len(own) for own in ids) + new_tokens > limit:
         return None
     pad = runner.tokenizer.pad_token_id
-    batch = collate(rows, pad_token_id=pad, side="left", device=runner.device)
+    batch = prompt_batch(runner, rows)
     width = 1 if runner.model.config.is_encoder_decoder else batch["input_ids"].shape[1]
     settings = GenerationConfig(
         max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, pad_token_id=pad, eos_token_id=None
@@ -44,9 +43,7 @@ def tokens_per_second(runner: Runner, prompts: Sequence[str], *, new_tokens: int
     with generating(runner, new_tokens), Routing.of(runner.model).answers_from([width] * len(rows)):
         for _ in range(_REPEATS):
             began = time.perf_counter()
-            written = runner.model.generate(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], generation_config=settings
-            )
+            written = runner.model.generate(**batch, generation_config=settings)
             written.tolist()  # waits for the device
             best = max(best, len(rows) * new_tokens / (time.perf_counter() - began))
     return best
