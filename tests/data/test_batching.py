@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from petune.data.batching import answer_starts, collate, plan_steps, split_step
+from petune.data.batching import answer_starts, collate, padded_tokens, plan_steps, split_step
 from petune.data.encoding import IGNORED, Encoded
 from petune.errors import ConfigError
 
@@ -115,6 +115,22 @@ def test_the_split_is_the_cheapest(seed):
 
 def test_a_row_beyond_the_limit_is_alone():
     assert split_step([0, 1, 2], [5000, 10, 10], max_rows=None, max_tokens=100) == [[0], [1, 2]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_prompts_and_targets_are_padded_apart_and_stay_within_the_limit(seed):
+    rng = random.Random(seed)
+    sizes = [(rng.randrange(1, 150), rng.randrange(1, 150)) for _ in range(64)]
+    rows = [Encoded([5] * prompt, [5] * target, str(i), is_pair=True) for i, (prompt, target) in enumerate(sizes)]
+    lengths, targets = [row.num_tokens for row in rows], [row.target_tokens for row in rows]
+    batches = split_step(range(64), lengths, max_rows=None, max_tokens=1000, targets=targets)
+    assert sorted(row for batch in batches for row in batch) == list(range(64))
+    for batch in batches:
+        own = collate([rows[i] for i in batch], pad_token_id=0)
+        assert padded_tokens([rows[i] for i in batch]) == own["input_ids"].numel() + own["labels"].numel()
+        assert len(batch) == 1 or padded_tokens([rows[i] for i in batch]) <= 1000
+    crossed = split_step([0, 1], [102, 102], max_rows=None, max_tokens=250, targets=[2, 100])
+    assert crossed == [[0], [1]]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -109,7 +109,9 @@ def _batch(rows: Sequence[Encoded], options: TrainingOptions) -> list[Encoded]:
     first = max(0, (len(ordered) - count) // 2)
     typical = (ordered * -(-count // len(ordered)))[:count] if count > len(ordered) else ordered[first : first + count]
     lengths = [row.num_tokens for row in typical]
-    batches = split_step(range(len(typical)), lengths, max_rows=None, max_tokens=options.max_tokens_per_batch)
+    targets = [row.target_tokens for row in typical]
+    most = options.max_tokens_per_batch
+    batches = split_step(range(len(typical)), lengths, max_rows=None, max_tokens=most, targets=targets)
     return [typical[place] for place in max(batches, key=len)]
 
 

@@ -73,7 +73,12 @@ def plan_steps(
 
 
 def split_step(
-    rows: Sequence[int], lengths: Sequence[int], *, max_rows: int | None, max_tokens: int | None
+    rows: Sequence[int],
+    lengths: Sequence[int],
+    *,
+    max_rows: int | None,
+    max_tokens: int | None,
+    targets: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Split one step's rows into micro-batches of like lengths, the longest first.
 
@@ -85,6 +90,8 @@ def split_step(
         lengths: tokens of each row of the data set.
         max_rows: most rows of a micro-batch; None for 512.
         max_tokens: most tokens of a micro-batch, padding counted; a longer row is a micro-batch of its own.
+        targets: of the tokens of each row, those of a target that is a sequence of its own, padded to the longest
+            target; None where rows are one sequence.
 
     Raises:
         ConfigError: a limit is below 1.
@@ -96,9 +103,12 @@ def split_step(
     best = [0.0] + [float("inf")] * count
     start_of = [0] * (count + 1)
     for start in range(count):
-        longest = lengths[ordered[start]]
+        read = written = 0
         for end in range(start + 1, count + 1):
-            size = end - start
+            size, row = end - start, ordered[end - 1]
+            target = 0 if targets is None else targets[row]
+            read, written = max(read, lengths[row] - target), max(written, target)
+            longest = read + written
             too_big = size > max_rows or (max_tokens is not None and size * longest > max_tokens)
             if size > 1 and too_big:
                 break
@@ -111,6 +121,12 @@ def split_step(
         batches.append(ordered[start_of[end] : end])
         end = start_of[end]
     return batches[::-1]
+
+
+def padded_tokens(rows: Sequence[Encoded]) -> int:
+    """Return the tokens of a batch, padding counted: that of prompts and that of targets apart."""
+    targets = max(row.target_tokens for row in rows)
+    return len(rows) * (max(row.num_tokens - row.target_tokens for row in rows) + targets)
 
 
 def collate(

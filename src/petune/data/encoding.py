@@ -50,7 +50,12 @@ class Encoded:
     @property
     def num_tokens(self) -> int:
         """Tokens that a model goes over: those of the target too, where it is a sequence of its own."""
-        return len(self.input_ids) + (len(self.labels) if self.is_pair else 0)
+        return len(self.input_ids) + self.target_tokens
+
+    @property
+    def target_tokens(self) -> int:
+        """Tokens of a target that is a sequence of its own; 0 where there is none."""
+        return len(self.labels) if self.is_pair else 0
 
     def unlabelled(self) -> "Encoded":
         """Return the row with nothing learned of it."""

@@ -99,7 +99,8 @@ def _log_likelihoods(runner: Runner, rows: Sequence[Encoded], batch_tokens: int)
     costs = [max(row.num_tokens, -(-len(row.labels) * vocabulary * batch_tokens // MAX_LOGITS)) for row in rows]
     results: dict[int, float] = {}
     with evaluating(runner):
-        for batch in split_step(range(len(rows)), costs, max_rows=None, max_tokens=batch_tokens):
+        targets = [row.target_tokens for row in rows]
+        for batch in split_step(range(len(rows)), costs, max_rows=None, max_tokens=batch_tokens, targets=targets):
             own = [rows[i] for i in batch]
             inputs = collate(own, pad_token_id=runner.tokenizer.pad_token_id, device=runner.device)
             labels = inputs.pop("labels")

@@ -6,7 +6,7 @@ from typing import final
 
 import torch
 
-from petune.data.batching import split_step
+from petune.data.batching import padded_tokens, split_step
 from petune.data.encoding import Encoded
 from petune.training.adapter_run import AdapterRun
 
@@ -78,15 +78,16 @@ def pack(steps: Sequence[NextStep], device: torch.device, most_tokens: int | Non
 def _split(places: Sequence[Place], steps: Sequence[NextStep], tokens: int) -> list[list[Place]]:
     limits, lengths = [step.most_rows for step in steps], [row.num_tokens for _, row in places]
     rows = None if None in limits else sum(limit for limit in limits if limit is not None)
-    batches = split_step(range(len(places)), lengths, max_rows=rows, max_tokens=tokens)
+    targets = [row.target_tokens for _, row in places]
+    batches = split_step(range(len(places)), lengths, max_rows=rows, max_tokens=tokens, targets=targets)
     return [[places[i] for i in batch] for batch in batches]
 
 
 def _largest(step: NextStep, max_tokens: int) -> int:
     """Return the tokens, padding counted, of the largest batch that the adapter would have alone."""
-    lengths = step.lengths
-    batches = split_step(range(len(lengths)), lengths, max_rows=step.most_rows, max_tokens=max_tokens)
-    return max(len(batch) * max(lengths[i] for i in batch) for batch in batches)
+    targets, rows = [row.target_tokens for row in step.rows], range(len(step.rows))
+    batches = split_step(rows, step.lengths, max_rows=step.most_rows, max_tokens=max_tokens, targets=targets)
+    return max(padded_tokens([step.rows[i] for i in batch]) for batch in batches)
 
 
 def end_to_end(steps: Sequence[NextStep], device: torch.device, most_tokens: int | None = None) -> list[list[Place]]:

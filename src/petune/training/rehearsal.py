@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import final
 
 from petune.adapted_model import AdaptedModel
+from petune.data.batching import padded_tokens
 from petune.training.activations import Activations, counted
 from petune.training.adapter_run import AdapterRun
 from petune.training.checkpoints import random_state, set_random_state
@@ -167,4 +168,4 @@ def longest(batch: Batch) -> int:
 
 def size(batch: Batch) -> int:
     """Return the tokens of a batch, padding counted."""
-    return len(batch) * longest(batch)
+    return padded_tokens([row for _, row in batch])
