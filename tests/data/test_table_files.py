@@ -97,6 +97,20 @@ def test_parquet_that_is_none(write):
         read_rows(write("rows.parquet", b"PAR1 and nothing else"))
 
 
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (pyarrow.array([b"fine", b"\xff"], pyarrow.binary()).view(pyarrow.string()), "'utf-8' codec can't decode"),
+        (pyarrow.array([0, 2**60], pyarrow.timestamp("us")), "date value out of range"),
+    ],
+)
+def test_values_of_parquet_that_python_lacks(tmp_path, values, reason):
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": values}), path)
+    with pytest.raises(DataError, match=rf"rows.parquet: a value cannot be read \({reason}"):
+        read_rows(str(path))
+
+
 def test_a_nul_in_parquet_is_named_by_row(tmp_path):
     path = tmp_path / "rows.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": ["fine", "a\0b"]}), path)

@@ -44,12 +44,17 @@ def read_parquet(path: Path, name: str, problems: Problems) -> Rows:
 
     try:
         table = pyarrow.parquet.read_table(path, partitioning=None)
+        values = table.to_pylist()
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
         raise DataError(f"{name}: not a Parquet file that can be read ({error}); write it anew") from error
+    except (ValueError, OverflowError) as error:
+        raise DataError(
+            f"{name}: a value cannot be read ({error}); text is UTF-8, and dates are those of Python"
+        ) from error
     convert = named_classes(table.schema)
     rows: list[dict[str, Any]] = []
     numbers: list[int] = []
-    for number, row in enumerate(table.to_pylist(), start=1):
+    for number, row in enumerate(values, start=1):
         problem = check_value(row)
         if problem is not None:
             problems.add(name, number, f"{name}:row {number}", problem)
