@@ -107,6 +107,10 @@ def test_labels_by_flag_for_rows_of_another_layout(runner, row) -> None:
     rows = [row("dull,", "negative"), row("a quiet joy,", "positive")]
     data = ExampleSet(rows, source="r", layout="prompt-completion")
     result = evaluate(runner, data, EvaluationOptions(metrics=("accuracy",), labels=LABELS))
+    by_default = evaluate(runner, data, EvaluationOptions(labels=LABELS))
+    assert list(by_default.metrics) == ["loss", "accuracy", "f1"]
+    assert by_default.metrics["accuracy"] == result.metrics["accuracy"]
+    assert list(evaluate(runner, data, EvaluationOptions(labels=("other", "words"))).metrics) == ["loss", "perplexity"]
     expected = [c.label == e.target for c, e in zip(score_choices(runner, rows, LABELS), rows, strict=True)]
     assert result.metrics["accuracy"] == pytest.approx(sum(expected) / 2)
 

@@ -107,16 +107,17 @@ def settle(examples: ExampleSet, options: EvaluationOptions) -> tuple[list[Metri
         DataError: the rows lack what a metric needs.
     """
     own: Need = "choices" if are_choices(examples) or options.labels else "text"
-    metrics = text_metrics(options.metrics or default_metrics(examples), own)
+    metrics = text_metrics(options.metrics or default_metrics(examples, options.labels), own)
     compared = any(metric.needs == "choices" for metric in metrics)
     labels = (options.labels or distinct_labels(examples)) if compared else ()
     _check_data(examples, metrics, labels)
     return metrics, labels
 
 
-def default_metrics(examples: Sequence[Example]) -> tuple[str, ...]:
-    """Return the metrics that fit the rows: of classification, or of text."""
-    return ("loss", "accuracy", "f1") if are_choices(examples) else ("loss", "perplexity")
+def default_metrics(examples: Sequence[Example], labels: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the metrics that fit the rows: of classification where their targets are labels, or of text."""
+    chooses = are_choices(examples) or any(example.target in labels for example in examples)
+    return ("loss", "accuracy", "f1") if chooses else ("loss", "perplexity")
 
 
 def resolve_metrics(names: Sequence[str], own: Need) -> list[Metric]:
