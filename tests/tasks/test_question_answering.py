@@ -12,6 +12,7 @@ from petune import api
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
+from petune.data.batching import collate
 from petune.data.examples import Example, ExampleSet
 from petune.data.layouts import UNANSWERABLE
 from petune.errors import DataError
@@ -117,6 +118,20 @@ def test_the_best_span_lies_in_the_context_and_runs_forward(tiny_base: Callable[
     starts[0, 0] = ends[0, 0] = 20
     kept = TASK.read(SimpleNamespace(start_logits=starts, end_logits=ends), 0, window)
     assert TASK.answer(runner, rows[0], [kept]).prediction == UNANSWERABLE
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "t5"])
+def test_the_loss_does_not_depend_on_the_batch(architecture: str, tiny_base: Callable[..., Base], rows: Make) -> None:
+    model = AdaptedModel(tiny_base(architecture, task="question_answering"))
+    asked = [{"question": "where?", "context": CONTEXT[:end], "answers": ["Rome"]} for end in (15, 30, len(CONTEXT))]
+    data = rows(asked)
+    alone, together = (api.evaluate(model, data, metrics=("loss",), batch_tokens=size) for size in (1, 10_000))
+    assert together.row_losses == pytest.approx(alone.row_losses, abs=1e-5)
+    _, encoded = api.read_rows(model, data)
+    batch = collate(encoded.rows, pad_token_id=0)
+    labels = batch.pop("labels")
+    losses = TASK.objective(model.model, lambda module: False)(batch, labels)
+    assert losses.tolist() == pytest.approx(list(alone.row_losses.values()), abs=1e-5)
 
 
 def test_rows_that_cannot_be_used(tiny_base: Callable[..., Base]) -> None:

@@ -65,7 +65,7 @@ def test_the_loss_counts_first_subwords_alone() -> None:
     labels = torch.tensor([[1, IGNORED, 2], [IGNORED, 0, IGNORED]])
     shares = logits.log_softmax(-1)
     expected = -torch.stack([shares[0, 0, 1] + shares[0, 2, 2], shares[1, 1, 0]])
-    assert torch.allclose(TASK.loss(type("Output", (), {"logits": logits}), labels), expected)
+    assert torch.allclose(TASK.loss(type("Output", (), {"logits": logits}), labels, torch.ones_like(labels)), expected)
 
 
 def test_a_cut_row_loses_its_last_words(tiny_base: Callable[..., Base]) -> None:

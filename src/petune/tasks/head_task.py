@@ -39,8 +39,14 @@ class HeadTask(Task, ABC):
     default_metrics: ClassVar[tuple[str, ...]]
 
     @abstractmethod
-    def loss(self, output: Any, labels: Tensor) -> Tensor:
-        """Return the loss [B] of each row of a batch (nats, fp32), from the model's output."""
+    def loss(self, output: Any, labels: Tensor, mask: Tensor) -> Tensor:
+        """Return the loss [B] of each row of a batch (nats, fp32), from the model's output.
+
+        Args:
+            output: what the model gives.
+            labels: those of the rows, padded with -100.
+            mask: 1 at the rows' own tokens, 0 at padding [B, T].
+        """
 
     @abstractmethod
     def inputs(self, runner: Runner, examples: Sequence[Example]) -> list[list[Encoded]]:
@@ -171,13 +177,13 @@ class HeadTask(Task, ABC):
             places.setdefault(_inputs(row), []).append(place)
         losses: dict[int, float] = {}
         kept: list[Any] = [None] * len(asked)
-        for batch, targets, output in _passes(runner, labelled or (), batch_tokens):
-            losses.update(zip(batch, self.loss(output, targets).tolist(), strict=True))
+        for batch, targets, mask, output in _passes(runner, labelled or (), batch_tokens):
+            losses.update(zip(batch, self.loss(output, targets, mask).tolist(), strict=True))
             for index, number in enumerate(batch):
                 for place in places.pop(_inputs((labelled or ())[number]), ()):
                     kept[place] = self.read(output, index, asked[place])
         left = [place for own in places.values() for place in own]
-        for batch, _, output in _passes(runner, [asked[place] for place in left], batch_tokens):
+        for batch, _, _, output in _passes(runner, [asked[place] for place in left], batch_tokens):
             for index, number in enumerate(batch):
                 kept[left[number]] = self.read(output, index, asked[left[number]])
         if labelled is None:
@@ -201,7 +207,7 @@ class _HeadObjective:
 
     def __call__(self, inputs: Mapping[str, Tensor], labels: Tensor, forward: Forward | None = None) -> Tensor:
         output = (forward or self.model)(**inputs, **without_cache(self.model))
-        return self.task.loss(output, uploaded(labels, self.model.device))
+        return self.task.loss(output, uploaded(labels, self.model.device), inputs["attention_mask"])
 
 
 def _inputs(row: Encoded) -> Hashable:
@@ -209,8 +215,10 @@ def _inputs(row: Encoded) -> Hashable:
     return tuple(row.input_ids), tuple(row.token_types)
 
 
-def _passes(runner: Runner, rows: Sequence[Encoded], batch_tokens: int) -> Iterator[tuple[list[int], Tensor, Any]]:
-    """Yield, of each forward pass, the indices of its rows, their labels, and the model's output."""
+def _passes(
+    runner: Runner, rows: Sequence[Encoded], batch_tokens: int
+) -> Iterator[tuple[list[int], Tensor, Tensor, Any]]:
+    """Yield, of each forward pass, the indices of its rows, their labels, their mask, and the model's output."""
     pad = runner.tokenizer.pad_token_id
     lengths = [len(row.input_ids) for row in rows]
     for batch in split_step(range(len(rows)), lengths, max_rows=None, max_tokens=batch_tokens):
@@ -218,7 +226,7 @@ def _passes(runner: Runner, rows: Sequence[Encoded], batch_tokens: int) -> Itera
         labels = inputs.pop("labels")
         with evaluating(runner):
             output = runner.model(**inputs, **without_cache(runner.model))
-        yield batch, labels, output
+        yield batch, labels, inputs["attention_mask"], output
 
 
 def require_room(rows: Sequence[Encoded], runner: Runner, fix: str) -> None:

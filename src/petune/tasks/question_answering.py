@@ -101,10 +101,11 @@ class QuestionAnswering(HeadTask):
         """Count a window once: its loss is the mean over start and end."""
         return 1
 
-    def loss(self, output: Any, labels: Tensor) -> Tensor:
-        """Return half the cross-entropies [B] of start and end, labels [B, 2]."""
-        starts, ends = class_loss(output.start_logits, labels[:, 0]), class_loss(output.end_logits, labels[:, 1])
-        return (starts + ends) / 2
+    def loss(self, output: Any, labels: Tensor, mask: Tensor) -> Tensor:
+        """Return half the cross-entropies [B] of start and end among a window's own tokens, labels [B, 2]."""
+        padding = mask == 0
+        starts, ends = (logits.masked_fill(padding, -torch.inf) for logits in (output.start_logits, output.end_logits))
+        return (class_loss(starts, labels[:, 0]) + class_loss(ends, labels[:, 1])) / 2
 
     def inputs(self, runner: Runner, examples: Sequence[Example]) -> list[list[Encoded]]:
         """Return the windows of each row, as long as rows are by default.

@@ -125,7 +125,7 @@ class SequenceClassification(HeadTask):
             )
         return super().head_labels(runner, options)
 
-    def loss(self, output: Any, labels: Tensor) -> Tensor:
+    def loss(self, output: Any, labels: Tensor, mask: Tensor) -> Tensor:
         """Return the cross-entropy [B] of the labels [B, 1]."""
         return class_loss(output.logits, labels[:, 0])
 

@@ -93,7 +93,7 @@ class TokenClassification(HeadTask):
         count = sum(self.num_labels(row) for row in fitted.rows)
         return encoded_set(examples, fitted, max_length=max_length, label_tokens=count, shown=" ".join(tagged))
 
-    def loss(self, output: Any, labels: Tensor) -> Tensor:
+    def loss(self, output: Any, labels: Tensor, mask: Tensor) -> Tensor:
         """Return the cross-entropy [B] of the labels [B, T] of each row."""
         return class_loss(output.logits.flatten(0, 1), labels.flatten()).view(labels.shape).sum(1)
 
