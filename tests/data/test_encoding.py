@@ -196,13 +196,15 @@ def test_20_000_short_rows_in_seconds(tokenizer):
     assert time.process_time() - started < 10
 
 
-def test_rows_kept_whole_are_neither_dropped_nor_cut(tokenizer):
+def test_rows_kept_whole_are_neither_dropped_nor_cut(tokenizer, caplog):
     empty = pair("nothing", " ", origin="rows.jsonl:3")
     cut = pair("", "one two three four five six seven eight nine ten", origin="rows.jsonl:2")
     examples = rows_of(pair("a", " b"), cut, empty)
     encoded = encode(examples, tokenizer, max_length=6, overlong="truncate")
     assert [row.origin for row in encoded.rows] == ["rows.jsonl:1", "rows.jsonl:2"]
     assert encoded.cut == {"rows.jsonl:2"}
-    whole = kept_whole(examples, encoded)
+    with caplog.at_level("INFO", logger="petune"):
+        whole = kept_whole(examples, encoded)
+    assert "the loss alone is measured on 1 of 3 rows, which were cut" in caplog.text
     assert [row.origin for row in whole] == ["rows.jsonl:1"]
     assert (whole.source, whole.layout) == (examples.source, examples.layout)

@@ -83,3 +83,19 @@ def test_rows_are_answered_as_long_as_the_model_has_positions(
     assert [p.prediction for p in measured.predictions] == [p.prediction for p in api.predict(model, data)]
     with pytest.raises(DataError, match=r"1 of 1 rows are longer than the model's 512 tokens: .*:1 \(1,\d+\); "):
         api.predict(model, rows([row(600)]))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_rows_that_were_cut_have_a_loss(task: str, rows: Make, tiny_base: Callable[..., Base]) -> None:
+    if task == "question_answering":
+        pytest.skip("long contexts are read in windows, and not cut")
+    what, labels = TASKS[task]
+    model, data = AdaptedModel(tiny_base("bert", task=task, labels=labels)), rows(what)
+    cut = {"max_length": 4, "overlong": "truncate"}
+    measured = api.evaluate(model, data, metrics=("loss",), **cut)
+    assert list(measured.metrics) == ["loss"]
+    assert measured.num_rows == len(measured.row_losses) == len(Path(data).read_text().splitlines())
+    with pytest.raises(
+        DataError, match="no rows to measure; every row was cut, and whole ones are compared; raise --m"
+    ):
+        api.evaluate(model, data, **cut)

@@ -4,6 +4,7 @@ The text of a row is tokenised whole, once, as the model will see it, and labels
 (:mod:`petune.data.tokens`).
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,8 @@ from petune.sites.placement import Insertion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger("petune")
 
 IGNORED = -100
 """The label of a token that is not learned (PyTorch's and transformers' convention)."""
@@ -138,6 +141,13 @@ def kept_whole(examples: ExampleSet, encoded: EncodedSet) -> ExampleSet:
     """Return the rows of ``examples`` that were neither dropped nor cut when they were encoded."""
     whole = {row.origin for row in encoded.rows} - encoded.cut
     rows = [example for example in examples if example.origin in whole]
+    if encoded.cut:
+        logger.info(
+            "%s: the loss alone is measured on %s of %s rows, which were cut; other metrics compare whole rows",
+            examples.source,
+            f"{len(encoded.cut):,}",
+            f"{len(examples):,}",
+        )
     return ExampleSet(rows, source=examples.source, layout=examples.layout)
 
 

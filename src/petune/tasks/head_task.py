@@ -80,12 +80,15 @@ class HeadTask(Task, ABC):
 
         Raises:
             ConfigError: a metric that this task cannot give, or other labels than the head's.
-            DataError: a row has no target, or does not fit the model.
+            DataError: there is no row to measure, or one has no target, or does not fit the model.
         """
         started = time.perf_counter()
         metrics = self._metrics(options.metrics or self.default_metrics)
-        if not examples:
-            raise DataError(f"{examples.source}: no rows to measure; give a file with at least one row")
+        compares = any(metric.needs == self.compares for metric in metrics)
+        if not examples and (compares or not rows):
+            cut = "every row was cut, and whole ones are compared; raise --max-length, or ask for the loss alone"
+            fix = cut if rows else "give a file with at least one row"
+            raise DataError(f"{examples.source}: no rows to measure; {fix}")
         missing = [example.origin for example in examples if example.target is None]
         if missing:
             raise DataError(f"{len(missing):,} of {len(examples):,} rows have no target: {listed(missing)}; add them")
@@ -102,7 +105,6 @@ class HeadTask(Task, ABC):
                     virtual_tokens=runner.virtual_tokens,
                     insertions=runner.insertions,
                 ).rows
-        compares = any(metric.needs == self.compares for metric in metrics)
         windows = self.inputs(runner, examples) if compares else []
         loss, kept = self._read(runner, labelled, [row for several in windows for row in several], options.batch_tokens)
         predictions = list(self._answers(runner, examples, windows, kept)) if compares else []
@@ -110,7 +112,7 @@ class HeadTask(Task, ABC):
             metrics=values_of(metrics, loss, {self.compares: predictions}),
             predictions=tuple(predictions),
             labels=tuple(labels),
-            num_rows=len(examples),
+            num_rows=max(len(examples), len({row.origin for row in labelled or ()})),
             num_label_tokens=loss.tokens if loss is not None else 0,
             row_losses=loss.by_origin if loss is not None else {},
             seconds=time.perf_counter() - started,
