@@ -151,6 +151,10 @@ def test_a_chat_template_that_refuses(runner, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(runner.tokenizer, "chat_template", "{{ raise_exception('roles must alternate') }}")
     with pytest.raises(DataError, match="the chat template refuses the conversation: roles must alternate"):
         chat_prompt(runner.tokenizer, [{"role": "user", "content": "dull"}])
+    monkeypatch.setattr(runner.tokenizer, "chat_template", "{{ 'x' + messages[0]['content'] }}")
+    for turn in ({"role": "user", "content": None}, {"role": "user", "content": 5}, "dull"):
+        with pytest.raises(DataError, match=r"refuses the conversation: .*; change its turns, each with 'role' and"):
+            chat_prompt(runner.tokenizer, [turn])
 
 
 def test_assembler_holds_back_incomplete_characters(tokenizer) -> None:

@@ -27,7 +27,8 @@ Span = tuple[int, int]
 
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 _OPEN, _CLOSE = "\uf8f1", "\uf8f2"
-_RENDER_ERRORS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+RENDER_ERRORS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What a chat template raises on turns that it cannot write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ class ChatRenderer:
                 add_generation_prompt=ask,
                 **self._tokenizer.special_tokens_map,
             )
-        except _RENDER_ERRORS as error:
+        except RENDER_ERRORS as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RowProblem(
                 f"the chat template refuses the conversation: {reason}",

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-import jinja2
 from transformers import PreTrainedTokenizerBase
 
+from petune.data.chat import RENDER_ERRORS
 from petune.data.examples import Example, Segment
 from petune.data.insertion import with_virtual_tokens
 from petune.data.tokens import tokenise
@@ -67,11 +67,14 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
         )
     if not messages:
         raise DataError("the conversation has no messages; give at least one user turn")
-    turns = [dict(turn) for turn in messages]
     try:
+        turns = [dict(turn) for turn in messages]
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except jinja2.TemplateError as error:
-        raise DataError(f"the chat template refuses the conversation: {error}; change its turns") from error
+    except RENDER_ERRORS as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"the chat template refuses the conversation: {reason}; change its turns, each with 'role' and 'content'"
+        ) from error
     assert isinstance(text, str), "one conversation makes one text"
     return text
 
