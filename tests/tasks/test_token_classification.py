@@ -87,3 +87,12 @@ def test_rows_that_cannot_be_used(
     one_tag = rows([{"tokens": ["a"], "tags": ["O"]}], "one")
     with pytest.raises(DataError, match="the rows have 1 distinct tag; a classification needs two at least"):
         train({"model": base_folder("bert"), "data": one_tag, "output_dir": str(tmp_path / "never")})
+
+
+def test_tags_without_names_are_told(
+    rows: Make, base_folder: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = rows([{"tokens": ["Anna", "eats"], "tags": [1, 0]}])
+    with caplog.at_level("WARNING", logger="petune"):
+        train({"model": base_folder("bert"), "data": data, "max_steps": 1, "output_dir": str(tmp_path / "out")})
+    assert "the tags are numbers, and none is known to stand for no entity" in caplog.text

@@ -20,8 +20,8 @@ Compare = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
 def load_user_metric(path: Path, function: str, name: str) -> Compare:
     """Return a checked form of ``function`` in the Python file at ``path``.
 
-    The function is called with ``predictions`` and ``references``, two lists of strings of one length, and
-    returns a number or a dict of numbers.
+    The function is called with ``predictions`` and ``references``, two lists of one length, and returns a number or a
+    dict of numbers. They hold strings; of tagged words tuples, a tag for each; and of questions all right answers.
 
     Args:
         path: the user's file.
@@ -81,7 +81,7 @@ def _failure(path: Path, error: Exception) -> ConfigError:
     reason = " ".join(str(error).split())
     return ConfigError(
         f"{place}: {type(error).__name__}: {reason}; a metric is called with predictions and references, "
-        "two lists of strings"
+        "two lists of one length"
     )
 
 

@@ -3,6 +3,7 @@
 A word is cut into sub-words; its tag is learned, and read off, at the first of them.
 """
 
+import logging
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, Literal, final
@@ -21,6 +22,8 @@ from petune.evaluation.prompts import listed
 from petune.evaluation.runner import Runner
 from petune.sites.placement import Insertion
 from petune.tasks.head_task import HeadTask, class_loss, require_room
+
+logger = logging.getLogger("petune")
 
 OUTSIDE = "O"
 """The tag of a word that belongs to no entity; given to words that a model has no token for."""
@@ -43,6 +46,12 @@ class TokenClassification(HeadTask):
             raise DataError(
                 f"{data.train.rows.source}: the rows have {len(tags)} distinct tag{'s' * (len(tags) != 1)};"
                 " a classification needs two at least"
+            )
+        if all(tag.isdigit() for tag in tags):
+            logger.warning(
+                "%s: the tags are numbers, and none is known to stand for no entity, so metrics of entities count every"
+                " word; write the tags' names (O, B-PER, ...), or use tag_accuracy",
+                data.train.rows.source,
             )
         return tuple(sorted(tags, key=lambda tag: (tag != OUTSIDE, tag)))
 
