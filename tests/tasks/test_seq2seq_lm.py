@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from petune import api
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
+from petune.data.batching import collate
 from petune.data.encoding import IGNORED
 from petune.data.examples import Example, ExampleSet
 from petune.errors import DataError
@@ -196,3 +198,28 @@ def test_what_is_written_does_not_depend_on_the_batch(
         (alone,) = api.generate(model, [prompt], **options)
         assert api.generate(model, [prompt, longer], **options)[0] == alone
         assert len(set(alone.text)) > 3
+
+
+@pytest.mark.parametrize("architecture", ["m2m_100", "blenderbot"])
+def test_models_that_make_no_decoder_inputs_of_labels(architecture: str, tiny_base: Callable[..., Base]) -> None:
+    sides = {f"{side}_{key}": n for side in ("encoder", "decoder") for key, n in (("layers", 1), ("ffn_dim", 48))}
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    tokens = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1, "decoder_start_token_id": 1}
+    config = AutoConfig.for_model(
+        architecture, vocab_size=288, d_model=32, dropout=0.0, max_position_embeddings=128, **sides, **heads, **tokens
+    )
+    torch.manual_seed(0)
+    own = AutoModelForSeq2SeqLM.from_config(config).eval()
+    base = Base.from_model(own, tiny_base("bart").tokenizer, name=architecture)
+    rows = TASK.encode(
+        examples(("hello", "yes"), ("a longer one", "no, not at all")), base.tokenizer, labels=(), max_length=99
+    )
+    batch = collate(rows.rows, pad_token_id=0)
+    count = int((batch["labels"] != IGNORED).sum())
+    with torch.no_grad():
+        wanted = own(**batch).loss.item()
+    labels = batch.pop("labels")
+    losses = TASK.objective(own, lambda module: False)(batch, labels)
+    assert losses.sum().item() / count == pytest.approx(wanted, abs=1e-4)
+    found = log_likelihoods(AdaptedModel(base), rows.rows, batch_tokens=1000)
+    assert -sum(found) / count == pytest.approx(wanted, abs=1e-4)

@@ -11,6 +11,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from petune.backbone.arguments import decoder_inputs
 from petune.data.batching import collate, split_step
 from petune.data.encoding import IGNORED, Encoded
 from petune.data.examples import Example, ExampleSet
@@ -104,7 +105,7 @@ def _log_likelihoods(runner: Runner, rows: Sequence[Encoded], batch_tokens: int)
             own = [rows[i] for i in batch]
             inputs = collate(own, pad_token_id=runner.tokenizer.pad_token_id, device=runner.device)
             labels = inputs.pop("labels")
-            inputs["decoder_input_ids"] = runner.model.prepare_decoder_input_ids_from_labels(labels=labels)
+            inputs["decoder_input_ids"] = decoder_inputs(runner.model, labels)
             kept = _at_labels(runner, inputs, labels, vocabulary)
             results.update(zip(batch, kept.sum(1).tolist(), strict=True))
     return [results[i] for i in range(len(rows))]

@@ -6,6 +6,7 @@ from typing import Literal, final
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from petune.backbone.arguments import decoder_inputs
 from petune.data.encoding import Encoded, EncodedSet
 from petune.data.examples import ExampleSet
 from petune.data.layouts import LAYOUTS, TEMPLATE
@@ -80,5 +81,5 @@ class _TargetLoss:
         self._loss = LabelLoss(model, head_is_changed, next_token=False)
 
     def __call__(self, inputs: Mapping[str, Tensor], labels: Tensor, forward: Forward | None = None) -> Tensor:
-        before = uploaded(self._model.prepare_decoder_input_ids_from_labels(labels=labels), self._model.device)
+        before = uploaded(decoder_inputs(self._model, labels), self._model.device)
         return self._loss({**inputs, "decoder_input_ids": before}, labels, forward)
