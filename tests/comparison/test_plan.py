@@ -82,6 +82,16 @@ def test_a_method_that_chooses_knows_the_direction_of_the_metric_that_decides(
     assert "greater_is_better" not in trained.final_jobs(trained.candidates[0])[0].keys
 
 
+def test_a_search_over_vocabularies_is_not_decided_by_a_loss_per_token(track: Callable[..., Track]) -> None:
+    entry = {"method": "lora", "search": {"new_tokens": [["one"], ["one", "two"]]}}
+    with pytest.raises(
+        ConfigError, match=r"several new_tokens \(\['one', 'two'\], \['one'\]\), and the loss .* per token"
+    ):
+        track(methods=[entry], metric="loss").check()
+    track(methods=[entry], metric="accuracy").check()
+    track(methods=[{**entry, "search": {"r": [2, 4]}, "settings": {"new_tokens": ["one"]}}], metric="loss").check()
+
+
 def test_every_job_is_a_recipe_of_petune_train(track: Callable[..., Track]) -> None:
     for method in ("lora", "hard_prompts", "full"):
         found = track(methods=[method], rate_factors=[1, 3])

@@ -15,6 +15,8 @@ from petune.comparison.search import Rung, rungs
 from petune.comparison.split import PartFiles
 from petune.comparison.survey import Survey
 from petune.data.options import DataOptions
+from petune.errors import ConfigError
+from petune.evaluation.metrics import higher_is_better
 from petune.training.options import TrainingOptions
 
 _LOGGED = 40
@@ -56,6 +58,22 @@ class Track:
         """Why none of its candidates can be used on this base; None where one can."""
         reasons = [self.survey.outlook(self.entry.method, settings).refused for settings in self.candidates]
         return None if None in reasons else reasons[0]
+
+    def check(self) -> None:
+        """Check what would be told too late, or never.
+
+        Raises:
+            ConfigError: the budget pays for no step, or the search would rank losses of several vocabularies.
+        """
+        self.final_jobs(self.candidates[0])
+        vocabularies = {str(settings.get("new_tokens")) for settings in self.candidates}
+        per_token = not higher_is_better(self.survey.metric)  # of petune's own metrics these are loss and perplexity
+        if per_token and len(vocabularies) > 1:
+            raise ConfigError(
+                f"method {self.entry.method}: search has several new_tokens ({', '.join(sorted(vocabularies))}), and"
+                f" the {self.survey.metric} that decides is per token: it cannot choose between vocabularies. Make them"
+                " entries of their own under methods, or let another metric decide"
+            )
 
     def search_jobs(self, rung: int, settings: Sequence[dict[str, Any]]) -> list[Job]:
         """Return the trials of one round."""

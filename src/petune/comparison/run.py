@@ -197,7 +197,7 @@ def _tracks(
     rows = (data[TRAIN], data[DEVELOPMENT], data[TEST])
     tracks = [Track(known, entry, recipe, files, rows) for known in surveys for entry in entries]
     for track in tracks:
-        track.final_jobs(track.candidates[0])  # a budget that pays for no step is told now
+        track.check()
     return tracks
 
 
