@@ -16,7 +16,7 @@ from transformers import (
 
 from petune.backbone.loading import quiet
 from petune.backbone.structure import Structure, body_of
-from petune.errors import TargetError
+from petune.errors import BaseModelError, TargetError
 
 PLAIN = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 GROUPED = {**PLAIN, "num_key_value_heads": 2, "head_dim": 8}
@@ -264,3 +264,10 @@ def test_the_body_is_what_holds_the_blocks(tiny_model: Callable[..., PreTrainedM
     for architecture, path in {"llama": "model", "gpt2": "transformer", "llama4_text": "model", "t5": ""}.items():
         model = tiny_model(architecture)
         assert body_of(model) is (model.get_submodule(path) if path else model.base_model)
+
+
+def test_attentions_without_heads_are_refused() -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 50, "context_length": 16}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("rwkv", **sizes))
+    with pytest.raises(BaseModelError, match="RwkvSelfAttention has no heads"):
+        Structure(model)

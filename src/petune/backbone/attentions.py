@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from petune.backbone.kind import kind_of
+from petune.errors import BaseModelError
 
 AttentionKind = Literal["encoder", "decoder", "cross"]
 """Self-attention of an encoder, self-attention of a decoder, or a decoder's attention to the encoder."""
@@ -37,7 +38,11 @@ class Attention:
 
 
 def find_attentions(model: PreTrainedModel, blocks: tuple[str, ...]) -> tuple[Attention, ...]:
-    """Return every attention module in the ``blocks`` of ``model`` once, in module order."""
+    """Return every attention module in the ``blocks`` of ``model`` once, in module order.
+
+    Raises:
+        BaseModelError: an attention has no heads.
+    """
     return tuple(_attentions(model, blocks))
 
 
@@ -84,10 +89,18 @@ def _heads(config: PreTrainedConfig, side: AttentionKind, module: nn.Module) -> 
     """Return query heads, key-value heads, and the widths of a key and a value; layers and sides of a model may differ.
 
     What the ``module`` itself says comes first.
+
+    Raises:
+        BaseModelError: no number of heads is told, as of RWKV, whose attentions have a state in place of them.
     """
     if getattr(config, "is_heterogeneous", False):
         config = config.per_layer_config[module.layer_idx]
-    heads = getattr(config, f"{side}_attention_heads", None) or config.num_attention_heads
+    heads = getattr(config, f"{side}_attention_heads", None) or getattr(config, "num_attention_heads", None)
+    if not heads:
+        raise BaseModelError(
+            f"{type(module).__name__} has no heads ({type(config).__name__} tells no number of them), and methods need"
+            " to know what an attention reads; use a base whose attentions have keys and values, or Mamba"
+        )
     groups = getattr(module, "num_key_value_groups", None)
     kv_heads = getattr(config, "num_key_value_heads", None) or (1 if _shares_keys(config) else heads)
     told = (getattr(module, name, None) for name in ("qk_head_dim", "head_dim", "attention_head_size"))
