@@ -1,8 +1,9 @@
-"""Entities, against the library that the field uses where it is installed."""
+"""Entities, against the library that the field uses."""
 
 import random
 
 import pytest
+from seqeval import metrics
 
 from petune.evaluation.entities import entities, entity_f1, entity_precision, entity_recall, tag_accuracy
 
@@ -37,7 +38,6 @@ def test_scores_over_all_rows() -> None:
 
 @pytest.mark.parametrize("known", ["O O B-PER I-PER B-LOC I-LOC", "O B I", "O B I E S"])
 def test_the_same_as_seqeval(known: str) -> None:
-    metrics = pytest.importorskip("seqeval.metrics")
     rng = random.Random(0)
     tags = known.split()
     predictions, references = ([[rng.choice(tags) for _ in range(9)] for _ in range(40)] for _ in range(2))
