@@ -40,6 +40,17 @@ def test_answers_to_a_table_with_gaps_are_rows_again(petune: Callable[..., str],
     assert [(answer["stars"], answer["most"]) for answer in answers] == [(4.0, 1.5), (None, None)]
 
 
+def test_a_column_that_an_answer_takes_the_place_of_is_told(
+    petune: Callable[..., str], adapter: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"text": text, "prediction": "mine", "probabilities": 1, "score": 2} for text in "ab"]
+    Path("new.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    lines = petune("predict", "--adapter", adapter, "--data", "new.jsonl").splitlines()
+    assert [(answer["score"], answer["prediction"] == "mine") for answer in map(json.loads, lines)] == [(2, False)] * 2
+    told = [message for message in caplog.messages if "take the place" in message]
+    assert told == ["answers take the place of the rows' own prediction and probabilities; rename what is to be kept"]
+
+
 def test_plain_prompts_are_continued(petune: Callable[..., str]) -> None:
     Path("new.jsonl").write_text('{"prompt": "once"}\n')
     (line,) = petune("predict", "--model", "tiny", "--data", "new.jsonl", "--max-new-tokens", "3").splitlines()

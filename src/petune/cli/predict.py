@@ -1,8 +1,9 @@
 """`petune predict`: an answer to every row, JSONL in and JSONL out."""
 
 import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,9 @@ from petune.cli.reporting import say
 from petune.data.options import DataOptions
 from petune.errors import ConfigError
 from petune.evaluation.options import EvaluationOptions, GenerationOptions
+
+if TYPE_CHECKING:
+    from petune.evaluation.predict import Prediction
 
 app = new_app()
 logger = logging.getLogger("petune")
@@ -51,7 +55,7 @@ def predict(
 
     check_inputs(data)
     answers = iter_predictions(load_model(loading), data, **reading, **measuring, **generating)
-    lines = (json_line(answer.to_dict()) for answer in answers)
+    lines = (json_line(row) for row in _rows(answers))
     if output == "-":
         for line in lines:
             say(line.removesuffix("\n"))
@@ -66,3 +70,17 @@ def predict(
         logger.warning("%s is not complete: the first %s rows are in %s", path, f"{count:,}", partial_name(path))
         raise
     say(f"{count:,} rows written to {path}")
+
+
+def _rows(answers: Iterable["Prediction"]) -> Iterator[dict[str, Any]]:
+    """Yield what is written of each answer; that it takes the place of one of the row's own columns is told once."""
+    told: set[str] = set()
+    for answer in answers:
+        row = answer.to_dict()
+        replaced = [name for name, own in answer.fields.items() if row[name] is not own and name not in told]
+        if replaced:
+            logger.warning(
+                "answers take the place of the rows' own %s; rename what is to be kept", " and ".join(replaced)
+            )
+            told.update(replaced)
+        yield row
