@@ -47,6 +47,29 @@ def test_a_tool_call_needs_no_content_and_is_kept():
     assert parsed.tools == ({"name": "map"},)
 
 
+@pytest.mark.parametrize(
+    ("tools", "expected"),
+    [('[{"name": "map"}]', ({"name": "map"},)), ("[]", None), ("null", None), (" ", None), ("", None), ([], None)],
+)
+def test_tools_may_be_json_as_text(tools: object, expected: object) -> None:
+    assert parse_messages({"messages": [USER, ASSISTANT], "tools": tools}, True).tools == expected
+
+
+@pytest.mark.parametrize(
+    ("tools", "got"),
+    [("search", "a string"), ('{"name": "map"}', "an object"), ('["map"]', "a list"), ("3", "a number")],
+)
+def test_tools_that_are_no_objects_are_refused(tools: str, got: str) -> None:
+    with pytest.raises(RowProblem, match=f"'tools' is {got}, expected a list of objects"):
+        parse_messages({"messages": [USER, ASSISTANT], "tools": tools}, True)
+
+
+def test_tools_that_hide_what_a_file_may_not_hold_are_refused() -> None:
+    for tools in ('[{"name": "\\ud800"}]', "[" * 100_000):
+        with pytest.raises(RowProblem):
+            parse_messages({"messages": [USER, ASSISTANT], "tools": tools}, True)
+
+
 def test_a_row_to_predict_needs_no_assistant_turn():
     assert parse_messages({"messages": [USER]}, False).messages == (USER,)
 

@@ -1,10 +1,11 @@
 """Chat turns of a row: the ``messages`` and the sharegpt ``conversations`` spelling, checked and made one."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from petune.data.json_parser import kind, shortened
+from petune.data.json_parser import check_value, kind, shortened
 from petune.data.problems import RowProblem
 from petune.errors import nearest
 
@@ -111,9 +112,26 @@ def _conversation(messages: list[Mapping[str, Any]], row: Mapping[str, Any], req
     if require_target and not any(message["role"] == "assistant" for message in messages):
         raise RowProblem("no assistant turn, so nothing to learn", "add the answer as an assistant turn")
     awaits_answer = not require_target and messages[-1]["role"] != "assistant"
-    tools = row.get("tools")
+    return Conversation(tuple(messages), _tools(row.get("tools")), awaits_answer)
+
+
+def _tools(given: Any) -> tuple[Mapping[str, Any], ...] | None:
+    """Return the tools of a row, a list or JSON as text: files of one shape for all rows can hold no others."""
+    tools = _parsed(given) if isinstance(given, str) else given
     if tools is None or tools == []:
-        return Conversation(tuple(messages), awaits_answer=awaits_answer)
+        return None
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         raise RowProblem(f"'tools' is {kind(tools)}, expected a list of objects", "write one JSON schema a tool")
-    return Conversation(tuple(messages), tuple(tools), awaits_answer)
+    return tuple(tools)
+
+
+def _parsed(text: str) -> Any:
+    """Return what ``text`` says as JSON, and nothing where it is blank; what is none stays as it is."""
+    try:
+        value = json.loads(text) if text.strip() else None
+    except (ValueError, RecursionError):
+        return text
+    problem = check_value(value)
+    if problem is not None:
+        raise problem
+    return value
