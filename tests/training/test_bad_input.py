@@ -12,7 +12,7 @@ from petune.adapter import create_adapter
 from petune.backbone.base import Base, load_base
 from petune.backbone.loading import quiet
 from petune.checkpoint.folder import load_adapter, save_adapter
-from petune.errors import BaseMismatchError, ConfigError, PetuneError
+from petune.errors import BaseMismatchError, ConfigError, PetuneError, TargetError
 from petune.training.run import train
 
 ROWS = [{"text": f"a film {i}", "label": ("bad", "good")[i % 2]} for i in range(6)]
@@ -177,3 +177,11 @@ def test_an_adapter_of_other_weights(
     tiny_base(seed=9).model.save_pretrained(model)
     with pytest.raises(BaseMismatchError, match=r"was made for the base .*: weights differ: expected .*, got "):
         petune.load(tmp_path / "out")
+
+
+def test_what_the_base_never_calls_cannot_be_learned(
+    data: Callable[..., str], tiny_base: Callable[..., Base], tmp_path: Path
+) -> None:
+    recipe = {"method": "bitfit", "data": data(ROWS), "output_dir": str(tmp_path / "x"), "max_steps": 1}
+    with pytest.raises(TargetError, match=r"nothing that adapter \w+ learns has a part in what the base computes"):
+        train(recipe, base=tiny_base("mamba"))

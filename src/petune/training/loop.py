@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from petune.adapted_model import AdaptedModel
 from petune.data.batching import answer_starts, collate
 from petune.data.encoding import Encoded
-from petune.errors import Interrupted, PetuneError
+from petune.errors import Interrupted, PetuneError, TargetError
 from petune.kernels.upload import uploaded
 from petune.kernels.varlen_attention import has_kernel
 from petune.sites.head import LabelLoss
@@ -223,6 +223,9 @@ class Loop:
         Args:
             batch: the rows.
             goes_back: asked after the forward pass whether gradients are wanted.
+
+        Raises:
+            TargetError: nothing that is learned has a part in the pass.
         """
         steps, rows = [step for step, _ in batch], [row for _, row in batch]
         names = [step.run.adapter.name for step in steps]
@@ -230,6 +233,12 @@ class Loop:
         losses_of = partial(self._unpadded[rows[0].task].losses, forward=self._model) if fits else self._losses
         with losses_of(names, rows) as losses:
             if goes_back():
+                if not losses.requires_grad:
+                    raise TargetError(
+                        f"nothing that adapter {' and '.join(dict.fromkeys(names))} learns has a part in what the base"
+                        " computes: it reads the parameters of the chosen modules without calling them; choose others,"
+                        " or another method"
+                    )
                 # Rows meet nowhere in the base, so a loss that is not finite spoils its own adapter's gradients alone.
                 shares = uploaded(torch.tensor([1 / step.labels for step in steps]), losses.device)
                 weights = [step.run.scaler.scale(share) for step, share in zip(steps, shares.unbind(), strict=True)]
