@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from petune.comparison.estimate import _SIDE_STEPS, _SIDE_TOKENS, Estimate
+from petune.comparison.estimate import _FORGETTING_STEPS, _FORGETTING_TOKENS, _SPEED_STEPS, Estimate
 from petune.comparison.job import Job, Measures
 from petune.comparison.pace import Pace
 from petune.comparison.plan import Track, schedule_keys
@@ -165,7 +165,9 @@ def test_time_is_that_of_the_tokens(track: Callable[..., Track]) -> None:
     # A round of the search has half of the steps, is evaluated at its end, and measured once more.
     assert seconds_of(found, rung=0) == pytest.approx(2 * (3 * step + 7) + 2 * sum(rows.development))
     final = 4 * (3 * step + 7) + 3 * sum(rows.development) + sum(rows.test)
-    assert seconds_of(found) == pytest.approx(final + _SIDE_TOKENS + 100 * _SIDE_STEPS)
+    assert seconds_of(found) == pytest.approx(final + 100 * _SPEED_STEPS)
+    forgets = track(budget=4, evaluations=2, rate_factors=[1, 3], metric="loss", reduction=2, forgetting=True)
+    assert seconds_of(forgets) - seconds_of(found) == pytest.approx(_FORGETTING_TOKENS + 100 * _FORGETTING_STEPS)
 
 
 @pytest.mark.usefixtures("paced")

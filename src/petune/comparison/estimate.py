@@ -32,10 +32,10 @@ _PART_TO_MEASURE = 4
 """Measuring may take one in so many bytes of the machine's memory."""
 _WRITTEN_STEP = 64
 """Cost of a step of generation in tokens that are read: small products make poor use of a processor."""
-_SIDE_TOKENS = 1500
-"""Tokens of neutral texts and everyday questions."""
-_SIDE_STEPS = 130
-"""Steps of generation that answers to everyday questions and the two measurements of speed take."""
+_FORGETTING_TOKENS, _FORGETTING_STEPS = 1500, 32
+"""Tokens of neutral texts and everyday questions, and steps of generation that the answers to these take."""
+_SPEED_STEPS = 98
+"""Steps of generation that the two measurements of speed take, the prompts' included."""
 
 
 @final
@@ -138,8 +138,10 @@ def _work(job: Job, survey: Survey, options: TrainingOptions, evaluations: int) 
     read = evaluations * sum(survey.development) + passes * sum(map(sum, measured))
     written = 0.0
     if job.measures.test is not None:
-        read += _SIDE_TOKENS
-        written += _SIDE_STEPS
+        written += _SPEED_STEPS
+    if job.measures.forgetting:
+        read += _FORGETTING_TOKENS
+        written += _FORGETTING_STEPS
     if "text" in needs:
         written += sum(_batches(lengths, job.measures.max_new_tokens) for lengths in measured) * (
             job.measures.max_new_tokens
