@@ -5,6 +5,7 @@ Where PEFT itself computes something else than its method's formula, the test sa
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,11 @@ def test_folders_go_both_ways(
     torch.testing.assert_close(ours(model, batch), of_text(theirs(**batch), batch), rtol=1e-4, atol=1e-4)
 
 
+def with_head(tiny_base: Callable[..., Base], architecture: str, task: TaskName) -> Callable[[], Base]:
+    """Return what makes the same base with a head for ``task`` each time it is called."""
+    return partial(tiny_base, architecture, task=task, labels=() if task == "question_answering" else ("a", "b", "c"))
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("architecture", ["bert", "roberta"])
 @pytest.mark.parametrize("task", HEADS)
@@ -119,9 +125,7 @@ def test_encoders_with_heads(
     tiny_base: Callable[..., Base],
     randomise: Callable[..., Adapter],
 ) -> None:
-    def fresh() -> Base:
-        return tiny_base(architecture, task=task, labels=() if task == "question_answering" else ("a", "b", "c"))
-
+    fresh = with_head(tiny_base, architecture, task)
     base = fresh()
     model = AdaptedModel(base, [randomise(create_adapter(base, method, num_virtual_tokens=P))])
     live = ours(model, batch)
@@ -170,9 +174,7 @@ def test_a_prompt_on_a_decoder_with_a_head_moves_the_tokens_behind_it(
     randomise: Callable[..., Adapter],
     tmp_path: Path,
 ) -> None:
-    def fresh() -> Base:
-        return tiny_base(architecture, task=task, labels=() if task == "question_answering" else ("a", "b", "c"))
-
+    fresh = with_head(tiny_base, architecture, task)
     base = fresh()
     model = AdaptedModel(base, [randomise(create_adapter(base, "prompt_tuning", num_virtual_tokens=P))])
     theirs = peft.PeftModel.from_pretrained(fresh().model, str(save_adapter(model, tmp_path))).eval()

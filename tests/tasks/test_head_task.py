@@ -85,10 +85,8 @@ def test_rows_are_answered_as_long_as_the_model_has_positions(
         api.predict(model, rows([row(600)]))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "question_answering"])  # reads windows, not cut
 def test_rows_that_were_cut_have_a_loss(task: str, rows: Make, tiny_base: Callable[..., Base]) -> None:
-    if task == "question_answering":
-        pytest.skip("long contexts are read in windows, and not cut")
     what, labels = TASKS[task]
     model, data = AdaptedModel(tiny_base("bert", task=task, labels=labels)), rows(what)
     cut = {"max_length": 4, "overlong": "truncate"}

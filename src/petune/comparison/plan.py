@@ -66,11 +66,11 @@ class Track:
             ConfigError: the budget pays for no step, or the search would rank losses of several vocabularies.
         """
         self.final_jobs(self.candidates[0])
-        vocabularies = {str(settings.get("new_tokens")) for settings in self.candidates}
+        vocabularies = sorted(map(str, self.entry.search.get("new_tokens", ())))
         per_token = not higher_is_better(self.survey.metric)  # of petune's own metrics these are loss and perplexity
         if per_token and len(vocabularies) > 1:
             raise ConfigError(
-                f"method {self.entry.method}: search has several new_tokens ({', '.join(sorted(vocabularies))}), and"
+                f"method {self.entry.method}: search has several new_tokens ({', '.join(vocabularies)}), and"
                 f" the {self.survey.metric} that decides is per token: it cannot choose between vocabularies. Make them"
                 " entries of their own under methods, or let another metric decide"
             )

@@ -98,17 +98,20 @@ def split_step(
     """
     _check_limits(max_rows=max_rows, max_tokens=max_tokens)
     max_rows = _MICRO_BATCH_ROWS if max_rows is None else max_rows
+    targets = targets if targets is not None and any(targets) else None
     ordered = sorted(rows, key=lambda row: (-lengths[row], row))
     count = len(ordered)
     best = [0.0] + [float("inf")] * count
     start_of = [0] * (count + 1)
     for start in range(count):
+        longest = lengths[ordered[start]]  # where rows are one sequence, no later one is longer
         read = written = 0
         for end in range(start + 1, count + 1):
-            size, row = end - start, ordered[end - 1]
-            target = 0 if targets is None else targets[row]
-            read, written = max(read, lengths[row] - target), max(written, target)
-            longest = read + written
+            size = end - start
+            if targets is not None:
+                row = ordered[end - 1]
+                read, written = max(read, lengths[row] - targets[row]), max(written, targets[row])
+                longest = read + written
             too_big = size > max_rows or (max_tokens is not None and size * longest > max_tokens)
             if size > 1 and too_big:
                 break
