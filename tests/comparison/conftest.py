@@ -127,6 +127,7 @@ def final_trial(base: str, method: str, seed: int) -> Trial:
         peak_memory_bytes=round(kind.memory * random_.uniform(0.99, 1.01)),
         seconds=kind.seconds * random_.uniform(0.97, 1.05),
         tokens_per_second=STEPS * 512 / kind.seconds,
+        can_generate=True,
         generation_tokens_per_second=41.0 / kind.latency,
         generation_latency_ratio=kind.latency * random_.uniform(0.99, 1.01),
         forgetting=Forgetting(
@@ -177,6 +178,7 @@ def floor_trial(base: str) -> Trial:
         scores=scores,
         peak_memory_bytes=610_000_000,
         seconds=0.0,
+        can_generate=True,
         generation_tokens_per_second=41.2,
         generation_latency_ratio=1.0,
         examples=[

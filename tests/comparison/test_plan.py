@@ -42,8 +42,9 @@ def test_a_trial_goes_by_the_name_that_it_had_in_earlier_versions() -> None:
         measures=Measures(metric="accuracy", max_new_tokens=8), rows=("a", "b"),
     )  # fmt: skip
     assert job.id == "demo-lora-search0-seed1-bfe12eb95e94"
-    measures = job.measures.model_copy(update={"greater_is_better": False})
-    assert job.model_copy(update={"measures": measures}).id != job.id
+    for asked in ({"greater_is_better": False}, {"generation_speed": False}):
+        measures = job.measures.model_copy(update=asked)
+        assert job.model_copy(update={"measures": measures}).id != job.id
 
 
 def test_entries_that_come_to_the_same_are_trials_of_their_own(track: Callable[..., Track]) -> None:
@@ -166,6 +167,8 @@ def test_time_is_that_of_the_tokens(track: Callable[..., Track]) -> None:
     assert seconds_of(found, rung=0) == pytest.approx(2 * (3 * step + 7) + 2 * sum(rows.development))
     final = 4 * (3 * step + 7) + 3 * sum(rows.development) + sum(rows.test)
     assert seconds_of(found) == pytest.approx(final + 100 * _SPEED_STEPS)
+    silent = track(budget=4, evaluations=2, rate_factors=[1, 3], metric="loss", reduction=2, generation_speed=False)
+    assert seconds_of(silent) == pytest.approx(final)
     forgets = track(budget=4, evaluations=2, rate_factors=[1, 3], metric="loss", reduction=2, forgetting=True)
     assert seconds_of(forgets) - seconds_of(found) == pytest.approx(_FORGETTING_TOKENS + 100 * _FORGETTING_STEPS)
 
@@ -181,7 +184,10 @@ def test_estimates_grow_with_the_work(track: Callable[..., Track]) -> None:
     rows = track().survey
     assert cost(metric="accuracy") == pytest.approx(cost(metric="loss"))
     again = cost(metric="exact_match", metrics=["accuracy"]) - cost(metric="exact_match")
-    assert again == pytest.approx(sum(rows.development) + sum(rows.test))
+    assert again == pytest.approx(sum(rows.test))
+    # Other metrics than the one that decides are of the test rows alone.
+    apart = cost(metrics=["exact_match"], methods=["hard_prompts"]) - cost(methods=["hard_prompts"])
+    assert apart == pytest.approx(100 * 64)
 
 
 def test_where_nothing_can_be_measured_multiplications_are_counted(

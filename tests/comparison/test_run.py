@@ -80,7 +80,8 @@ def _check_figures(trial: Trial, folder: Path) -> None:
     if trial.status != "done":
         assert trial.test == trial.development == {}
         return
-    assert set(trial.development) >= {"loss", "accuracy"}
+    assert set(trial.development) == {"loss", "accuracy"}, "what decides; the others are of the test rows"
+    assert trial.can_generate
     trains = trial.stage != "floor"
     assert bool(trial.curve) == (trial.train_loss is not None) == bool(trial.seconds) == trains
     assert (trial.tokens_per_second is not None) == (trains and trial.trials_in_pass == 1)
@@ -399,3 +400,12 @@ def test_a_budget_of_seconds_that_was_stopped_goes_on(compare_keys: Keys, monkey
     (trial,) = compare(keys, resume=True).trials
     assert trial.status == "done"
     assert begun == [(begun[0][0], False), (begun[0][0], True)]
+
+
+def test_how_fast_a_model_writes_may_be_left_out(compare_keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("petune.comparison.measure.writing_speed", lambda model: pytest.fail("it was measured"))
+    keys = compare_keys(methods=["hard_prompts"], generation_speed=False)
+    (trial,) = petune.compare(keys).trials
+    assert trial.status == "done"
+    assert (trial.generation_tokens_per_second, trial.generation_latency_ratio) == (None, None)
+    assert trial.can_generate

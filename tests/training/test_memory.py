@@ -1,5 +1,6 @@
 """Peak memory is that of this process, not of the one that started it."""
 
+import ctypes
 import resource
 import subprocess
 import sys
@@ -58,3 +59,20 @@ def test_where_the_peak_cannot_begin_anew_nothing_happens(monkeypatch: pytest.Mo
     high = peak_memory(CPU)
     reset_peak(CPU)
     assert peak_memory(CPU) >= high * 0.99
+
+
+def _new_pages(count: int) -> int:
+    """Return how many pages the kernel hands out for so many numbers that are freed at once."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(count)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library keeps memory its own way")
+def test_what_is_freed_is_used_again() -> None:
+    pages = 4 * 64 * MIB // resource.getpagesize()
+    with memory.freed_memory_kept(CPU):
+        _new_pages(80 * MIB)
+        assert _new_pages(64 * MIB) < pages / 10
+    _new_pages(80 * MIB)
+    assert _new_pages(64 * MIB) > pages / 2

@@ -131,21 +131,20 @@ def _work(job: Job, survey: Survey, options: TrainingOptions, evaluations: int) 
     steps = (job.keys.get("max_steps") or 0) if trains else 0
     if job.budget.unit != "seconds" or not trains:
         evaluations = -(-steps // job.keys["eval_steps"]) if trains and "eval_steps" in job.keys else 0
-    # The loss, which is always measured, and the comparison of labels read the rows once, where not measured apart.
-    needs = [resolve_metric(name).needs for name in dict.fromkeys((job.measures.metric, *job.measures.metrics))]
-    passes = 1 + bool(together(job.measures.metric, job.measures.metrics)[1])
-    measured = [survey.development] if job.measures.test is None else [survey.development, survey.test]
-    read = evaluations * sum(survey.development) + passes * sum(map(sum, measured))
-    written = 0.0
-    if job.measures.test is not None:
+    measures = job.measures
+    tests = measures.test is not None
+    parts = [(survey.development, ()), *([(survey.test, measures.metrics)] if tests else [])]
+    read, written = float(evaluations * sum(survey.development)), 0.0
+    for lengths, further in parts:
+        # The loss, which is always measured, and the comparison of labels read the rows once, where not measured apart.
+        read += (1 + bool(together(measures.metric, further)[1])) * sum(lengths)
+        if any(resolve_metric(name).needs == "text" for name in (measures.metric, *further)):
+            written += _batches(lengths, measures.max_new_tokens) * measures.max_new_tokens
+    if tests and measures.generation_speed:
         written += _SPEED_STEPS
-    if job.measures.forgetting:
+    if measures.forgetting:
         read += _FORGETTING_TOKENS
         written += _FORGETTING_STEPS
-    if "text" in needs:
-        written += sum(_batches(lengths, job.measures.max_new_tokens) for lengths in measured) * (
-            job.measures.max_new_tokens
-        )
     return _Work(steps, per_step, steps * per_step, read, written)
 
 

@@ -15,6 +15,8 @@ from petune.evaluation.metrics import higher_is_better, measured_name
 _DIGEST = 12
 _ELSEWHERE = ("data", "eval_data", "output_dir")
 """Keys that say where files lie, which changes nothing in what a trial finds."""
+_CAME_LATER = {"greater_is_better": None, "generation_speed": True}
+"""What earlier versions did not ask, and what they did: trials of theirs keep their names."""
 
 
 @final
@@ -43,6 +45,9 @@ class Measures(BaseModel):
 
     forgetting: bool = False
     """Whether neutral text and everyday questions are measured."""
+
+    generation_speed: bool = True
+    """Whether it is measured how fast it writes, where there are test rows."""
 
     @property
     def name(self) -> str:
@@ -100,8 +105,9 @@ class Job(BaseModel):
         """Name of its folder, made from all that identifies it."""
         keys = {key: value for key, value in self.keys.items() if key not in _ELSEWHERE}
         measures = self.measures.model_copy(update={"test": None}).model_dump(mode="json")
-        if self.measures.greater_is_better is None:
-            del measures["greater_is_better"]  # so that trials of earlier versions keep their names
+        for name, usual in _CAME_LATER.items():
+            if measures[name] is usual:
+                del measures[name]
         identity = [self.entry, keys, measures, self.stage, self.rung, self.budget.model_dump(mode="json"), self.rows]
         text = json.dumps(identity, sort_keys=True, ensure_ascii=False, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]

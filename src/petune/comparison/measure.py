@@ -88,12 +88,14 @@ def perform(
             found |= _of_test(job, result.model)
             after = measured_skills(result.model) if before is not None else None
             found["forgetting"] = before.after(after) if before is not None and after is not None else None
-            found["generation_tokens_per_second"] = writing_speed(result.model)
+            if job.measures.generation_speed:
+                found["generation_tokens_per_second"] = writing_speed(result.model)
     finally:
         for name in tuple(result.model.adapters):
             result.model.detach(name)
-    if whole:  # right after the other measurement, while the machine is as busy as it was
-        found["generation_latency_ratio"] = _ratio(bench.writing_speed(), found["generation_tokens_per_second"])
+    if adapted := found.get("generation_tokens_per_second"):
+        # Right after the other measurement, while the machine is as busy as it was.
+        found["generation_latency_ratio"] = _ratio(bench.writing_speed(), adapted)
     if whole and keep_adapter:
         _remove_checkpoints(output)
         found["adapter"] = f"{folder.parent.name}/{folder.name}/{ADAPTER}"
@@ -213,6 +215,7 @@ def figures_of_training(result: TrainingResult, curve: Curve, base: Base, output
         "train_loss": curve.train_loss,
         "seconds": curve.seconds,
         "tokens_per_second": curve.tokens / curve.seconds if curve.seconds else None,
+        "can_generate": bool(base.model.can_generate()),
     }
 
 
@@ -221,14 +224,22 @@ def _options(job: Job) -> dict[str, Any]:
     return {name: job.keys[name] for name in ("train_on", "max_length", "overlong")}
 
 
-def measured(job: Job, model: AdaptedModel, data: str) -> tuple[dict[str, float], Evaluation]:
-    """Return all metrics on a part, and the measurement by the metric that decides.
+def measured(
+    job: Job, model: AdaptedModel, data: str, further: Sequence[str] = ()
+) -> tuple[dict[str, float], Evaluation]:
+    """Return the metrics on a part, and the measurement by the metric that decides.
+
+    Args:
+        job: the trial.
+        model: what it trained.
+        data: file of the part's rows.
+        further: metrics to measure beside the one that decides.
 
     Raises:
         MetricError: the user's own function does not return what decides.
     """
     asked = {"max_new_tokens": job.measures.max_new_tokens, **_options(job)}
-    names, apart = together(job.measures.metric, job.measures.metrics)
+    names, apart = together(job.measures.metric, further)
     found = api.evaluate(model, data, metrics=names, **asked)
     if job.measures.name not in found.metrics:
         raise MetricError(
@@ -243,7 +254,7 @@ def _of_test(job: Job, model: AdaptedModel) -> dict[str, Any]:
     """Return quality on the test split, the score of each row, and some answers."""
     data = str(job.measures.test)
     examples, encoded = api.read_rows(model, data, **_options(job))
-    values, found = measured(job, model, data)
+    values, found = measured(job, model, data, job.measures.metrics)
     answered = {answer.origin: answer for answer in found.predictions}
     whole = [example for example in kept_whole(examples, encoded) if not answered or example.origin in answered]
     shown = ExampleSet(whole[: job.measures.examples], source=examples.source, layout=examples.layout)
@@ -276,9 +287,9 @@ def _text(answer: str | tuple[str, ...] | None) -> str | None:
     return " ".join(answer) if isinstance(answer, tuple) else answer
 
 
-def _ratio(base: float | None, adapted: float | None) -> float | None:
+def _ratio(base: float | None, adapted: float) -> float | None:
     """Return the time of a token as a multiple of the bare base's, from tokens a second."""
-    return None if base is None or adapted is None else base / adapted
+    return None if base is None else base / adapted
 
 
 def _remove_checkpoints(output: Path) -> None:

@@ -135,6 +135,7 @@ class Track:
                 test=None if stage == "search" else str(self.files.test),
                 examples=0 if stage == "search" else options.examples,
                 forgetting=options.forgetting and stage != "search",
+                generation_speed=options.generation_speed or stage == "search",
             ),
             rows=self.digests[:2] if stage == "search" else self.digests,
         )

@@ -118,7 +118,7 @@ class CompareOptions(DataOptions):
     """Whether more of the metric, one of your own, is better (default: of all but loss and perplexity)."""
 
     metrics: tuple[str, ...] = ()
-    """Further metrics to measure."""
+    """Further metrics to measure on the test rows."""
 
     max_new_tokens: int = Field(default=64, ge=1)
     """Most tokens of an answer, where answers are generated."""
@@ -131,6 +131,9 @@ class CompareOptions(DataOptions):
 
     forgetting: bool = True
     """Measure what a trial does to neutral text and to answers to everyday questions."""
+
+    generation_speed: bool = True
+    """Measure how fast a trial writes, and the bare base beside it."""
 
     keep_adapters: bool = True
     """Keep the adapters of final trials."""

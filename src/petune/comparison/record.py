@@ -191,6 +191,9 @@ class Trial(BaseModel):
     tokens_per_second: float | None = Field(default=None, ge=0)
     """Tokens trained on in a second."""
 
+    can_generate: bool = False
+    """Whether its base writes text."""
+
     generation_tokens_per_second: float | None = Field(default=None, ge=0)
     """Tokens written in a second."""
 

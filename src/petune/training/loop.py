@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
@@ -25,7 +25,8 @@ from petune.training.compiled_blocks import compiled_blocks
 from petune.training.estimate import Estimate
 from petune.training.events import Plan, Step
 from petune.training.foresight import cost, estimated
-from petune.training.memory import large_tensors_given_back, peak_memory
+from petune.training.learned_memory import VALUE
+from petune.training.memory import freed_memory_kept, large_tensors_given_back, peak_memory
 from petune.training.memory_budget import way_within
 from petune.training.memory_needs import MemoryNeeds, Way
 from petune.training.packing import NextStep, Place, end_to_end, of_like_lengths, pack
@@ -36,6 +37,9 @@ from petune.training.shared_prefix import SharedPrefix
 from petune.training.signals import StopSignals
 from petune.training.trunk_cache import Around, no_trunk_cache, trunk_cache
 from petune.training.unpadded import Unpadded
+
+_LARGE_GRADIENTS = 2**25
+"""Bytes of gradients from which on the C library would give them back to the system after each step."""
 
 
 @final
@@ -126,6 +130,7 @@ class Loop:
                 self._model.fast_training(compiled=compiles),
                 compiled_blocks(self._model.model, self._model.base.structure) if compiles else nullcontext(),
                 trunk_cache(self._model, self._runs, self._options) as self._around,
+                self._allocation(),
                 ExitStack() as recomputing,
             ):
                 if (estimate or self._options.memory_budget) and any(run.goes_on for run in waiting):
@@ -142,6 +147,13 @@ class Loop:
             for run in waiting:
                 run.listeners.ended()
 
+    def _allocation(self) -> AbstractContextManager[None]:
+        """Return how memory is to be taken and given back meanwhile."""
+        if self._options.memory_budget is not None:
+            return large_tensors_given_back(self._model.device)
+        gradients = sum(run.trained_parameters for run in self._runs) * VALUE
+        return freed_memory_kept(self._model.device) if gradients >= _LARGE_GRADIENTS else nullcontext()
+
     def _foresee(self, recomputing: ExitStack, most: bool | float) -> None:
         """Estimate time and memory, settle how to keep within the memory budget, and tell."""
         began = time.perf_counter()
@@ -151,8 +163,6 @@ class Loop:
         if budget is None and most is not True and cost(rehearsal, grows_faster=grows_faster) > most:
             self.rehearsed = time.perf_counter() - began
             return
-        if budget is not None:
-            recomputing.enter_context(large_tensors_given_back(self._model.device))
         needs = MemoryNeeds(rehearsal)
         way = Way() if budget is None else way_within(read_bytes(budget), needs, rehearsal)
         recomputing.enter_context(recomputed(self._model.model, way.parts))

@@ -64,7 +64,7 @@ def test_a_base_with_code_of_its_own_is_trusted_in_every_line(
 
 def test_the_base_is_loaded_as_it_was_compared(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:
     recipe = {"dtype": "bfloat16", "quantization": "4bit", "device": "auto", "seeds": [1]}
-    trial = make_trial(scores=[1.0], adapter="trials/a/adapter", generation_tokens_per_second=1.0)
+    trial = make_trial(scores=[1.0], adapter="trials/a/adapter", can_generate=True)
     (use,) = report_of(make_comparison_of(trial, recipe=recipe)).uses
     loading = " --dtype bfloat16 --quantization 4bit"
     assert use.lines == (

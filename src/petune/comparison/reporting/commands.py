@@ -59,7 +59,7 @@ def _use(contender: Contender, why: str, given: Mapping[str, str], trust_remote_
     path = shlex.quote(trial.adapter)
     lines = [f"petune predict --adapter {path} --data {_ROWS}"]
     call = f'petune.predict(model, "{_ROWS}")'
-    if trial.generation_tokens_per_second is not None:
+    if trial.can_generate:
         lines.insert(0, f'petune generate --adapter {path} --prompt "..."')
         call = 'petune.generate(model, ["..."])[0].text'
     flags = "".join(f" --{name} {shlex.quote(value)}" for name, value in given.items())
