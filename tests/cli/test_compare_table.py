@@ -73,6 +73,27 @@ def test_the_table_follows(table: tuple[LiveTable, io.StringIO, Progress], jobs:
     shown.closed()  # twice is once
 
 
+def test_time_left_goes_down_while_a_trial_runs(
+    table: tuple[LiveTable, io.StringIO, Progress],
+    jobs: list[Job],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown, _, progress = table
+    assert "40 s left" in text(shown)
+    shown.stepped(jobs[0], 3, 6)
+    assert "35 s left" in text(shown)
+    shown.closed()
+    clock = iter(range(0, 1000, 40))
+    monkeypatch.setattr("petune.cli.compare_table.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    plain = PlainLines()
+    plain.planned([], progress)
+    for step in (1, 2, 3):
+        plain.stepped(jobs[0], step, 4)
+    told = capsys.readouterr().err.splitlines()[1:]
+    assert told == ["lora  seed 1  learning_rate=0.001  step 2 of 4  (35 s left)"]
+
+
 def test_what_is_measured_stands_there_until_the_table_comes(capsys: pytest.CaptureFixture[str]) -> None:
     track: Any = SimpleNamespace(survey=SimpleNamespace(name="some/base"), entry=SimpleNamespace(label="lora r=4"))
     written = io.StringIO()

@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from petune.checkpoint.manifest import file_digest
-from petune.comparison import unit_runner
+from petune.comparison import machine, unit_runner
 from petune.comparison.going_on import OWN
 from petune.comparison.record import Comparison
+from petune.comparison.reporting.sections import report_of
 from petune.comparison.run import compare, plan
 from petune.errors import OutputFolderError
 
@@ -82,8 +83,16 @@ def test_methods_bases_and_seeds_are_added_to_those_that_are_there(
     assert finals == {(b, m, s) for b in (tiny_folder, str(other)) for m in ("ia3", "lora", "full") for s in (7, 8, 9)}
     assert {trial.seed for trial in found.trials if trial.stage == "search"} == {7}
     assert found.recipe["seeds"] == [7, 8, 9]
-    assert [entry["method"] for entry in found.recipe["methods"]] == ["ia3", "lora"]
+    assert [entry["method"] for entry in found.recipe["methods"]] == ["ia3", "full", "hard_prompts", "lora"]
     assert yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text()) == found.recipe
+
+
+def test_a_baseline_with_settings_comes_beside_the_plain_one(compare_keys: Keys) -> None:
+    first = compare(compare_keys(methods=["ia3"], baselines=True))
+    entry = {"method": "full", "settings": {"learning_rate": 1e-3}}
+    found = compare(compare_keys(methods=[entry], baselines=True), resume=True)
+    assert [trial for trial in found.trials if trial in first.trials] == first.trials, "trials are lost, or run again"
+    assert {trial.entry for trial in found.trials if trial.method == "full"} == {"full", "full learning_rate=0.001"}
 
 
 def test_an_entry_may_be_searched_anew(compare_keys: Keys) -> None:
@@ -144,3 +153,14 @@ def test_other_trials_are_another_comparison(compare_keys: Keys, changes: dict[s
         with pytest.raises(OutputFolderError, match=rf"holds trials of another comparison \({said}"):
             call(compare_keys(**changes), resume=True)
     assert compare(compare_keys(retries=None, keep_adapters=False), resume=True).trials == first.trials
+
+
+def test_another_machine_is_told(compare_keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = machine.facts
+    assert compare(compare_keys()).earlier_machines == []
+    monkeypatch.setattr(machine, "facts", lambda device: {**usual(device), "processor": "another"})
+    moved = compare(compare_keys(seeds=[3]), resume=True)
+    assert [found["processor"] for found in moved.earlier_machines] == [usual("cpu")["processor"]]
+    assert "Trials of earlier calls ran on another machine" in report_of(moved).summary
+    assert compare(compare_keys(seeds=[3]), resume=True).earlier_machines == moved.earlier_machines
+    assert compare(compare_keys(), overwrite=True).earlier_machines == []

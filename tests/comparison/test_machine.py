@@ -7,6 +7,12 @@ from petune.comparison import machine
 from petune.errors import ConfigError
 
 
+def test_times_depend_on_more_than_the_size_of_memory() -> None:
+    found = machine.facts("cpu")
+    assert machine.of_times({**found, "memory_bytes": 1}) == machine.of_times(found)
+    assert machine.of_times({**found, "threads": 99}) != machine.of_times(found)
+
+
 def test_facts_are_plain_values() -> None:
     found = machine.facts("cpu")
     assert {"system", "processor", "cores", "threads", "memory_bytes", "torch"} <= found.keys()

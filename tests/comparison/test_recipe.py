@@ -95,7 +95,7 @@ def test_yaml_and_back(tmp_path: Path) -> None:
         ({"engine": "moon"}, "'local'"),
         ({"weight_decay": -1}, "'weight_decay' is -1"),
         ({"trunk_cache_dir": "here", "trunk_cache": "1GiB"}, "'trunk_cache_dir' is decided for each trial"),
-        ({"keep_trunk_cache": True, "trunk_cache": "1GiB"}, "keep_trunk_cache: the trials of a comparison share"),
+        ({"keep_trunk_cache": True, "trunk_cache": "1GiB"}, "'keep_trunk_cache' is decided for each trial"),
     ],
 )
 def test_bad_keys(keys: dict[str, Any], message: str) -> None:
@@ -111,6 +111,18 @@ def test_data_is_needed(compare_keys: Callable[..., dict[str, Any]]) -> None:
 def test_numbers_that_yaml_reads_as_text_are_numbers() -> None:
     entry = MethodEntry(method="lora", settings={"r": "4"}, search={"learning_rate": ("1e-4", "3e-4")})
     assert entry.candidates((1.0,)) == ({"r": 4, "learning_rate": 1e-4}, {"r": 4, "learning_rate": 3e-4})
+
+
+def test_a_key_is_given_or_searched() -> None:
+    with pytest.raises(ConfigError, match="r stands under settings, which hold in all trials, and under search"):
+        MethodEntry(method="lora", settings={"r": 8}, search={"r": (4, 16)}).candidates((1.0,))
+
+
+def test_an_entry_has_one_name_whatever_the_order_of_its_settings() -> None:
+    names = {
+        MethodEntry(method="lora", settings=own).label for own in ({"r": 8, "lora_alpha": 4}, {"lora_alpha": 4, "r": 8})
+    }
+    assert names == {"lora lora_alpha=4 r=8"}
 
 
 @pytest.mark.parametrize(

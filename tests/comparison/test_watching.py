@@ -39,6 +39,8 @@ def test_time_left_follows_what_trials_took() -> None:
     assert (progress.ended, progress.seconds_left) == (1, pytest.approx(150.0))
     progress.note(jobs[1], ended(jobs[1], None))  # what failed says nothing of the pace
     assert progress.seconds_left == pytest.approx(90.0)
+    assert progress.seconds_left_while({jobs[2].id: (jobs[2], 0.75)}) == pytest.approx(22.5)
+    assert progress.seconds_left_while({jobs[0].id: (jobs[0], 0.75)}) == pytest.approx(90.0), "it has ended"
     progress.drop([jobs[2]])
     assert (progress.trials, progress.seconds_left) == (2, 0.0)
 

@@ -115,8 +115,10 @@ def test_help_of_every_command_runs(arguments: list[str], capsys: pytest.Capture
 def test_the_python_block_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = code_blocks(ENGLISH, "python")
     assert block.count('"demo"') == 1
+    taken = {word for line in COMMANDS for word in line.split() if word.startswith("outputs/")}
+    assert not taken & set(re.findall(r'"(outputs/[^"]+)"', block)), "a command would refuse the folder of the block"
     exec(compile(block.replace('"demo"', '"./tiny"'), "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "48 read" in printed
     assert "'accuracy'" in printed
-    assert (folder / "outputs" / "reviews" / "adapter_model.safetensors").is_file()
+    assert (folder / "outputs" / "first" / "adapter_model.safetensors").is_file()

@@ -27,6 +27,7 @@ from petune.comparison.unit import memory_of, units_of
 from petune.comparison.watching import Progress, Unwatched
 
 _GIB = 2**30
+_MINUTE = 60
 
 
 def duration(seconds: float) -> str:
@@ -52,8 +53,8 @@ def print_plan(planned: Planned) -> None:
     done = f", {progress.ended} of them done already" if progress.ended else ""
     say(f"engine: {_engine(planned.options)}")
     say(
-        f"{progress.trials} trials{done}; about {duration(progress.seconds_left)} to go one after another, by the size"
-        " of the models and the speed of this machine. Nothing was run."
+        f"{progress.trials} trials{done}; about {duration(progress.seconds_left)} to go one after another, by what a"
+        " token of each method costs on this machine. Nothing was run."
     )
 
 
@@ -120,14 +121,39 @@ def _print_columns(rows: Sequence[Sequence[str]]) -> None:
         say("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
-@final
-class PlainLines(Unwatched):
-    """One line on stderr for each trial that ends; before the first, some that tell what is measured."""
+class _Following(Unwatched):
+    """Knows how far the trials that run now have come."""
 
     def __init__(self) -> None:
-        self._console = Console(file=sys.stderr)
         self._progress: Progress | None = None
+        self._running: dict[str, tuple[Job, float]] = {}
+
+    def stepped(self, job: Job, step: int, total: int) -> None:
+        """Note the step."""
+        self._running[job.id] = (job, step / total)
+
+    def ended(self, job: Job, trial: Trial, *, reused: bool) -> None:
+        """Note that it runs no more."""
+        self._running.pop(job.id, None)
+
+    def _left(self) -> str:
+        """Return the time that the rest will take, in words."""
+        assert self._progress is not None
+        return f"{duration(self._progress.seconds_left_while(self._running))} left"
+
+
+@final
+class PlainLines(_Following):
+    """One line on stderr for each trial that ends, and each minute for one that runs.
+
+    Before the first, some tell what is measured.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._console = Console(file=sys.stderr)
         self._measuring = Measuring(self._console, plain=True)
+        self._said = time.monotonic()
 
     def measuring(self, track: Track, number: int, total: int) -> None:
         """Tell what is measured, now and then."""
@@ -138,8 +164,16 @@ class PlainLines(Unwatched):
         self._progress = progress
         self._print(f"{progress.trials} trials, about {duration(progress.seconds_left)}")
 
+    def stepped(self, job: Job, step: int, total: int) -> None:
+        """Print how far it has come, where a minute has gone by in silence."""
+        super().stepped(job, step, total)
+        if time.monotonic() - self._said >= _MINUTE:
+            told = f"step {step} of {total}  ({self._left()})"
+            self._print(f"{job.method}  seed {job.seed}  {settings_text(job.settings)}  {told}")
+
     def ended(self, job: Job, trial: Trial, *, reused: bool) -> None:
         """Print the trial's figure."""
+        super().ended(job, trial, reused=reused)
         if reused or self._progress is None:
             return
         progress = self._progress
@@ -148,10 +182,11 @@ class PlainLines(Unwatched):
         self._print(
             f"{progress.ended}/{progress.trials}  {Path(trial.base).name}  {trial.method}  {stage}  seed {trial.seed}"
             f"  {settings_text(trial.settings)}  {trial.status.replace('_', ' ')}  {figure}"
-            f"  ({duration(trial.wall_seconds or 0)}, {duration(progress.seconds_left)} left)"
+            f"  ({duration(trial.wall_seconds or 0)}, {self._left()})"
         )
 
     def _print(self, line: str) -> None:
+        self._said = time.monotonic()
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -170,13 +205,13 @@ class _Line:
 
 
 @final
-class LiveTable(Unwatched):
+class LiveTable(_Following):
     """A table on stderr that changes as trials end: state, best so far, time left."""
 
     def __init__(self, console: Console | None = None) -> None:
+        super().__init__()
         self._console = console or Console(file=sys.stderr)
         self._lines: dict[tuple[str, str], _Line] = {}
-        self._progress: Progress | None = None
         self._now = ""
         self._began = time.monotonic()
         self._live: Live | None = None
@@ -212,10 +247,12 @@ class LiveTable(Unwatched):
 
     def stepped(self, job: Job, step: int, total: int) -> None:
         """Show the step."""
+        super().stepped(job, step, total)
         self._now = f"{job.method} {settings_text(job.settings)} seed {job.seed}: step {step} of {total}"
 
     def ended(self, job: Job, trial: Trial, *, reused: bool) -> None:
         """Take its figure in."""
+        super().ended(job, trial, reused=reused)
         line = self._lines[job.base, job.entry]
         line.higher_is_better = trial.higher_is_better
         value = trial.development.get(trial.metric)
@@ -254,4 +291,4 @@ class LiveTable(Unwatched):
 
     def _footer(self, progress: Progress) -> str:
         since = duration(time.monotonic() - self._began)
-        return f"{progress.ended} of {progress.trials} trials, {since} so far, {duration(progress.seconds_left)} left"
+        return f"{progress.ended} of {progress.trials} trials, {since} so far, {self._left()}"

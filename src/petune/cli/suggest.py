@@ -85,7 +85,7 @@ def print_suggestions(found: "Suggestions") -> None:
     for suggestion in found.methods:
         for line in _reasons(suggestion):
             say(f"{suggestion.method}: {line}")
-    say("\nTime and memory are estimates for default settings, by the size of the base and the speed of this machine.")
+    say("\nTime and memory are estimates for default settings, by what a token of each method costs on this machine.")
     say("What fits comes first, then the best published standing beside full fine-tuning, then the fewest bytes.\n")
     if found.train is None:
         say("Nothing fits this machine: take a smaller base, or a larger machine.")

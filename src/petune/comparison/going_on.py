@@ -7,7 +7,7 @@ from pathlib import Path
 from petune.backbone.digests import weights_digest
 from petune.checkpoint.manifest import file_digest
 from petune.comparison.folder import Folder
-from petune.comparison.recipe import CompareOptions, CompareRecipe
+from petune.comparison.recipe import CompareRecipe
 from petune.comparison.record import Comparison
 from petune.comparison.split import PartFiles, Parts
 from petune.errors import OutputFolderError
@@ -58,8 +58,10 @@ def with_former_entries(recipe: CompareRecipe, former: Comparison | None) -> Com
         return recipe
     own = recipe.options
     keys = {name: former.recipe[name] for name in _ENTRIES if name in former.recipe}
-    before = CompareOptions.model_validate({"data": own.data, **keys})
-    entries = {entry.label: entry for entry in (*before.methods, *own.methods)}
+    parsed = CompareRecipe.parse({"data": own.data, **keys})
+    before = parsed.options
+    # Baselines by name: one that is given with other settings now is another entry.
+    entries = {entry.label: entry for entry in (*parsed.entries(), *own.methods)}
     joined = {
         "models": list(dict.fromkeys((*before.models, *own.models))),
         "methods": [entry.model_dump(mode="json") for entry in entries.values()],

@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ def facts(device: str) -> dict[str, Any]:
     if where.type == "cuda":
         known["accelerator"] = torch.cuda.get_device_name(where)
     return known
+
+
+def of_times(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the facts that times depend on; the size of memory differs from one start to the next."""
+    return {name: value for name, value in found.items() if name not in ("system", "memory_bytes")}
 
 
 def memory(device: torch.device) -> int:

@@ -32,8 +32,8 @@ class MethodEntry(BaseModel):
 
     @property
     def label(self) -> str:
-        """The entry in a line: the method, and the settings that were given."""
-        given = " ".join(f"{key}={_short(value)}" for key, value in self.settings.items())
+        """The entry in a line: the method, and the settings that were given, the same whatever their order."""
+        given = " ".join(f"{key}={_short(value)}" for key, value in sorted(self.settings.items()))
         return f"{self.method} {given}".rstrip()
 
     def candidates(self, rate_factors: tuple[float, ...]) -> tuple[dict[str, Any], ...]:
@@ -47,6 +47,11 @@ class MethodEntry(BaseModel):
                 the same value.
         """
         method = registry.get(self.method)
+        if twice := [key for key in self.search if key in self.settings]:
+            raise ConfigError(
+                f"method {self.method}: {', '.join(twice)} stands under settings, which hold in all trials, and under"
+                " search; leave it out of one of them"
+            )
         empty = [key for key, values in self.search.items() if not values]
         if empty:
             raise ConfigError(f"method {self.method}: search has no values for {', '.join(empty)}; give some, or none")

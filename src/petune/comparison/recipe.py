@@ -60,6 +60,7 @@ _DECIDED = frozenset(
         "run_name",
         "torch_compile",
         "trunk_cache_dir",
+        "keep_trunk_cache",
     }
 )
 SHARED_KEYS = tuple(name for name in TrainingOptions.model_fields if name not in _DECIDED)
@@ -280,11 +281,6 @@ class CompareRecipe(BaseModel):
             shared = TrainingOptions.model_validate(training)
         except ValidationError as error:
             raise ConfigError(explain(error, CompareOptions)) from error
-        if shared.keep_trunk_cache:
-            raise ConfigError(
-                "keep_trunk_cache: the trials of a comparison share what trunk_cache allows, and it is removed when the"
-                " last one has ended; leave the key out"
-            )
         recipe = cls(options=options, training={key: getattr(shared, key) for key in SHARED_KEYS})
         recipe.entries()
         return recipe

@@ -285,6 +285,9 @@ class Comparison(BaseModel):
     machine: dict[str, Any]
     """Readable facts of the machine: processor, cores, memory, accelerator, versions of packages."""
 
+    earlier_machines: list[dict[str, Any]] = []
+    """The same facts of each earlier call whose trials ran elsewhere, or with other packages or threads."""
+
     petune_version: str
     """Version of petune that ran it."""
 

@@ -1,5 +1,6 @@
 """A comparison, from recipe to report."""
 
+import json
 import os
 import shlex
 import signal
@@ -83,13 +84,15 @@ def compare(
         # Nothing is removed or written before all is known that could be refused.
         if overwrite:
             folder.clear()
+        facts = {**machine.facts(recipe.options.device), "threads": threads_of(recipe.options)}
         comparison = Comparison(
             recipe=recipe.keys(),
             command=_command(folder, trust_remote_code=trust_remote_code),
             started_from=os.path.relpath(Path.cwd(), folder.path.resolve()),
             trust_remote_code=trust_remote_code,
             created=former.created if former is not None else _now(),
-            machine={**machine.facts(recipe.options.device), "threads": threads_of(recipe.options)},
+            machine=facts,
+            earlier_machines=_others(facts, former) if folder.has_trials else [],
             petune_version=__version__,
             data=data,
             trials=[],
@@ -112,6 +115,13 @@ def compare(
             finally:
                 write_report(comparison, folder.path)
     return comparison
+
+
+def _others(facts: Mapping[str, Any], former: Comparison | None) -> list[dict[str, Any]]:
+    """Return the facts of the machines of former calls that times are not those of this one, each once."""
+    before = [] if former is None else [*former.earlier_machines, former.machine]
+    found = {json.dumps(machine.of_times(own), sort_keys=True, default=str): own for own in before}
+    return [own for own in found.values() if machine.of_times(own) != machine.of_times(facts)]
 
 
 @final

@@ -1,6 +1,6 @@
 """Who follows a comparison: what they are told, and how far it has come."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, final
 
 from petune.comparison.job import Job
@@ -123,6 +123,15 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        """Time that the rest will take."""
+        """Time that the rest will take, trials that run now counted whole."""
+        return self.seconds_left_while({})
+
+    def seconds_left_while(self, running: Mapping[str, tuple[Job, float]]) -> float:
+        """Return the time that the rest will take.
+
+        Args:
+            running: trials that run now, by id, with the share of their training that is done.
+        """
         pace = self._timed / self._timed_estimate if self._timed_estimate else 1.0
-        return max(0.0, self._expected - self._ended_estimate) * pace / self._at_once
+        begun = sum(self.seconds(job) * share for job, share in running.values() if job.id not in self._noted)
+        return max(0.0, self._expected - self._ended_estimate - begun) * pace / self._at_once

@@ -40,6 +40,7 @@ SEARCHED = {"stage": "search", "rung": 0}
         ),
         ([SEARCHED], [Notice("not run yet", "")]),
         ([{**SEARCHED, **BROKEN}], [Notice("failed", "in the search: it broke")]),
+        ([SEARCHED, {**SEARCHED, **BROKEN}], [Notice("not run yet", "")]),
     ],
 )
 def test_what_is_said(

@@ -51,3 +51,14 @@ def test_variants_of_a_method_have_one_search(make_trial: MakeTrial, make_compar
 
 def test_without_a_search_there_is_none(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:
     assert searches_of(contenders_of(make_comparison_of(make_trial(scores=[1.0])))) == []
+
+
+def test_a_search_among_hard_prompts_is_told(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:
+    prompt = {"base": "b", "method": "hard_prompts"}
+    tried = [
+        make_trial(**prompt, stage="search", rung=0, settings={"templates": text}, id=name)
+        for name, text in (("a", "{{ a }}"), ("b", "{{ b }}"))
+    ]
+    kept = make_trial(**prompt, stage="floor", scores=[1.0], settings={"templates": "{{ b }}"})
+    (found,) = searches_of(contenders_of(make_comparison_of(kept, *tried)))
+    assert [candidate.chosen for candidate in found.candidates] == [False, True]

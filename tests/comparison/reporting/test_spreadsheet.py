@@ -25,6 +25,7 @@ def test_every_trial_has_a_line_with_its_figures_in_full(comparison: Comparison)
         assert line["reason"] == (trial.reason or "")
         assert line["seconds"] == ("" if trial.seconds is None else str(trial.seconds))
         assert line["command"] == trial.command
+        assert (line["entry"], line["trials_in_pass"]) == (trial.entry, str(trial.trials_in_pass))
     assert {line["title"] for line in lines} >= {"LoRA", "Full fine-tuning"}
 
 

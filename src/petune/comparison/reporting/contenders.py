@@ -55,8 +55,11 @@ class Contender:
 
     @property
     def problems(self) -> tuple[Trial, ...]:
-        """The trials that did not; where no trial was reached, those of the search."""
-        return tuple(trial for trial in self.trials or self.search if trial.status != "done")
+        """The trials that did not; where no trial was reached, those of a search that none came through."""
+        ended = self.trials or self.search
+        if not self.trials and any(trial.status == "done" for trial in ended):
+            return ()  # final trials are still to come
+        return tuple(trial for trial in ended if trial.status != "done")
 
     @property
     def untrained(self) -> bool:

@@ -49,8 +49,7 @@ def searches_of(contenders: Sequence[Contender]) -> list[Search]:
     """Return the search behind each contender; several of one entry have one search, which stands with the first."""
     first: dict[tuple[str, str, str], Contender] = {}
     for contender in contenders:
-        if not contender.untrained:
-            first.setdefault((contender.base, contender.method, contender.entry), contender)
+        first.setdefault((contender.base, contender.method, contender.entry), contender)
     return [_search(contender, contender.search, contenders) for contender in first.values() if contender.search]
 
 

@@ -2,9 +2,9 @@
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import yaml
 
@@ -205,14 +205,26 @@ def _summary(comparison: Comparison) -> str:
         parts.append(f"{' or '.join(budgets)} each")
     if rows:
         parts.append(f"{' or '.join(f'{n:,}' for n in sorted(rows))} test rows")
-    return f"{', '.join(parts)}. Begun {moment(comparison.created)}."
+    elsewhere = (
+        " Trials of earlier calls ran on another machine, or with other packages or threads: their times differ."
+    )
+    moved = elsewhere if comparison.earlier_machines else ""
+    return f"{', '.join(parts)}. Begun {moment(comparison.created)}.{moved}"
 
 
 def _facts(comparison: Comparison) -> list[tuple[str, str]]:
     finished = "not yet" if comparison.finished is None else moment(comparison.finished)
     facts = [("begun", moment(comparison.created)), ("finished", finished), ("petune", comparison.petune_version)]
-    for name, value in comparison.machine.items():
+    facts += _of_machine(comparison.machine)
+    for earlier in comparison.earlier_machines:
+        facts += [(f"{name}, earlier", value) for name, value in _of_machine(earlier)]
+    facts += [(f"SHA-256 of {path}", digest) for path, digest in comparison.data.items()]
+    return facts
+
+
+def _of_machine(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    facts = []
+    for name, value in found.items():
         in_bytes = name.endswith("_bytes") and isinstance(value, int)
         facts.append((name.removesuffix("_bytes").replace("_", " "), size(value) if in_bytes else str(value)))
-    facts += [(f"SHA-256 of {path}", digest) for path, digest in comparison.data.items()]
     return facts

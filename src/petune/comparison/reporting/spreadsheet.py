@@ -14,11 +14,11 @@ from petune.comparison.record import Comparison, Trial
 from petune.comparison.reporting.contenders import title_of
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-_IDENTITY = ("id", "base", "method", "stage", "rung", "seed", "status", "reason")
+_IDENTITY = ("id", "base", "method", "entry", "stage", "rung", "seed", "status", "reason")
 _FIGURES = (
     "trainable_parameters", "trainable_share", "bytes_stored", "train_loss", "eval_loss", "best_eval_loss", "best_step",
     "peak_memory_bytes", "seconds", "wall_seconds", "tokens_per_second", "generation_tokens_per_second",
-    "generation_latency_ratio",
+    "generation_latency_ratio", "trials_in_pass",
 )  # fmt: skip
 _LAST = ("adapter", "command")
 

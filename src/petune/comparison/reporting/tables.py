@@ -135,11 +135,16 @@ COST = Table(
     "cost",
     "Cost",
     (
-        mean_column("Peak memory", "most held, evaluations included", lambda t: t.peak_memory_bytes, size, "low"),
-        mean_column("Training time", "evaluations left out", lambda t: t.seconds, duration, "low"),
-        mean_column("Training speed", "tokens per second", lambda t: t.tokens_per_second, _per_second, "high"),
+        mean_column(
+            "Peak memory", "most held, evaluations included", lambda t: t.peak_memory_bytes, size, "low", ranges=True,
+        ),
+        mean_column("Training time", "evaluations left out", lambda t: t.seconds, duration, "low", ranges=True),
+        mean_column(
+            "Training speed", "tokens per second", lambda t: t.tokens_per_second, _per_second, "high", ranges=True,
+        ),
         mean_column(
             "Generation speed", "tokens written per second", lambda t: t.generation_tokens_per_second, _per_second,
+            ranges=True,
         ),
         Column("Added latency", "time of a written token beyond the bare base's: median and range", _latency),
     ),
