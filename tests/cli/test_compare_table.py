@@ -31,17 +31,21 @@ def jobs() -> list[Job]:
     return [job("search", 1e-3), job("search", 1e-2), job("final", 1e-2), job("final", 1e-2, seed=2)]
 
 
-@pytest.fixture
-def table(jobs: list[Job]) -> tuple[LiveTable, io.StringIO, Progress]:
-    """A table on a made-up terminal, where it is written, and the progress it shows."""
-    track: Any = SimpleNamespace(
+def track(jobs: list[Job]) -> Any:
+    """What there is to know of one method; each trial takes ten seconds at a speed of 0.1."""
+    return SimpleNamespace(
         survey=SimpleNamespace(name="some/base"), entry=SimpleNamespace(label="lora r=4"), rungs=(1,), refusal=None,
         expected=lambda: jobs, cost=lambda job: SimpleNamespace(seconds=None, multiplications=1.0),
     )  # fmt: skip
+
+
+@pytest.fixture
+def table(jobs: list[Job]) -> tuple[LiveTable, io.StringIO, Progress]:
+    """A table on a made-up terminal, where it is written, and the progress it shows."""
     written = io.StringIO()
     shown = LiveTable(Console(file=written, force_terminal=True, width=120))
-    progress = Progress([track], speed=0.1)
-    shown.planned([track], progress)
+    progress = Progress([track(jobs)], speed=0.1)
+    shown.planned([track(jobs)], progress)
     return shown, written, progress
 
 
@@ -74,32 +78,33 @@ def test_the_table_follows(table: tuple[LiveTable, io.StringIO, Progress], jobs:
 
 
 def test_time_left_goes_down_while_a_trial_runs(
-    table: tuple[LiveTable, io.StringIO, Progress],
-    jobs: list[Job],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    table: tuple[LiveTable, io.StringIO, Progress], jobs: list[Job]
 ) -> None:
-    shown, _, progress = table
+    shown, _, _ = table
     assert "40 s left" in text(shown)
     shown.stepped(jobs[0], 3, 6)
     assert "35 s left" in text(shown)
     shown.closed()
+
+
+def test_a_long_trial_has_a_line_each_minute(
+    jobs: list[Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     clock = iter(range(0, 1000, 40))
     monkeypatch.setattr("petune.cli.compare_table.time", SimpleNamespace(monotonic=lambda: next(clock)))
     plain = PlainLines()
-    plain.planned([], progress)
+    plain.planned([], Progress([track(jobs)], speed=0.1))
     for step in (1, 2, 3):
         plain.stepped(jobs[0], step, 4)
-    told = capsys.readouterr().err.splitlines()[1:]
-    assert told == ["lora  seed 1  learning_rate=0.001  step 2 of 4  (35 s left)"]
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["4 trials, about 40 s", "lora  seed 1  learning_rate=0.001  step 2 of 4  (35 s left)"]
 
 
 def test_what_is_measured_stands_there_until_the_table_comes(capsys: pytest.CaptureFixture[str]) -> None:
-    track: Any = SimpleNamespace(survey=SimpleNamespace(name="some/base"), entry=SimpleNamespace(label="lora r=4"))
     written = io.StringIO()
     shown = LiveTable(Console(file=written, force_terminal=True, width=120))
     for watcher in (shown, PlainLines()):
-        watcher.measuring(track, 1, 2)
+        watcher.measuring(track([]), 1, 2)
         watcher.closed()
     said = "for the estimates: lora r=4 on base, 1 of 2"
     assert said in written.getvalue()
