@@ -61,7 +61,7 @@ def freed_memory_kept(device: torch.device) -> Iterator[None]:
     """Let the C library keep what is freed for reuse, inside the block.
 
     Otherwise glibc gives gradients as large as a base's back to the system after each step, and the next step waits for
-    pages that the kernel has to clear first: an eighth of the time of full fine-tuning. Without glibc nothing happens.
+    pages that the kernel has to clear first. Without glibc nothing happens.
     """
     try:
         with _tuned(device, {_MMAP_MAX: 0, _TRIM_THRESHOLD: _ALL}):
