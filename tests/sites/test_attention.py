@@ -16,7 +16,7 @@ from petune.sites.sites import Sites
 ROWS = ("short", None, "long", "prompt", ["lora", "prompt"], "lora")
 
 
-@pytest.fixture(params=["llama", "gpt2", "gpt_neox"])
+@pytest.fixture(params=["llama", "gpt2", "gpt_neox", "deepseek_v3"])
 def mixed(
     request: pytest.FixtureRequest, tiny_base: Callable[..., Base], randomise: Callable[..., Adapter]
 ) -> AdaptedModel:

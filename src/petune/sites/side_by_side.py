@@ -1,6 +1,6 @@
 """Extra keys and values of a batch whose rows have different ones, as tensors over the whole batch.
 
-Shapes: B rows, G rows of a group, P virtual tokens, K key-value heads, D head width.
+Shapes: B rows, G rows of a group, P virtual tokens, K key-value heads, D head width (values may have another).
 """
 
 from dataclasses import dataclass
@@ -33,12 +33,13 @@ def side_by_side(parts: list[Part], key: Tensor) -> tuple[Tensor, Tensor, Tensor
     if parts[0].rows is None:
         keys, values = (t.expand(key.shape[0], -1, -1, -1) for t in (parts[0].keys, parts[0].values))
         return keys, values, visible
-    own_key = own_value = key.new_zeros(key.shape[0], key.shape[1], visible.shape[1], key.shape[3])
+    rows, longest = visible.shape
+    own_key, own_value = (t.new_zeros(rows, t.shape[1], longest, t.shape[3]) for t in (parts[0].keys, parts[0].values))
     for part in parts:
         assert part.rows is not None, "a group of all rows is the only group"
-        shape = (0, 0, visible.shape[1] - part.keys.shape[2], 0)
-        keys, values = (F.pad(t, shape).expand(len(part.rows), -1, -1, -1) for t in (part.keys, part.values))
-        own_key, own_value = own_key.index_copy(0, part.rows, keys), own_value.index_copy(0, part.rows, values)
+        for own, given in ((own_key, part.keys), (own_value, part.values)):
+            filled = F.pad(given, (0, 0, longest - given.shape[2], 0))
+            own.index_copy_(0, part.rows, filled.expand(len(part.rows), -1, -1, -1))
     return own_key, own_value, visible
 
 
