@@ -71,7 +71,10 @@ def test_an_embedding_is_a_linear_of_one_hot_rows() -> None:
 
 
 def test_a_row_of_zeros_stays_finite() -> None:
-    assert torch.equal(row_factors(torch.tensor([0.0, 3.0]), torch.tensor([0.0, 2.0])), torch.tensor([1.0, 1.5]))
+    magnitude = torch.tensor([0.0, 3.0], requires_grad=True)
+    factors = row_factors(magnitude, torch.tensor([0.0, 2.0]))
+    assert torch.equal(factors, torch.tensor([1.0, 1.5]))
+    assert torch.equal(torch.autograd.grad(factors.sum(), magnitude)[0], torch.tensor([0.0, 0.5]))
 
 
 def test_merged_after_another_adapter_it_is_what_the_stack_was(

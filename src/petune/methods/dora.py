@@ -15,7 +15,8 @@ from torch import Tensor
 
 def row_factors(magnitude: Tensor, norms: Tensor) -> Tensor:
     """Return m / norms [d_out]; a row of zeros has no direction to keep, so its factor is 1."""
-    return (magnitude / norms).where(norms > 0, 1.0)
+    has_direction = norms > 0  # a division by zero would reach the gradient, though its result is replaced
+    return (magnitude / norms.where(has_direction, 1.0)).where(has_direction, 1.0)
 
 
 def redirected(y: Tensor, product: Tensor, update: Tensor, magnitude: Tensor, norms: Tensor) -> Tensor:
