@@ -25,7 +25,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "mlp": {},
     "narrow mlp": {"encoder_hidden_size": 9},
     "lstm": LSTM,
-    "deep lstm": {**LSTM, "encoder_hidden_size": 7, "encoder_num_layers": 3},
+    "deep lstm": {**LSTM, "encoder_hidden_size": 7, "encoder_num_layers": 3, "encoder_dropout": 0.3},
     "shallow lstm": {**LSTM, "encoder_num_layers": 1},
 }
 
@@ -89,9 +89,11 @@ def test_starts(encoder: dict[str, Any], tiny_base: Callable[..., Base]) -> None
     ids = base.tokenizer("abc", add_special_tokens=False)["input_ids"]
     text = start(prompt_init="text", prompt_init_text="abc")
     torch.testing.assert_close(text, table[[*ids, ids[0]]], rtol=1e-4, atol=1e-5)
+    before = torch.get_rng_state()
     sampled = start()
     assert (sampled[:, None] - table).abs().amax(-1).amin(-1).max() < 1e-5
     assert torch.equal(start(), sampled)
+    assert torch.equal(torch.get_rng_state(), before), "a start has a generator of its own"
     drawn = start(prompt_init="random")
     assert (drawn[:, None] - table).abs().amax(-1).amin() > 0.1
 

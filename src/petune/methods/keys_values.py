@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from petune.backbone.attentions import Attention
 from petune.errors import BaseModelError
 from petune.methods.config import MethodConfig
-from petune.methods.method import Method, Parts, Target
+from petune.methods.method import Method, Parts, Target, without_dropout
 from petune.methods.starts import drawn_linear, fit_last_layer, start_ids
 from petune.sites.attention import AttentionSlot, KeysValues, Reader, Source, SourcedSlot, read_keys_values
 from petune.sites.routing import Stack
@@ -228,9 +228,8 @@ class KeysValuesMethod(Method[ConfigT], ABC):
         """Return the keys and values that the projection computes, without it."""
         if not isinstance(parts.source, Projection):
             return None
-        training = parts.source.training
-        computed = parts.source.eval().keys_values()
-        parts.source.train(training)
+        with without_dropout(parts.source):
+            computed = parts.source.keys_values()
         config = parts.config.model_copy(update={"prefix_projection": False, "encoder_hidden_size": None})
         slots = {}
         for path, slot in parts.slots.items():

@@ -6,12 +6,14 @@ once and know no method.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from pydantic import ValidationError
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from petune.backbone.structure import Structure
@@ -190,3 +192,14 @@ class Method(ABC, Generic[ConfigT]):
             return self.config_class.model_validate(dict(options))
         except ValidationError as error:
             raise ConfigError(f"method {self.name}: {explain(error, self.config_class)}") from error
+
+
+@contextmanager
+def without_dropout(network: nn.Module) -> Iterator[None]:
+    """Let ``network`` compute inside the block what it computes after training."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from petune.backbone.structure import Structure
 from petune.methods.config import MethodConfig
-from petune.methods.method import Finding, Method, Paper, Parts, Target
+from petune.methods.method import Finding, Method, Paper, Parts, Target, without_dropout
 from petune.methods.soft_prompt import SoftPrompt, soft_prompt_slots, stands_outside_rows
 from petune.methods.starts import draw, drawn_linear, fit_last_layer, start_ids
 from petune.sites.attention import Source
@@ -132,6 +132,11 @@ class PromptEncoder(EmbeddingSource, ABC):
         computed: Tensor = self.last(self.inside())
         return computed
 
+    def fit(self, start: Tensor) -> None:
+        """Make the network compute ``start`` [P, d], by the smallest change of its last layer."""
+        with without_dropout(self):
+            fit_last_layer(self.last, self.inside(), start)
+
 
 @final
 class MLPEncoder(PromptEncoder):
@@ -226,7 +231,7 @@ class PTuning(Method[PTuningConfig]):
         kind = MLPEncoder if config.encoder_reparameterization_type == "MLP" else LSTMEncoder
         encoder = kind(config, width, target.generator)
         if config.prompt_init != "random" and not target.shapes_only:
-            fit_last_layer(encoder.last, encoder.inside(), start)
+            encoder.fit(start)
         return encoder
 
     def placement(self, config: PTuningConfig, structure: Structure) -> Placement | None:
@@ -240,9 +245,8 @@ class PTuning(Method[PTuningConfig]):
         """Return the embeddings that the network computes, without it."""
         if not isinstance(parts.source, PromptEncoder):
             return None
-        training = parts.source.training
-        prompt = SoftPrompt(parts.source.eval().embeddings())
-        parts.source.train(training)
+        with without_dropout(parts.source):
+            prompt = SoftPrompt(parts.source.embeddings())
         bare = {
             "encoder_reparameterization_type": "none",
             "encoder_hidden_size": None,
