@@ -33,6 +33,14 @@ def test_output_and_gradients_are_those_of_the_unpacked_weight(kind: type[nn.Mod
 
 
 @pytest.mark.parametrize("kind", [nn.Linear, Conv1D])
+def test_the_output_may_be_changed_in_place(kind: type[nn.Module]) -> None:
+    packed, _ = twins(kind, torch.float32)
+    x = torch.randn(2, 5, 64, requires_grad=True)
+    ours, wanted = (torch.autograd.grad(y.sum(), (x, packed.bias)) for y in (packed(x).mul_(2), packed(x) * 2))
+    assert all(map(torch.equal, ours, wanted))
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, Conv1D])
 def test_nothing_unpacked_is_kept_for_the_backward_pass(kind: type[nn.Module]) -> None:
     sizes: list[int] = []
 

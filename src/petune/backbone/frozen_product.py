@@ -30,9 +30,10 @@ class _FrozenProduct(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Unpacking, bias: Tensor | None, transposed: bool) -> Tensor:
         ctx.weight, ctx.transposed, ctx.dtype = weight, transposed, x.dtype
         whole = weight.dequantize()
-        if not transposed:
-            return F.linear(x, whole, bias)
-        return x @ whole if bias is None else torch.addmm(bias, x, whole)
+        if transposed:
+            return x @ whole if bias is None else torch.addmm(bias, x, whole)
+        y = F.linear(x, whole, bias)
+        return torch.ops.aten._unsafe_view(y, y.shape)  # type: ignore[no-any-return]  # a model may change it in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -37,16 +37,17 @@ class _RMSNorm(torch.autograd.Function):
         flat = x.reshape(-1, x.shape[-1])
         wide = torch.promote_types(x.dtype, torch.float32)
         factor = weight.to(wide) + offset
-        y = torch.empty(flat.shape, dtype=x.dtype, device=x.device)
+        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        y_flat = y.view(flat.shape)
         inverse = torch.empty((len(flat), 1), dtype=wide, device=x.device)
         for rows, (part,) in _portions(flat, wide, 1):
             part.copy_(flat[rows])
             length = torch.linalg.vector_norm(part, dim=-1, keepdim=True)
             torch.rsqrt(length.square_().div_(x.shape[-1]).add_(eps), out=inverse[rows])
-            y[rows] = part.mul_(inverse[rows]).mul_(factor)
+            y_flat[rows] = part.mul_(inverse[rows]).mul_(factor)
         ctx.save_for_backward(x, weight, inverse)
         ctx.offset = offset
-        return y.view(x.shape)
+        return y
 
     @staticmethod
     @once_differentiable

@@ -248,7 +248,7 @@ def _rounded(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
     y = multiplied(widened("rows", rows), widened("matrix", matrix))
     if bias is not None:
         y += bias
-    return y.to(x.dtype).view(*x.shape[:-1], columns)
+    return y.view(*x.shape[:-1], columns).to(x.dtype)  # no view: a model may change it in place
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
