@@ -75,3 +75,23 @@ def test_rows_without_virtual_tokens_are_the_bare_base_s(
         mixed = model(input_ids=ids, attention_mask=mask).logits[:, PADDING:]
     torch.testing.assert_close(mixed[0], model(input_ids=row).logits[0])
     torch.testing.assert_close(mixed[1], bare)
+
+
+@torch.no_grad()
+def test_rotary_embeddings_turn_them_as_the_row_behind_them(
+    tiny_base: Callable[..., Base], randomise: Callable[..., Adapter], token_ids: Callable[..., torch.Tensor]
+) -> None:
+    scaling = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 8.0, "original_max_position_embeddings": 32}
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0, 6.0, 8.0, 10.0]}
+    base = tiny_base("llama", rope_parameters={**scaling, **factors}, max_position_embeddings=256)
+    adapter = randomise(create_adapter(base, "prompt_tuning", num_virtual_tokens=4), scale=0.3)
+    model, passes = AdaptedModel(base, [adapter]).eval(), []
+    prompt, table = adapter.tensors()["source.prompt_embeddings"], base.model.get_input_embeddings()
+    base.model.model.norm.register_forward_hook(lambda _, __, output: passes.append(output.shape[1]))
+    for tokens in (20, 28, 29, 40, 20):
+        ids = token_ids(1, tokens)
+        found = model(input_ids=ids).logits
+        with model.route([None]):
+            expected = model(inputs_embeds=torch.cat([prompt[None], table(ids)], 1)).logits[:, 4:]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert [count for count in passes if count < 20] == [4, 5, 4], "once for short rows, and once for long ones"

@@ -262,22 +262,32 @@ class AttentionSites:
                 site.seen = None
             self._tidy(lent)
 
-    def read(self, paths: tuple[str, ...], inputs: Tensor) -> dict[str, KeysValues]:
+    def read(self, paths: tuple[str, ...], inputs: Tensor, *, length: int = 0) -> dict[str, KeysValues]:
         """Return the keys and values [K, P, D] that the model makes of token ids [P] or embeddings [P, d], by path.
+
+        Args:
+            paths: the attentions.
+            inputs: what is read.
+            length: of the sequence that they begin, where rotary embeddings depend on it.
 
         Raises:
             ConfigError: the model has fewer positions than P.
         """
-        require_positions(self._model, len(inputs))
+        count = len(inputs)
+        require_positions(self._model, count)
         kind = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
-        tokens = {kind: inputs[None].to(self._model.device)}
+        positions = {}
+        if length > count:  # one more token, which none of them sees, stands where the sequence ends
+            inputs = torch.cat([inputs, inputs[-1:]])
+            positions["position_ids"] = torch.tensor([[*range(count), length - 1]], device=self._model.device)
+        tokens = {kind: inputs[None].to(self._model.device), **positions}
         if self._model.config.is_encoder_decoder:  # read on both sides
             tokens[f"decoder_{kind}"] = tokens[kind]
         # Recomputed activations would meet another route in the backward pass; those of a few virtual tokens are small.
         body = body_of(self._model)
         with self.watch(paths) as seen, _nothing_recomputed(self._model):
             body(**tokens, **without_cache(body))
-        return {path: (calls[0][0][0], calls[0][1][0]) for path, calls in seen.items()}
+        return {path: (calls[0][0][0, :, :count], calls[0][1][0, :, :count]) for path, calls in seen.items()}
 
     def _site(self, path: str) -> AttentionSite:
         if not self._switch.is_on:

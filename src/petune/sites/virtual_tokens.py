@@ -1,5 +1,7 @@
 """Virtual tokens in front of the input: their keys and values, computed once a pass, and the positions they take.
 
+Rotary embeddings that depend on the length turn them as the sequences that they stand in front of.
+
 Shapes: B rows, T tokens, P virtual tokens, d hidden width.
 """
 
@@ -14,6 +16,7 @@ from transformers import PreTrainedModel
 
 from petune.backbone.arguments import by_name, takes
 from petune.backbone.positions import default_positions, position_limit, positions_without_padding
+from petune.backbone.rope_scaling import turned_as, unscaled_length
 from petune.backbone.structure import body_of
 from petune.errors import DataError
 from petune.kernels.constant_weights import once
@@ -24,9 +27,10 @@ from petune.sites.routing import Route, Routing, Stack
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class _Kept:
-    """What a source gave, and the parameters it gave it for."""
+    """What a source gave, and the parameters and the length it gave it for."""
 
     parameters: list[Tensor]
+    length: int
     values: Mapping[str, KeysValues]
 
     def is_of(self, source: Source) -> bool:
@@ -64,6 +68,7 @@ class VirtualTokens:
         self._changing: set[str] = set()
         self._kept: dict[str, _Kept] = {}
         self._called = (model, *headed)
+        self._unscaled_length: int | None = None
         self._handles: list[RemovableHandle] = []
 
     def plug(self, name: str, slots: Mapping[str, AttentionSlot], source: Source | None, *, changes_base: bool) -> None:
@@ -81,6 +86,7 @@ class VirtualTokens:
         if changes_base:
             self._changing.add(name)
         if not self._handles:
+            self._unscaled_length = unscaled_length(self._model)
             called = dict.fromkeys(_takes_positions(model) for model in self._called)
             self._handles = [m.register_forward_pre_hook(self._before_forward, with_kwargs=True) for m in called]
 
@@ -106,44 +112,50 @@ class VirtualTokens:
         route = self._routing.route
         if not route.virtual_tokens:
             return None
-        for name in {name for group in route.groups for name in group.stack if name in self._sources}:
-            self._prepare(name, [group.stack for group in route.groups if name in group.stack])
         shifts = [self._shift(group.stack) for group in route.groups]
-        if not any(shifts) or not takes(model, "position_ids"):
-            return None
-        call = by_name(model, args, kwargs)
-        return (), {**call, "position_ids": self._positions(route, shifts, call)}
+        call = by_name(model, args, kwargs) if any(shifts) and takes(model, "position_ids") else None
+        positions = None if call is None else self._positions(route, shifts, call)
+        length = self._turned_as(positions)
+        for name in {name for group in route.groups for name in group.stack if name in self._sources}:
+            self._prepare(name, [group.stack for group in route.groups if name in group.stack], length)
+        return None if call is None else ((), {**call, "position_ids": positions})
 
     def _shift(self, stack: Stack) -> int:
         shifts = ([slot.position_shift for slot in self._slots[n].values()] for n in stack if n in self._slots)
         return sum(max(shift, default=0) for shift in shifts)
 
-    def _prepare(self, name: str, stacks: list[Stack]) -> None:
+    def _turned_as(self, positions: Tensor | None) -> int:
+        """Return the length that rotary embeddings turn tokens at ``positions`` [B, T] by; 0 where any short one is."""
+        if positions is None or self._unscaled_length is None:
+            return 0
+        return turned_as(self._model, int(positions.max()) + 1)
+
+    def _prepare(self, name: str, stacks: list[Stack], length: int) -> None:
         """Give the slots of adapter ``name`` their keys and values for each of ``stacks``."""
         slots = self._slots[name]
-        values = {stack: self._values(name, stack) for stack in stacks}
+        values = {stack: self._values(name, stack, length) for stack in stacks}
         for path, slot in slots.items():
             assert isinstance(slot, SourcedSlot)
             slot.current = {stack: values[stack][path] for stack in stacks}
 
-    def _values(self, name: str, stack: Stack) -> Mapping[str, KeysValues]:
-        """Return what the source of ``name`` gives; without autograd it is kept until a parameter changes."""
+    def _values(self, name: str, stack: Stack, length: int) -> Mapping[str, KeysValues]:
+        """Return what the source of ``name`` gives; without autograd it is kept until a parameter or length changes."""
         source = self._sources[name]
         keep = not torch.is_grad_enabled() and not source.training and stack == (name,) and name not in self._changing
         kept = self._kept.get(name) if keep else None
-        if kept is not None:
+        if kept is not None and kept.length == length:
             same = once(tuple(source.parameters()), kept, lambda: kept.is_of(source))
             if kept.is_of(source) if same is None else same:
                 return kept.values
-        values: Mapping[str, KeysValues] = source(lambda embeddings: self._read(name, stack, embeddings))
+        values: Mapping[str, KeysValues] = source(lambda embeddings: self._read(name, stack, embeddings, length))
         if keep:
-            self._kept[name] = _Kept([p.detach().clone() for p in source.parameters()], values)
+            self._kept[name] = _Kept([p.detach().clone() for p in source.parameters()], length, values)
         return values
 
-    def _read(self, name: str, stack: Stack, embeddings: Tensor) -> Mapping[str, KeysValues]:
+    def _read(self, name: str, stack: Stack, embeddings: Tensor, length: int) -> Mapping[str, KeysValues]:
         """Return the keys and values that the base makes of ``embeddings`` [P, d] at the adapter's attentions."""
         with self._routing.use(Route.everywhere(stack, virtual_tokens=False)):
-            return self._attention.read(tuple(self._slots[name]), embeddings.to(self._model.dtype))
+            return self._attention.read(tuple(self._slots[name]), embeddings.to(self._model.dtype), length=length)
 
     def _positions(self, route: Route, shifts: list[int], call: Mapping[str, Any]) -> Tensor:
         """Return position ids [B, T] moved by each row's shift.
