@@ -209,20 +209,32 @@ def test_rows_are_padded_where_they_cannot_lie_end_to_end(
     assert caplog.messages == [f"rows are padded to one length: {reason}"]
 
 
+def longrope(length: int) -> dict[str, Any]:
+    """Return rotary embeddings that are scaled in sequences longer than ``length``."""
+    kind = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 8.0, "original_max_position_embeddings": length}
+    return {"rope_parameters": {**kind, "short_factor": [1.0] * 4, "long_factor": [4.0, 6.0, 8.0, 10.0]}}
+
+
 @pytest.mark.parametrize(
-    ("architecture", "window"),
-    [("mistral", "sliding_window"), ("gemma2", "sliding_window"), ("llama4_text", "attention_chunk_size")],
+    ("architecture", "limited"),
+    [
+        ("mistral", lambda length: {"sliding_window": length}),
+        ("gemma2", lambda length: {"sliding_window": length}),
+        ("llama4_text", lambda length: {"attention_chunk_size": length}),
+        ("llama", longrope),
+    ],
+    ids=["window", "window in some layers", "chunks", "scaled rotary embeddings"],
 )
 @pytest.mark.parametrize(("method", "virtual"), [("lora", 0), ("prompt_tuning", 3)])
-def test_a_window_counts_where_a_row_with_its_virtual_tokens_is_longer(
+def test_rows_are_padded_where_one_with_its_virtual_tokens_is_longer(
     architecture: str,
-    window: str,
+    limited: Callable[[int], dict[str, Any]],
     method: str,
     virtual: int,
     tiny_base: Callable[..., Base],
     randomise: Callable[..., Adapter],
 ) -> None:
-    base = tiny_base(architecture, **{window: 6 + virtual})
+    base = tiny_base(architecture, **limited(6 + virtual))
     options = {"num_virtual_tokens": virtual} if virtual else {"target_modules": ("q_proj", "v_proj")}
     model = two_on(base, randomise, method, **options)
     assert max(len(row.input_ids) for row in ROWS) == 6

@@ -4,7 +4,8 @@ To the model each token is a row of one token at its own position; an attention 
 saves most where steps are small: rows of unlike lengths need not be split into several passes over the weights. That
 the loss is the same is measured on the first batch.
 
-An attention with a window sees of rows within it what it would see without; batches with a longer row are padded.
+An attention with a window sees of rows within it what it would see without, and rotary embeddings that are scaled by
+the longest row leave short ones as they are; batches with a longer row are padded.
 
 What stands in front of an adapter's rows, its virtual tokens and the tokens that all of them begin with, lies there
 once, and they look back at it. A pass of its own would cost as much as a hundred tokens do in this one.
@@ -24,6 +25,7 @@ from torch import Tensor
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter
 from petune.backbone.arguments import takes
+from petune.backbone.rope_scaling import unscaled_length
 from petune.backbone.windows import attention_window
 from petune.data.batching import answer_starts, collate, split_step
 from petune.data.encoding import IGNORED, Encoded
@@ -82,7 +84,7 @@ class Unpadded:
         # A kernel that takes rows as they lie knows of nothing in front of them.
         self._shares_tokens = shares_tokens and not has_kernel(model.device, model.model.dtype)
         self._by_token = LabelLoss(model.model, model.plugged_into, next_token=False)
-        self._window = attention_window(model.model)
+        self._longest = _least(attention_window(model.model), unscaled_length(model.model))
         self._works: dict[str, bool] = {}
 
     def suits(self, rows: Sequence[Row]) -> bool:
@@ -91,7 +93,7 @@ class Unpadded:
         Args:
             rows: the next rows of every adapter.
         """
-        if not self._see_all(rows):
+        if not self._are_short(rows):
             return False
         new: dict[str, list[Encoded]] = {}
         for name, row in rows:
@@ -102,13 +104,13 @@ class Unpadded:
             self._works |= dict.fromkeys(new, reason is None)
             if reason is not None:
                 logger.info("rows are padded to one length: %s", reason)
-        return all(self._works[name] for name, _ in rows) and self._see_all(rows)
+        return all(self._works[name] for name, _ in rows) and self._are_short(rows)
 
-    def _see_all(self, rows: Sequence[Row]) -> bool:
-        """Say whether each token of ``rows`` sees all before it, virtual tokens too."""
-        if self._window is None:
+    def _are_short(self, rows: Sequence[Row]) -> bool:
+        """Say whether each token of ``rows`` sees all before it, virtual tokens too, and is turned as in any row."""
+        if self._longest is None:
             return True
-        return max(len(row.input_ids) + self._model.adapter(name).virtual_tokens for name, row in rows) <= self._window
+        return max(len(row.input_ids) + self._model.adapter(name).virtual_tokens for name, row in rows) <= self._longest
 
     def saves(self, names: Sequence[str], rows: Sequence[Encoded]) -> bool:
         """Say whether ``rows``, those of the adapters ``names``, have enough in front of them that is computed once."""
@@ -204,7 +206,7 @@ class Unpadded:
             found = self._losses(sequences, layout)
         if len(layout.attended) < len(self._model.base.structure.attentions):
             raise NotByRowError(f"{type(self._model.model).__name__} attends elsewhere")
-        self._window = min((w for w in (self._window, layout.window) if w is not None), default=None)
+        self._longest = _least(self._longest, layout.window)
         return found
 
     def _why_not(self, new: Mapping[str, Sequence[Encoded]]) -> str | None:
@@ -232,6 +234,11 @@ class Unpadded:
         apart = float((padded - found).abs().sum() / padded.abs().sum().clamp(min=1e-6))
         allowed = _TOLERANCE.get(base.dtype, _ROUGH)
         return None if apart <= allowed else f"the loss would differ by {apart:.1%}"
+
+
+def _least(*lengths: int | None) -> int | None:
+    """Return the least of ``lengths``, of which None is any number."""
+    return min((length for length in lengths if length is not None), default=None)
 
 
 def _of_adapters(names: Sequence[str], rows: Sequence[Encoded]) -> dict[str, dict[int, Encoded]]:
