@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
-from petune.sites.trunk import Trunk, find_trunk, lowest_block
+from petune.sites.trunk import Run, Trunk, find_trunk, lowest_block
 
 TOP_OF = {
     "llama": "model.layers.{}.self_attn.q_proj",
@@ -36,11 +36,17 @@ def batch(base: Base, others: int = 0) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def run_of(model: nn.Module, base: Base) -> Run:
+    def run(others: int) -> tuple[Tensor, Tensor]:
+        inputs = batch(base, others)
+        return model(**inputs)[0], inputs["attention_mask"].bool()
+
+    return run
+
+
 def found(base: Base, adapter: Adapter) -> tuple[AdaptedModel, Trunk | str]:
     model = AdaptedModel(base, [adapter])
-    return model, find_trunk(
-        base.model, base.structure, adapter.slots.items(), lambda others: model(**batch(base, others))[0]
-    )
+    return model, find_trunk(base.model, base.structure, adapter.slots.items(), run_of(model, base))
 
 
 def trunk_of(base: Base, adapter: Adapter) -> tuple[AdaptedModel, Trunk]:
@@ -143,9 +149,7 @@ def test_dropout_below_is_noticed(tiny_base: Callable[..., Base]) -> None:
     base = tiny_base("gpt2", resid_pdrop=0.3)
     model = AdaptedModel(base, [adapter := lora_on_top(base, "gpt2")]).train()
     before = torch.get_rng_state()
-    reason = find_trunk(
-        base.model, base.structure, adapter.slots.items(), lambda others: model(**batch(base, others))[0]
-    )
+    reason = find_trunk(base.model, base.structure, adapter.slots.items(), run_of(model, base))
     assert reason == "its lower blocks give something else at each pass, as dropout does"
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -155,7 +159,17 @@ def test_blocks_that_share_more_than_hidden_states_are_noticed(tiny_base: Callab
     low, _, high = base.model.model.layers
     low.mlp.register_forward_hook(lambda _, __, output: noted.append(output))
     high.register_forward_hook(lambda _, __, output: output + noted[-1])
-    assert found(base, lora_on_top(base, "llama"))[1] == "its upper blocks use more than the hidden states"
+    assert found(base, lora_on_top(base, "llama"))[1] == "its upper blocks use more than the hidden states of tokens"
+
+
+def test_blocks_that_look_at_padding_are_noticed(tiny_base: Callable[..., Base]) -> None:
+    base = tiny_base("bert")
+    adapter = lora_on_top(base, "bert")
+    assert isinstance(found(base, adapter)[1], Trunk), "attentions do not"
+    base = tiny_base("bert")
+    top = base.model.bert.encoder.layer[-1]
+    top.register_forward_hook(lambda _, __, output: output + output.roll(-1, 1))
+    assert found(base, lora_on_top(base, "bert"))[1] == "its upper blocks use more than the hidden states of tokens"
 
 
 class Wrapped(nn.Module):
@@ -174,10 +188,10 @@ def test_blocks_that_return_something_else_are_noticed(tiny_base: Callable[..., 
     wrapped = Wrapped(model.layers[0])
     trunk = Trunk([wrapped], model.layers[1])
 
-    def run(others: int) -> Tensor:
-        hidden = torch.ones(1, 3, 32) + others
+    def run(others: int) -> tuple[Tensor, Tensor]:
+        hidden, tokens = torch.ones(1, 3, 32) + others, torch.ones(1, 3, dtype=torch.bool)
         rope = model.rotary_emb(hidden, torch.arange(3)[None])
-        return model.layers[1](wrapped(hidden, position_embeddings=rope)["hidden"], position_embeddings=rope)
+        return model.layers[1](wrapped(hidden, position_embeddings=rope)["hidden"], position_embeddings=rope), tokens
 
     assert trunk.why_not(run, []) == "its blocks do not all return hidden states in one form"
 
@@ -186,7 +200,7 @@ def test_a_touched_module_that_runs_early_is_noticed(tiny_base: Callable[..., Ba
     base = tiny_base("llama")
     model = base.model
     trunk = Trunk(list(model.model.layers[:2]), model.model.layers[2])
-    reason = trunk.why_not(lambda others: model(**batch(base, others))[0], [model.model.rotary_emb])
+    reason = trunk.why_not(run_of(model, base), [model.model.rotary_emb])
     assert reason == "a LlamaRotaryEmbedding below its blocks is part of the adapter"
 
 

@@ -17,7 +17,7 @@ from petune.sites.trunk import Trunk
 from petune.training.hidden_states import HiddenStates
 from petune.training.recipe import Recipe
 from petune.training.run import train
-from petune.training.trunk_cache import TrunkCache
+from petune.training.trunk_cache import TrunkCache, _probed
 
 ON = {"trunk_cache": "1GiB"}
 TOP = {"method": "lora", "r": 2, "layers_to_transform": [2]}
@@ -200,3 +200,14 @@ def test_it_lies_where_it_is_told_and_keeps_no_more_than_its_size(
 
 def test_a_run_may_go_on_with_or_without() -> None:
     assert Recipe.parse({}).differences(Recipe.parse({**ON, "keep_trunk_cache": True})) == []
+
+
+def test_rows_are_probed_with_padding_where_their_lengths_differ() -> None:
+    def lengths(*rows: int) -> list[list[int]]:
+        made = [Encoded([1] * length, [1] * length, "rows") for length in rows]
+        return [[len(row.input_ids) for row in _probed(made, others)] for others in (0, 1)]
+
+    assert lengths(5, 3, 3, 3, 4) == [[3, 4], [3, 3]]
+    assert lengths(3, 3, 3) == [[3, 3], [3]]
+    assert lengths(4, 3) == [[3, 4], [3, 4]]
+    assert lengths(3) == [[3], [3]]

@@ -4,7 +4,7 @@ Training changes nothing there, so what the trunk makes of a row is always the s
 forward pass is run with the trunk's blocks left out: each of them hands on what the last one would have given.
 Embeddings, masks and positions are still the model's own, so there is no case for one architecture or another. Whether
 a model can be entered in this way is measured on a few rows: the shortened pass must give the whole one's output, bit
-for bit.
+for bit, wherever there are tokens. What the trunk makes of padding is not known: zeros stand there.
 
 Shapes: B rows, T tokens, d hidden width.
 """
@@ -27,8 +27,10 @@ from petune.sites.weights import WeightSlot
 Slots = Collection[tuple[str, Slot]]
 """Slots of one adapter or several, with the path that each plugs into."""
 
-Run = Callable[[int], Tensor]
-"""Runs the model, adapters included, on a few rows or, for 1, on a few others; returns its output."""
+Run = Callable[[int], tuple[Tensor, Tensor]]
+"""Runs the model, adapters included, on a few rows or, for 1, on a few others; returns its output, and which of their
+places [B, T] hold tokens.
+"""
 
 
 def lowest_block(model: nn.Module, structure: Structure, slots: Slots) -> int:
@@ -148,7 +150,7 @@ class Trunk:
 
     def _measured(self, run: Run, early: list[nn.Module]) -> str | None:
         with self.watched() as seen:
-            outputs = [_seeded(run, seed) for seed in (0, 1)]
+            (whole, tokens), _ = (_seeded(run, seed) for seed in (0, 1))
         run(1)  # what blocks share beside hidden states is now of other rows, and would show
         if len(seen) != 2 or seen[0].ndim != 3:
             return "a pass does not go through its blocks once each, with rows of hidden states"
@@ -161,11 +163,12 @@ class Trunk:
         if not torch.equal(*seen):
             return "its lower blocks give something else at each pass, as dropout does"
         try:
-            with self.left_out(seen[0]):
-                same = torch.equal(_seeded(run, 0), outputs[0])
+            with self.left_out(seen[0].masked_fill(~tokens[..., None], 0)):
+                shortened, _ = _seeded(run, 0)
+            same = torch.equal(_at(tokens, shortened), _at(tokens, whole))
         except Exception:  # whatever an upper block misses
             same = False
-        return None if same else "its upper blocks use more than the hidden states"
+        return None if same else "its upper blocks use more than the hidden states of tokens"
 
     def _note_form(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Note what a block returns: a tensor (None), a tuple that begins with one (its size), or neither (0)."""
@@ -207,6 +210,11 @@ def _give(given: Any, *_args: Any, **_kwargs: Any) -> Any:
     return given
 
 
-def _seeded(run: Run, seed: int) -> Tensor:
+def _seeded(run: Run, seed: int) -> tuple[Tensor, Tensor]:
     torch.manual_seed(seed)
     return run(0)
+
+
+def _at(tokens: Tensor, output: Tensor) -> Tensor:
+    """Return an output [B, T, ...] where there are tokens; one that is of rows as it is."""
+    return output[tokens] if output.shape[:2] == tokens.shape else output

@@ -31,7 +31,6 @@ from petune.training.options import TrainingOptions
 logger = logging.getLogger("petune")
 
 OFF = "off"
-PROBED_ROWS = 2
 _PACKAGES = ("petune", "torch", "transformers")
 
 Around = Callable[[Sequence[Encoded]], AbstractContextManager[None]]
@@ -132,17 +131,25 @@ def _open(model: AdaptedModel, runs: Sequence[AdapterRun], options: TrainingOpti
     return TrunkCache(trunk, states, model.device)
 
 
-def _output(model: AdaptedModel, run: AdapterRun, others: int) -> Tensor:
-    """Return what the model makes of the two shortest rows of ``run``, or of the two after them, as in training."""
-    ordered = sorted(run.rows, key=lambda row: len(row.input_ids))
-    rows = ordered[PROBED_ROWS * others :][:PROBED_ROWS] or ordered[:PROBED_ROWS]
+def _output(model: AdaptedModel, run: AdapterRun, others: int) -> tuple[Tensor, Tensor]:
+    """Return what the model makes of a few rows of ``run``, or of others, as in training, and where tokens stand."""
+    rows = _probed(run.rows, others)
     pad = model.tokenizer.pad_token_id
     assert isinstance(pad, int)
     batch = collate(rows, pad_token_id=pad, device=model.device)
     del batch["labels"]
     with model.route([run.adapter.name] * len(rows)), model.answers_from(answer_starts(rows)):
         output: Tensor = model.model(**batch, **without_cache(model.model))[0]
-    return output
+    return output, batch["attention_mask"].bool()
+
+
+def _probed(rows: Sequence[Encoded], others: int) -> list[Encoded]:
+    """Return the shortest of ``rows`` and the next longer one, so that there is padding; or two others, if any."""
+    ordered = sorted(rows, key=lambda row: len(row.input_ids))
+    longer = next((i for i, row in enumerate(ordered) if len(row.input_ids) > len(ordered[0].input_ids)), 1)
+    pair = [ordered[0], *ordered[longer : longer + 1]]
+    rest = ordered[1:longer] + ordered[longer + 1 :]
+    return (rest[:2] or pair) if others else pair
 
 
 def _digest(model: AdaptedModel, trunk: Trunk, rows: Sequence[Encoded], shift: int) -> str:
