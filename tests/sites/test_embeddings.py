@@ -96,6 +96,27 @@ def test_encoders_and_the_encoder_side_of_encoder_decoders(kind: int, token_ids:
                 model.generate(input_ids=token_ids(2, 8), attention_mask=mask, **options)
 
 
+@torch.no_grad()
+def test_positions_beyond_the_vocabulary_stay_what_they_are() -> None:
+    shape = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    size, length = 24, 40
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = BertForMaskedLM(BertConfig(vocab_size=size, max_position_embeddings=64, **shape)).eval()
+        ids = torch.randint(size, (2, length))
+    bare = model(input_ids=ids).logits
+    _, prompts = plugged(model, own=P)
+    written = ids.clone()
+    written[0, [1, 30, 33]] = torch.arange(size, size + P)
+    embeddings = input_embeddings(model)(ids)
+    embeddings[0, [1, 30, 33]] = prompts["own"].prompt_embeddings
+    expected = model(inputs_embeds=embeddings[:1]).logits[0]
+    with Routing.of(model).use(Route.of([("own",), ()])):
+        mixed = model(input_ids=written).logits
+    torch.testing.assert_close(mixed[0], expected)
+    torch.testing.assert_close(mixed[1], bare[1])
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @torch.no_grad()
 def test_rows_of_a_mixed_padded_batch_equal_the_rows_alone(

@@ -118,6 +118,7 @@ class EmbeddingSite:
         self._slots: dict[str, tuple[EmbeddingSlot, EmbeddingSource]] = {}
         self._handles: list[RemovableHandle] = []
         self._places: Tensor | None = None
+        self._virtual: Tensor | None = None
 
     def plug(self, name: str, slot: EmbeddingSlot, source: EmbeddingSource) -> None:
         """Let rows of adapter ``name`` hold virtual tokens with the embeddings of ``source``."""
@@ -170,18 +171,21 @@ class EmbeddingSite:
                 raise DataError(f"a row for {names} holds {wrong} virtual tokens, expected {expected}; {_HOW}")
 
     def _other_tables(self, own: nn.Module) -> list[nn.Module]:
-        """Return what may look the same tokens up beside the input embeddings: the tables of their class."""
+        """Return what may look the same tokens up behind the input embeddings: the tables of their class."""
         return [module for module in self._model.modules() if type(module) is type(own) and module is not own]
 
     def _without_virtual(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Look an ordinary token up in place of virtual ones."""
+        """Look an ordinary token up in place of virtual ones, where the table is given tokens and not positions."""
+        if self._virtual is None or not _equal(args[0], self._virtual):
+            return args
         return (args[0].masked_fill(args[0] >= vocabulary_size(self._model), 0), *args[1:])
 
     def _hide(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Look an ordinary token up in place of virtual ones, and note which [B, T] stood where."""
         places = args[0] - vocabulary_size(self._model)
-        self._places = places if bool((places >= 0).any()) else None
-        return None if self._places is None else (args[0].masked_fill(places >= 0, 0), *args[1:])
+        found = bool((places >= 0).any())
+        self._places, self._virtual = (places, args[0]) if found else (None, None)
+        return (args[0].masked_fill(places >= 0, 0), *args[1:]) if found else None
 
     def _fill(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Put the virtual tokens' embeddings over what was looked up in their places."""
@@ -204,6 +208,10 @@ class EmbeddingSite:
             else:
                 output = output.index_copy(0, index, _filled(output[index], own, torch.cat(tables)))
         return output
+
+
+def _equal(ids: Tensor, others: Tensor) -> bool:
+    return ids is others or (ids.shape == others.shape and bool((ids == others.to(ids.device)).all()))
 
 
 def _filled(output: Tensor, places: Tensor, table: Tensor) -> Tensor:
