@@ -4,12 +4,24 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from transformers import T5GemmaConfig, T5GemmaForConditionalGeneration
 
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
 
 PADDING = 3
+
+
+def t5gemma() -> Base:
+    """Return a random encoder-decoder whose encoder takes positions."""
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    part = {**shape, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 288, "initializer_range": 0.15}
+    tokens = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
+    config = T5GemmaConfig(encoder=part | tokens, decoder=part | tokens, initializer_range=0.15, **tokens)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Base.from_model(T5GemmaForConditionalGeneration(config).eval(), name="tiny-t5gemma")
 
 
 def padded(row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,3 +107,36 @@ def test_rotary_embeddings_turn_them_as_the_row_behind_them(
             expected = model(inputs_embeds=torch.cat([prompt[None], table(ids)], 1)).logits[:, 4:]
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert [count for count in passes if count < 20] == [4, 5, 4], "once for short rows, and once for long ones"
+
+
+@pytest.mark.parametrize("architecture", ["t5", "bart", "t5gemma"])
+@pytest.mark.parametrize("projection", [True, False])
+@torch.no_grad()
+def test_an_encoder_that_generation_calls_by_itself_has_them_as_in_training(
+    architecture: str,
+    projection: bool,
+    tiny_base: Callable[..., Base],
+    randomise: Callable[..., Adapter],
+    token_ids: Callable[..., torch.Tensor],
+) -> None:
+    base = t5gemma() if architecture == "t5gemma" else tiny_base(architecture)
+    adapter = create_adapter(base, "prefix_tuning", num_virtual_tokens=3, prefix_projection=projection)
+    model, ids = AdaptedModel(base, [adapter]), token_ids(2, 6)
+    options = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None, "return_dict_in_generate": True}
+    for _ in range(2):
+        written = model.model.generate(input_ids=ids, output_logits=True, **options)
+        whole = model(input_ids=ids, decoder_input_ids=written.sequences[:, :-1]).logits
+        torch.testing.assert_close(torch.stack(written.logits, 1), whole, rtol=1e-4, atol=1e-4)
+        randomise(adapter)
+
+
+def test_what_a_pass_of_an_encoder_decoder_needs_is_computed_once(
+    tiny_base: Callable[..., Base], token_ids: Callable[..., torch.Tensor]
+) -> None:
+    base, ids = tiny_base("t5"), token_ids(1, 6)
+    adapter = create_adapter(base, "prefix_tuning", num_virtual_tokens=3, prefix_projection=True)
+    model, passes = AdaptedModel(base, [adapter]), []
+    assert adapter.source is not None
+    adapter.source.register_forward_hook(lambda *_: passes.append(1))
+    model(input_ids=ids, decoder_input_ids=ids)
+    assert passes == [1]

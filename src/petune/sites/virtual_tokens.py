@@ -44,7 +44,8 @@ class VirtualTokens:
     """What has to happen before each forward pass for the attention slots that are plugged in.
 
     Real tokens move behind the virtual ones where the model takes position ids. Where it does not (relative positions,
-    as in T5; BART, which counts by itself) they keep the positions they have without.
+    as in T5; BART, which counts by itself) they keep the positions they have without. An encoder-decoder's pass begins
+    with its encoder, which generation calls by itself.
 
     Args:
         model: the base.
@@ -88,7 +89,11 @@ class VirtualTokens:
         if not self._handles:
             self._unscaled_length = unscaled_length(self._model)
             called = dict.fromkeys(_takes_positions(model) for model in self._called)
-            self._handles = [m.register_forward_pre_hook(self._before_forward, with_kwargs=True) for m in called]
+            encoders = dict.fromkeys(m.get_encoder() for m in called if m.config.is_encoder_decoder)
+            self._handles = [
+                *(model.register_forward_pre_hook(self._before_forward, with_kwargs=True) for model in called),
+                *(encoder.register_forward_pre_hook(self._before_reading, with_kwargs=True) for encoder in encoders),
+            ]
 
     def unplug(self, name: str) -> None:
         """Stop preparing passes for adapter ``name``."""
@@ -106,19 +111,34 @@ class VirtualTokens:
         self._kept.clear()
 
     def _before_forward(
-        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Do what a pass begins with, unless the model's encoder is called first, which does."""
+        if not model.config.is_encoder_decoder:
+            return self._before_reading(model, args, kwargs)
+        if by_name(model, args, kwargs).get("encoder_outputs") is not None:
+            self._compute(self._routing.route, 0)
+        return None
+
+    def _before_reading(
+        self, reader: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Compute what the route's sources give, and move the positions of rows with virtual tokens."""
         route = self._routing.route
         if not route.virtual_tokens:
             return None
         shifts = [self._shift(group.stack) for group in route.groups]
-        call = by_name(model, args, kwargs) if any(shifts) and takes(model, "position_ids") else None
+        moves = all(takes(part, "position_ids") for part in (_takes_positions(self._model), reader))
+        call = by_name(reader, args, kwargs) if any(shifts) and moves else None
         positions = None if call is None else self._positions(route, shifts, call)
-        length = self._turned_as(positions)
-        for name in {name for group in route.groups for name in group.stack if name in self._sources}:
-            self._prepare(name, [group.stack for group in route.groups if name in group.stack], length)
+        self._compute(route, self._turned_as(positions))
         return None if call is None else ((), {**call, "position_ids": positions})
+
+    def _compute(self, route: Route, length: int) -> None:
+        """Compute what the route's sources give in a sequence that is turned as one of ``length`` tokens."""
+        if route.virtual_tokens:
+            for name in {name for group in route.groups for name in group.stack if name in self._sources}:
+                self._prepare(name, [group.stack for group in route.groups if name in group.stack], length)
 
     def _shift(self, stack: Stack) -> int:
         shifts = ([slot.position_shift for slot in self._slots[n].values()] for n in stack if n in self._slots)
