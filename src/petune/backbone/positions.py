@@ -52,7 +52,7 @@ def default_positions(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tens
         real = (ids != first - 1).long()
         counted: Tensor = real.cumsum(1) * real + first - 1
         return counted
-    past = _past(inputs)
+    past = cached_tokens(inputs)
     return torch.arange(first + past, first + past + tokens.shape[1], device=tokens.device)[None]
 
 
@@ -82,10 +82,11 @@ def _mask(inputs: Mapping[str, Any]) -> Tensor | None:
     if not isinstance(mask, Tensor) or mask.ndim != 2:
         return None
     tokens = inputs["inputs_embeds"] if inputs.get("input_ids") is None else inputs["input_ids"]
-    return mask.long() if mask.shape[1] == _past(inputs) + tokens.shape[1] else None
+    return mask.long() if mask.shape[1] == cached_tokens(inputs) + tokens.shape[1] else None
 
 
-def _past(inputs: Mapping[str, Any]) -> int:
+def cached_tokens(inputs: Mapping[str, Any]) -> int:
+    """Return how many tokens of each row a call has in its cache, also where that has let go of the oldest keys."""
     cache = inputs.get("past_key_values")
     return 0 if cache is None else int(cache.get_seq_length())
 

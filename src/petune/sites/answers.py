@@ -1,24 +1,23 @@
 """Which queries of an attention predict a token of the answer.
 
-Shapes: R rows named by the caller, B rows of the call (a multiple of R where a beam search repeats rows), H heads,
-T queries, S keys (cached ones included).
+Shapes: R rows named by the caller, B rows of the call (a multiple of R where a beam search repeats rows), T queries.
 """
 
-import torch
 from torch import Tensor
 
 from petune.errors import ConfigError
 
 
-def predicts_answer(mask: Tensor, answers: Tensor | None) -> Tensor:
+def predicts_answer(places: Tensor, rows: int, answers: Tensor | None) -> Tensor:
     """Return which queries [B, T] predict a token of the answer: the last one before it, and those of it.
 
-    A query's own place among the keys is read off the causal mask: the last key that it sees is its own. So it is
-    known with every kind of cache, and nothing is remembered between passes.
+    Places count from the first token that was ever read. Among the keys they cannot be told: a cache may have room
+    behind them, and that of a sliding window has let go of the oldest.
 
     Args:
-        mask: what each query sees, boolean or added to the scores [B, 1 or H, T, S].
-        answers: index of the first token of each row's answer [R], where the mask lies.
+        places: the index of each query's token [T].
+        rows: B.
+        answers: index of the first token of each row's answer [R], where the places lie.
 
     Raises:
         ConfigError: ``answers`` is None.
@@ -29,8 +28,5 @@ def predicts_answer(mask: Tensor, answers: Tensor | None) -> Tensor:
             " inside `with model.answers_from([...]):`, with the index of each row's first answer token (training,"
             " evaluation and generation with petune do so themselves)"
         )
-    seen = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] > torch.finfo(mask.dtype).min / 2
-    index = torch.arange(seen.shape[-1], device=seen.device)
-    own = torch.where(seen, index, -1).amax(-1)
-    starts = answers.repeat_interleave(len(seen) // len(answers), output_size=len(seen))
-    return own >= starts[:, None] - 1
+    starts = answers.repeat_interleave(rows // len(answers), output_size=rows)
+    return places >= starts[:, None] - 1

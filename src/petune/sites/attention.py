@@ -123,9 +123,7 @@ class AttentionSite:
         shown = visible[:, None, None, :].expand(-1, mask.shape[1], queries, -1)
         if any(part.is_partly_hidden for part in parts):
             hidden = flags_of([part.answer_only for part in parts], parts, key)
-            shown = shown & (
-                ~hidden[:, None, None, :] | predicts_answer(mask, self._routing.answers(mask.device))[:, None, :, None]
-            )
+            shown = shown & (~hidden[:, None, None, :] | self._predict_answer(key, queries)[:, None, :, None])
         if mask.dtype != torch.bool:
             shown = torch.zeros_like(shown, dtype=mask.dtype).masked_fill(~shown, torch.finfo(mask.dtype).min)
         return (
@@ -133,6 +131,12 @@ class AttentionSite:
             torch.cat([own_value, value], 2),
             torch.cat([shown, mask], -1),
         )
+
+    def _predict_answer(self, key: Tensor, queries: int) -> Tensor:
+        """Return which queries [B, T] predict a token of the answer."""
+        first = self._routing.first_place
+        places = torch.arange(first, first + queries, device=key.device)
+        return predicts_answer(places, len(key), self._routing.answers(key.device))
 
     def _parts(self, key: Tensor) -> list[Part]:
         """Return what the slots give, group by group."""

@@ -1,6 +1,6 @@
 """Which adapters each row of a batch goes through: decided once, read by every site.
 
-Beside it stands what else a site has to know of each row: where its answer begins.
+Beside it stands what else a site has to know: where each row's answer begins, and where the tokens of a pass do.
 
 Shapes: R rows named by the caller, N leading entries of a tensor that a site sees. N is a multiple of R wherever
 the model repeats rows (beam search) or flattens positions into rows (``[R * T, d]``): in both, the entries of one
@@ -134,6 +134,9 @@ class Routing:
 
     _active: Route = field(default_factory=lambda: Route.everywhere(()))
     _answers: Tensor | None = None
+
+    first_place: int = 0
+    """Index of the first token that the running pass reads; those before it are in the cache."""
 
     @staticmethod
     def of(model: nn.Module) -> "Routing":

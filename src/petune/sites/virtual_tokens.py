@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from petune.backbone.arguments import by_name, takes
-from petune.backbone.positions import default_positions, position_limit, positions_without_padding
+from petune.backbone.positions import cached_tokens, default_positions, position_limit, positions_without_padding
 from petune.backbone.rope_scaling import turned_as, unscaled_length
 from petune.backbone.structure import body_of
 from petune.errors import DataError
@@ -123,16 +123,15 @@ class VirtualTokens:
     def _before_reading(
         self, reader: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Compute what the route's sources give, and move the positions of rows with virtual tokens."""
+        """Note where the tokens stand, compute what sources give, and move the positions behind virtual tokens."""
         route = self._routing.route
-        if not route.virtual_tokens:
-            return None
-        shifts = [self._shift(group.stack) for group in route.groups]
+        call = by_name(reader, args, kwargs)
+        shifts = [self._shift(group.stack) for group in route.groups] if route.virtual_tokens else []
         moves = all(takes(part, "position_ids") for part in (_takes_positions(self._model), reader))
-        call = by_name(reader, args, kwargs) if any(shifts) and moves else None
-        positions = None if call is None else self._positions(route, shifts, call)
+        positions = self._positions(route, shifts, call) if any(shifts) and moves else None
         self._compute(route, self._turned_as(positions))
-        return None if call is None else ((), {**call, "position_ids": positions})
+        self._routing.first_place = cached_tokens(call)  # a source may have had the base read something else
+        return None if positions is None else ((), {**call, "position_ids": positions})
 
     def _compute(self, route: Route, length: int) -> None:
         """Compute what the route's sources give in a sequence that is turned as one of ``length`` tokens."""
@@ -190,8 +189,7 @@ class VirtualTokens:
         own = default_positions(self._model, call) if given is None else given
         ids = call.get("input_ids")
         rows, tokens = (call["inputs_embeds"] if ids is None else ids).shape[:2]
-        cache = call.get("past_key_values")
-        past = 0 if cache is None else cache.get_seq_length()
+        past = cached_tokens(call)
         limit = position_limit(self._model)
         if limit is not None and past + tokens + max(shifts) > limit:
             raise DataError(
