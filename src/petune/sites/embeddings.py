@@ -8,7 +8,7 @@ Shapes: B rows, T tokens, P virtual tokens, V vocabulary, d hidden width.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -119,6 +119,11 @@ class EmbeddingSite:
         self._handles: list[RemovableHandle] = []
         self._places: Tensor | None = None
         self._virtual: Tensor | None = None
+        self._rows_second = False
+
+    def tell_axes(self, rows_second: Collection[nn.Module]) -> None:
+        """Be told which modules of the model have the rows along their second axis."""
+        self._rows_second = bool(self._slots) and input_embeddings(self._model) in rows_second
 
     def plug(self, name: str, slot: EmbeddingSlot, source: EmbeddingSource) -> None:
         """Let rows of adapter ``name`` hold virtual tokens with the embeddings of ``source``."""
@@ -192,6 +197,12 @@ class EmbeddingSite:
         places, self._places = self._places, None
         if places is None:
             return output
+        if self._rows_second:
+            return self._with_virtual(places.t(), output.transpose(0, 1)).transpose(0, 1)
+        return self._with_virtual(places, output)
+
+    def _with_virtual(self, places: Tensor, output: Tensor) -> Tensor:
+        """Return ``output`` [B, T, d] with the virtual tokens' embeddings in their ``places`` [B, T]."""
         route = self._routing.route
         for group in route.groups:
             index = group.index(route.num_rows, len(places), places.device)

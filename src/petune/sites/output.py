@@ -3,11 +3,12 @@
 A site is a pair of hooks: the base's module tree, its parameter names and its state dict stay as they were. A slot may
 also change what the sub-module is given, or see the input of an earlier sub-module in place of its host's.
 
-Shapes: x [N, ..., d_in] and y [N, ..., d_out] are the sub-module's input and output; the rows lie along the first axis.
+Shapes: x [N, ..., d_in] and y [N, ..., d_out] are the sub-module's input and output; the rows lie along the first axis,
+in a few models along the second: then N is the size of that one.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, final
 
@@ -102,6 +103,8 @@ class OutputSite:
         self._routing = routing
         self._readings: dict[str, nn.Module] = {}
         self._noted: dict[str, Tensor] = {}
+        self._axis = 0
+        self._noted_axes: dict[str, int] = {}
         self._unchanged: Tensor | None = None
         self._handles: list[RemovableHandle] = []
 
@@ -119,6 +122,11 @@ class OutputSite:
         del self.slots[name]
         self._readings.pop(name, None)
         self._hook()
+
+    def tell_axes(self, rows_second: Collection[nn.Module]) -> None:
+        """Be told which modules of the model have the rows along their second axis."""
+        self._axis = int(self.module in rows_second)
+        self._noted_axes = {name: int(module in rows_second) for name, module in self._readings.items()}
 
     def _hook(self) -> None:
         """Have the hooks that the slots need, and no others."""
@@ -140,7 +148,7 @@ class OutputSite:
     def _before(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         x = self._unchanged = inputs[0]
         for names, index in self._groups(x):
-            x = _put(x, index, self._seen(names, _take(x, index))[-1])
+            x = _put(x, index, self._seen(names, _take(x, index, self._axis))[-1], self._axis)
         return (x, *inputs[1:])
 
     def _after(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -150,21 +158,23 @@ class OutputSite:
         if not any(name in self.slots for group in route.groups for name in group.stack):
             self._noted.clear()
             return output
-        rows = route.num_rows
-        if len(output) == 1 < rows:  # position embeddings are computed once for all rows
+        rows, axis = route.num_rows, self._axis
+        if len(output) == 1 < rows and axis == 0:  # position embeddings are computed once for all rows
             x, output = (entries.expand(rows, *entries.shape[1:]) for entries in (x, output))
         at_once = self._at_once(x, output)
         if at_once is not None:
             return at_once
         changed = []
         for names, index in self._groups(output):
-            y = _take(output, index)
-            for place, (name, own_x) in enumerate(zip(names, self._seen(names, _take(x, index)), strict=False)):
-                slot, own_x = self.slots[name], _take(self._noted[name], index) if name in self._readings else own_x
+            y = _take(output, index, axis)
+            for place, (name, own_x) in enumerate(zip(names, self._seen(names, _take(x, index, axis)), strict=False)):
+                slot = self.slots[name]
+                if name in self._readings:
+                    own_x = _take(self._noted[name], index, self._noted_axes.get(name, 0))
                 y = slot(own_x, y, self._bias(names[:place])) if slot.takes_bias and place else slot(own_x, y)
             changed.append((index, y))
         self._noted.clear()
-        return _put_all(output, changed)
+        return _put_all(output, changed, axis)
 
     def _bias(self, names: Sequence[str]) -> Tensor | None:
         """Return the bias in what the slots of these adapters give, the same that merging them makes."""
@@ -178,7 +188,7 @@ class OutputSite:
         """Return the output, where the slots of several groups of rows can work in one piece."""
         route = self._routing.route
         numbers = tuple(n for n, g in enumerate(route.groups) if any(name in self.slots for name in g.stack))
-        if len(numbers) < 2 or self._readings:
+        if len(numbers) < 2 or self._readings or self._axis:
             return None
         slots = [self.slots[name] for n in numbers for name in route.groups[n].stack if name in self.slots]
         kind = type(slots[0])
@@ -194,7 +204,7 @@ class OutputSite:
         for group in route.groups:
             names = [name for name in group.stack if name in self.slots]
             if names:
-                yield names, group.index(route.num_rows, entries.shape[0], entries.device)
+                yield names, group.index(route.num_rows, entries.shape[self._axis], entries.device)
 
     def _seen(self, names: list[str], x: Tensor) -> list[Tensor]:
         """Return the input that the slot of each adapter sees, and last what the sub-module itself is given."""
@@ -205,18 +215,18 @@ class OutputSite:
         return [*reversed(seen[:-1]), seen[-1]]
 
 
-def _take(entries: Tensor, index: Tensor | None) -> Tensor:
-    return entries if index is None else entries.index_select(0, index)
+def _take(entries: Tensor, index: Tensor | None, axis: int = 0) -> Tensor:
+    return entries if index is None else entries.index_select(axis, index)
 
 
-def _put_all(entries: Tensor, changed: Sequence[tuple[Tensor | None, Tensor]]) -> Tensor:
+def _put_all(entries: Tensor, changed: Sequence[tuple[Tensor | None, Tensor]], axis: int) -> Tensor:
     """Return ``entries`` with each group's own in their places, copied once for all groups."""
     if len(changed) < 2:
-        return _put(entries, *changed[0]) if changed else entries
+        return _put(entries, *changed[0], axis) if changed else entries
     return entries.index_copy(
-        0, torch.cat([i for i, _ in changed if i is not None]), torch.cat([y for _, y in changed])
+        axis, torch.cat([i for i, _ in changed if i is not None]), torch.cat([y for _, y in changed], axis)
     )
 
 
-def _put(entries: Tensor, index: Tensor | None, changed: Tensor) -> Tensor:
-    return changed if index is None else entries.index_copy(0, index, changed)
+def _put(entries: Tensor, index: Tensor | None, changed: Tensor, axis: int = 0) -> Tensor:
+    return changed if index is None else entries.index_copy(axis, index, changed)

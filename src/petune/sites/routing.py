@@ -2,9 +2,9 @@
 
 Beside it stands what else a site has to know: where each row's answer begins, and where the tokens of a pass do.
 
-Shapes: R rows named by the caller, N leading entries of a tensor that a site sees. N is a multiple of R wherever
-the model repeats rows (beam search) or flattens positions into rows (``[R * T, d]``): in both, the entries of one
-row stay together, so one index serves.
+Shapes: R rows named by the caller, N entries of a tensor that a site sees, along the axis of its rows. N is a multiple
+of R wherever the model repeats rows (beam search) or flattens positions into rows (``[R * T, d]``): in both, the
+entries of one row stay together, so one index serves.
 """
 
 from collections.abc import Iterator, Sequence
@@ -74,7 +74,7 @@ class Route:
 
         Args:
             numbers: which groups; none of them has all rows.
-            num_entries: leading entries N of the tensor that a site sees.
+            num_entries: entries N, along the axis of its rows, of the tensor that a site sees.
             device: where it lies.
 
         Returns:

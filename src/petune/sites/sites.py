@@ -19,6 +19,7 @@ from petune.sites.host import Host
 from petune.sites.output import OutputSite, OutputSlot
 from petune.sites.own_maths import own_maths
 from petune.sites.routing import Route, Routing
+from petune.sites.row_axes import rows_second
 from petune.sites.virtual_tokens import VirtualTokens
 from petune.sites.weights import WeightSite, WeightSlot
 
@@ -107,6 +108,11 @@ class Sites:
     @contextmanager
     def use(self, route: Route) -> Iterator[None]:
         """Apply ``route`` inside the block, a backward pass in it included; the former one returns afterwards."""
+        if route.num_rows and self._plugged and rows_second(self._model):
+            second = {self._model.get_submodule(path) for path in rows_second(self._model)}
+            self._embeddings.tell_axes(second)
+            for site in self._outputs.values():
+                site.tell_axes(second)
         with self.routing.use(route), self._attention.held_for(route):
             yield
 
