@@ -19,6 +19,7 @@ from transformers import (
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
 from petune.backbone.base import Base
+from petune.errors import BaseModelError
 from petune.sites.row_axes import rows_second
 
 WIDTH, HEADS, ROWS = 32, 4, ["a", "b", None, "a"]
@@ -139,3 +140,9 @@ def test_virtual_tokens_of_mixed_rows_stand_in_their_own(
         with model.route([name]):
             alone = model(**{key: value[place : place + 1] for key, value in batch.items()}).logits
         torch.testing.assert_close(mixed[place], alone[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning"])
+def test_an_encoder_without_a_table_that_is_known_has_no_virtual_tokens_in_its_input(method: str) -> None:
+    with pytest.raises(BaseModelError, match="encoder of FSMTForConditionalGeneration is no model of its own"):
+        create_adapter(base_of(fsmt), method)

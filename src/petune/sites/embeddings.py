@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from petune.backbone.structure import body_of
-from petune.errors import DataError
+from petune.errors import BaseModelError, DataError
 from petune.sites.attention import KeysValues, Reader, Source
 from petune.sites.routing import Routing, Stack
 
@@ -95,9 +95,17 @@ def _table(model: PreTrainedModel) -> Tensor:
 
 
 def _reader(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the part of ``model`` that is called with the input's tokens."""
+    """Return the part of ``model`` that is called with the input's tokens.
+
+    Raises:
+        BaseModelError: its encoder is a plain module, as in FSMT, of which is not known how it looks tokens up.
+    """
     reader = model.get_encoder() if model.config.is_encoder_decoder else model
-    assert isinstance(reader, PreTrainedModel)
+    if not isinstance(reader, PreTrainedModel):
+        raise BaseModelError(
+            f"the encoder of {type(model).__name__} is no model of its own (a {type(reader).__name__}), so virtual"
+            " tokens cannot stand in its input; choose a method that changes layers, such as lora, bottleneck or ia3"
+        )
     return reader
 
 
