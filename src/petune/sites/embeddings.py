@@ -104,7 +104,7 @@ def _reader(model: PreTrainedModel) -> PreTrainedModel:
     if not isinstance(reader, PreTrainedModel):
         raise BaseModelError(
             f"the encoder of {type(model).__name__} is no model of its own (a {type(reader).__name__}), so virtual"
-            " tokens cannot stand in its input; choose a method that changes layers, such as lora, bottleneck or ia3"
+            " tokens cannot stand in its input; choose a method that changes layers: petune methods lists them"
         )
     return reader
 
