@@ -108,8 +108,9 @@ class Sites:
     @contextmanager
     def use(self, route: Route) -> Iterator[None]:
         """Apply ``route`` inside the block, a backward pass in it included; the former one returns afterwards."""
-        if route.num_rows and self._plugged and rows_second(self._model):
-            second = {self._model.get_submodule(path) for path in rows_second(self._model)}
+        paths = rows_second(self._model) if route.num_rows and self._plugged else ()
+        if paths:
+            second = {self._model.get_submodule(path) for path in paths}
             self._embeddings.tell_axes(second)
             for site in self._outputs.values():
                 site.tell_axes(second)

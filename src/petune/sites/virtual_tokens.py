@@ -127,8 +127,8 @@ class VirtualTokens:
         route = self._routing.route
         call = by_name(reader, args, kwargs)
         shifts = [self._shift(group.stack) for group in route.groups] if route.virtual_tokens else []
-        moves = all(takes(part, "position_ids") for part in (_takes_positions(self._model), reader))
-        positions = self._positions(route, shifts, call) if any(shifts) and moves else None
+        moves = any(shifts) and all(takes(m, "position_ids") for m in (_takes_positions(self._model), reader))
+        positions = self._positions(route, shifts, call) if moves else None
         self._compute(route, self._turned_as(positions))
         self._routing.first_place = cached_tokens(call)  # a source may have had the base read something else
         return None if positions is None else ((), {**call, "position_ids": positions})
