@@ -10,8 +10,9 @@ import pytest
 from safetensors.torch import load_file
 
 import petune
+from petune.backbone.base import Base, load_base
 from petune.cli import main as command_line
-from petune.comparison import measure, shared_pass, unit_runner
+from petune.comparison import bench, measure, shared_pass, unit_runner
 from petune.comparison.folder import Folder
 from petune.comparison.job import Job
 from petune.comparison.record import Comparison, Trial
@@ -319,6 +320,27 @@ def test_new_tokens_of_one_method_are_not_there_for_the_next(compare_keys: Keys)
     alone = compare(compare_keys(methods=["lora"]), overwrite=True)
     assert found.trials[1].scores == alone.trials[0].scores
     assert found.trials[1].development == alone.trials[0].development
+
+
+def test_a_base_with_new_tokens_stays_loaded_for_trials_with_the_same(
+    compare_keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def loading(name: str, **keys: Any) -> Base:
+        loaded.append(name)
+        return load_base(name, **keys)
+
+    monkeypatch.setattr(bench, "load_base", loading)
+    tokens = {"new_tokens": ["<row>", "<line>"]}
+    entries = [{"method": "full", "settings": tokens}, {"method": "lora", "settings": tokens}]
+    found = compare(compare_keys(methods=["ia3", *entries, "prompt_tuning"]))
+    assert [trial.status for trial in found.trials] == ["done"] * len(found.trials)
+    assert len(loaded) == 2  # without the tokens again for prompt tuning
+    alone = compare(compare_keys(methods=entries[1:]), overwrite=True)
+    (lora,) = (trial for trial in found.trials if trial.method == "lora")
+    assert lora.scores == alone.trials[0].scores
+    assert lora.development == alone.trials[0].development
 
 
 def test_a_budget_of_seconds(compare_keys: Keys) -> None:

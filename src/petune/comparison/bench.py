@@ -5,8 +5,10 @@ import logging
 from dataclasses import dataclass, field
 from typing import final
 
+from petune import methods
 from petune.adapted_model import AdaptedModel
 from petune.backbone.base import Base, load_base
+from petune.backbone.vocabulary import read_tokens
 from petune.comparison import neutral
 from petune.comparison.assignment import Assignment
 from petune.comparison.forgetting import Skills, skills
@@ -73,8 +75,8 @@ class Benches:
             PetuneError: the base cannot be loaded.
         """
         key = (job.base, assignment.task, job.seed if assignment.has_head else None)
-        # A method may have added tokens to the base, which would be there for the next one.
-        if self._bench is None or key != self._key or self._bench.base.new_tokens:
+        # Tokens that a trial has added to the base stay; the next one may start there if it adds the same.
+        if self._bench is None or key != self._key or self._bench.base.new_tokens not in ((), _new_tokens(job)):
             self.release()
             self._bench = Bench(
                 load_base(
@@ -96,3 +98,8 @@ class Benches:
         if self._bench is not None:
             self._bench = None
             gc.collect()
+
+
+def _new_tokens(job: Job) -> tuple[str, ...]:
+    """Return the tokens that a trial adds to its base."""
+    return read_tokens(job.keys.get("new_tokens", ())) if methods.get(job.method).trains else ()
