@@ -8,15 +8,16 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 
 import torch
 from race.machine import machine_facts
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
+from petune.kernels.dropout import dropout
 from petune.kernels.gated_product import ACTIVATIONS, gated_product
 from petune.kernels.rms_norm import rms_norm
 from petune.kernels.rotary import rotate
@@ -25,6 +26,7 @@ from petune.sites.own_maths import own_maths
 from petune.sites.routing import Routing
 
 WIDTH, INNER, HEADS, GROUPS, HEAD, LAYERS = 576, 1536, 9, 3, 64, 30
+DROPPED = 0.1
 LENGTH = 32
 Run = Callable[[], float]
 """Runs one side; returns its processor seconds."""
@@ -47,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "norm": norm,
         "gated product": gated,
         "rotary embedding": rotary,
+        "dropout": dropping,
         "the model": lambda dtype, tokens: whole(dtype, tokens, options.layers),
+        "an encoder with dropout": lambda dtype, tokens: encoder(dtype, tokens, options.layers // 5),
     }
     for dtype in (torch.bfloat16, torch.float32):
         for name, part in parts.items():
@@ -122,6 +126,44 @@ def rotary(dtype: torch.dtype, rows: int) -> tuple[Run, Run]:
         torch.autograd.backward(rotate(query, key, cos[:, None], sin[:, None]), pulls)
 
     return lambda: timed(plain), lambda: timed(own)
+
+
+def dropping(dtype: torch.dtype, rows: int) -> tuple[Run, Run]:
+    """Return PyTorch's dropout and ours."""
+    x = torch.randn(rows, LENGTH, INNER).to(dtype).requires_grad_()
+    pull = torch.randn_like(x)
+    return (
+        lambda: timed(lambda: F.dropout(x, DROPPED).backward(pull)),
+        lambda: timed(lambda: dropout(x, DROPPED).backward(pull)),
+    )
+
+
+def encoder(dtype: torch.dtype, rows: int, layers: int) -> tuple[Run, Run]:
+    """Return a pass through a small encoder with dropout, the base frozen: as it comes, and with petune."""
+    config = BertConfig(
+        hidden_size=HEADS * 32,
+        intermediate_size=INNER,
+        num_attention_heads=HEADS,
+        num_hidden_layers=max(1, layers),
+        vocab_size=64,
+        hidden_dropout_prob=DROPPED,
+        attention_probs_dropout_prob=DROPPED,
+    )
+    model = BertModel(config, add_pooling_layer=False).requires_grad_(False).to(dtype).train()
+    rows = max(1, rows // 4)
+    inputs = torch.randn(rows, 4 * LENGTH, config.hidden_size).to(dtype).requires_grad_()
+    mask = torch.ones(rows, 4 * LENGTH, dtype=torch.int64)
+    mask[0, -LENGTH:] = 0
+    sites = AttentionSites(model, Routing.of(model))
+
+    def run(*, own: bool) -> float:
+        with ExitStack() as ours:
+            if own:
+                ours.enter_context(sites.held())
+                ours.enter_context(own_maths(model))
+            return timed(lambda: model(inputs_embeds=inputs, attention_mask=mask).last_hidden_state.sum().backward())
+
+    return lambda: run(own=False), lambda: run(own=True)
 
 
 def whole(dtype: torch.dtype, rows: int, layers: int) -> tuple[Run, Run]:

@@ -13,7 +13,9 @@ def test_every_part_is_timed_in_both_precisions(
     threads = str(torch.get_num_threads())
     assert block.main(["--tokens", "8", "--layers", "1", "--repeats", "1", "--threads", threads]) == 0
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "float" in line]
-    assert [row[1] for row in rows] == 2 * ["norm", "gated product", "rotary embedding", "the model"]
+    assert [row[1] for row in rows] == 2 * [
+        "norm", "gated product", "rotary embedding", "dropout", "the model", "an encoder with dropout",
+    ]  # fmt: skip
     assert all(float(row[3]) > 0 for row in rows)
 
 

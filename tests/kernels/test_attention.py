@@ -6,6 +6,7 @@ from torch import Tensor
 
 from petune.kernels import attention
 from petune.kernels.attention import attend, capped_attention, product_attention
+from petune.kernels.dropout import draw_kept
 
 
 def plain(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float) -> Tensor:
@@ -189,3 +190,36 @@ def test_autocast_rounds_no_score(capped: bool, trains: bool) -> None:
         found, expected = found[:1], expected[:1]
     for mine, theirs in zip(found, expected, strict=True):
         assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("shown", ["a mask", "everything"])
+def test_dropout_is_of_the_weights(shown: str) -> None:
+    tensors = [t.detach().float().requires_grad_() for t in inputs(6, 2, 5, 9)]
+    query, key, value = tensors
+    seen = causal(5, 9) if shown == "a mask" else None
+    module = torch.nn.Module()
+    module.is_causal = False  # type: ignore[assignment]
+    torch.manual_seed(5)
+    ours = attend(module, query, key, value, seen, scaling=0.3, dropout=0.25)
+    torch.manual_seed(5)
+    kept, scale = draw_kept(torch.Size((3 * 2, 3 * 5, 9)), 0.25)
+    assert not kept.all()
+    wide_key, wide_value = key.repeat_interleave(3, 1), value.repeat_interleave(3, 1)
+    scores = 0.3 * query @ wide_key.transpose(-1, -2)
+    weights = (scores if seen is None else scores.masked_fill(~seen, -torch.inf)).softmax(-1)
+    expected = ((weights * kept.view(weights.shape) * scale) @ wide_value).transpose(1, 2)
+    torch.testing.assert_close(ours, expected)
+    pull = torch.randn(expected.shape)
+    for mine, theirs in zip(
+        torch.autograd.grad(ours, tensors, pull), torch.autograd.grad(expected, tensors, pull), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_without_a_mask_a_causal_module_is_left_to_the_library() -> None:
+    query, key, value = (t.detach().float().requires_grad_() for t in inputs(4, 4, 6, 6))
+    module = torch.nn.Module()
+    seen = torch.ones(3, 1, 6, 6, dtype=torch.bool).tril()
+    torch.testing.assert_close(
+        attend(module, query, key, value, None, scaling=0.3), plain(query, key, value, seen, 0.3)
+    )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from petune.kernels.dropout import dropout
 from petune.sites.own_maths import own_maths
 from petune.training.recomputation import gradient_checkpointing
 
@@ -48,7 +49,7 @@ def test_what_it_is_is_measured_and_results_stay(
 
     with own_maths(model):
         norms, gates = NORMS_AND_GATES[architecture]
-        names = taken_over(model)
+        names = [name for name in taken_over(model) if name != "Dropout"]
         assert (sum("Norm" in name for name in names), sum("Norm" not in name for name in names)) == (norms, gates)
         found = losses_and_gradients(model, ids)
 
@@ -192,3 +193,24 @@ def test_activations_that_small_inputs_cannot_tell_apart(
     with own_maths(model):
         assert "forward" not in first.__dict__
         assert torch.equal(second(x), expected)
+
+
+def test_dropout_draws_our_numbers_in_training_alone(
+    tiny_model: Callable[..., PreTrainedModel], token_ids: Callable[..., Tensor]
+) -> None:
+    model, ids = tiny_model("bert", hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.0), token_ids(2, 7)
+    expected = model(input_ids=ids).logits
+    embedded = model.bert.embeddings.LayerNorm.register_forward_hook(lambda *given: seen.append(given[2]))
+    dropped = model.bert.embeddings.register_forward_hook(lambda *given: seen.append(given[2]))
+    seen: list[Tensor] = []
+    with own_maths(model):
+        torch.testing.assert_close(model(input_ids=ids).logits, expected)
+        model.train()
+        seen.clear()
+        torch.manual_seed(4)
+        model(input_ids=ids)
+    embedded.remove()
+    dropped.remove()
+    torch.manual_seed(4)
+    torch.testing.assert_close(seen[1], dropout(seen[0], 0.5))
+    assert not taken_over(model)

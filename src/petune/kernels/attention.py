@@ -8,7 +8,7 @@ show in the loss.
 Shapes: B rows, T queries, S keys, H query heads, K key-value heads, D head width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from petune.kernels.dropout import draw_kept, draws_here
+from petune.kernels.dropout import dropout as drop
 from petune.kernels.wide_products import product_type
 
 PRODUCT_KEYS = 256
@@ -65,11 +67,20 @@ def attend(
             options["position_bias"] = F.pad(options["position_bias"], (0, 1))
     if cap is not None:
         return capped_attention(query, key, value, attention_mask, scale, cap, options.get("dropout", 0.0))
-    plain = options.keys() <= _PRODUCT_OPTIONS and not options.get("dropout")
-    if plain and attention_mask is not None and not attention_mask.requires_grad and _is_short(query, key):
-        return product_attention(query, key, value, attention_mask, scale)
+    dropout = options.get("dropout") or 0.0
+    plain = options.keys() <= _PRODUCT_OPTIONS and (dropout == 0 or draws_here(query.device, dropout))
+    if plain and _mask_is_whole(module, attention_mask, options) and _is_short(query, key):
+        return product_attention(query, key, value, attention_mask, scale, dropout)
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     return output  # type: ignore[no-any-return]
+
+
+def _mask_is_whole(module: nn.Module, mask: Tensor | None, options: Mapping[str, Any]) -> bool:
+    """Say whether ``mask`` says all of what is seen, and nothing of it is learned."""
+    if mask is not None:
+        return not mask.requires_grad
+    is_causal = options.get("is_causal")
+    return not (getattr(module, "is_causal", True) if is_causal is None else is_causal)
 
 
 def _is_short(query: Tensor, key: Tensor) -> bool:
@@ -86,7 +97,9 @@ def _is_short(query: Tensor, key: Tensor) -> bool:
     return query.shape[1] > key.shape[1] or query.dtype == torch.float32
 
 
-def product_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+def product_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout: float = 0.0
+) -> Tensor:
     """Return ``softmax(scale * query key^T + mask) value`` [B, T, H, D].
 
     Args:
@@ -95,6 +108,7 @@ def product_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
         value: [B, K, S, D].
         mask: added to the scores, or boolean with true for what is seen; [B or 1, 1 or H, T, S], None for all seen.
         scale: factor of the scores.
+        dropout: share of the weights that is dropped, where gradients are on.
     """
     rows, heads, queries, width = query.shape
     groups, keys = key.shape[1], key.shape[2]
@@ -106,7 +120,7 @@ def product_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
     shape = (rows, groups, heads // groups, queries)
     with _as_written(query):
         if torch.is_grad_enabled():
-            mixed: Tensor = _ProductAttention.apply(*flat, mask, scale, shape)  # type: ignore[no-untyped-call]
+            mixed: Tensor = _ProductAttention.apply(*flat, mask, scale, shape, dropout)  # type: ignore[no-untyped-call]
         else:
             # Weights are rounded to the values' precision, as PyTorch's kernel does; it spares a copy in fp32.
             weights, kind = _weights(flat[0], flat[1], mask, scale, shape), product_type(flat[0])
@@ -136,7 +150,7 @@ def capped_attention(
     with _as_written(query):
         scores = cap * torch.tanh(scale / cap * (query.to(wide) @ key.to(wide).transpose(-1, -2)))
         weights = (scores if mask is None else scores + _added(mask)).softmax(-1)
-        return (F.dropout(weights, dropout) @ value.to(wide)).to(query.dtype).transpose(1, 2)
+        return (drop(weights, dropout) @ value.to(wide)).to(query.dtype).transpose(1, 2)
 
 
 def with_sink(
@@ -195,25 +209,41 @@ def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, shap
 class _ProductAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, shape: tuple[int, ...]
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scale: float,
+        shape: tuple[int, ...],
+        dropout: float,
     ) -> Tensor:
         weights = _weights(query, key, mask, scale, shape)
-        ctx.save_for_backward(query, key, value, weights.to(query.dtype))
+        kept, ctx.scaled_up = draw_kept(weights.shape, dropout) if dropout else (None, 1.0)
+        ctx.save_for_backward(query, key, value, weights.to(query.dtype), kept)
         ctx.scale = scale
+        if kept is not None:
+            weights = kept.to(weights.dtype).mul_(weights).mul_(ctx.scaled_up)
         return torch.bmm(weights, value.to(weights.dtype)).to(query.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (d_out,) = gradients
         precision, kind = d_out.dtype, product_type(d_out)
+        *tensors, kept = ctx.saved_tensors
         d_query = d_key = None
         with _as_written(d_out):
-            d_out, query, key, value, weights = (t.to(kind) for t in (d_out, *ctx.saved_tensors))
-            d_value = torch.bmm(weights.transpose(1, 2), d_out) if ctx.needs_input_grad[2] else None
+            d_out, query, key, value, weights = (t.to(kind) for t in (d_out, *tensors))
+            used = weights
+            if kept is not None:
+                d_out, kept = d_out * ctx.scaled_up, kept.to(kind)
+                used = weights * kept
+            d_value = torch.bmm(used.transpose(1, 2), d_out) if ctx.needs_input_grad[2] else None
             if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
                 d_weights = torch.bmm(d_out, value.transpose(1, 2))
+                d_weights = d_weights if kept is None else d_weights.mul_(kept)
                 d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype).mul_(ctx.scale)
                 d_query = torch.bmm(d_scores, key) if ctx.needs_input_grad[0] else None
                 d_key = torch.bmm(d_scores.transpose(1, 2), query) if ctx.needs_input_grad[1] else None
         found = (None if d is None else d.to(precision) for d in (d_query, d_key, d_value))
-        return *found, None, None, None
+        return *found, None, None, None, None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from petune.kernels.dropout import dropout
 from petune.kernels.low_rank import add_low_rank, add_low_rank_by_run, low_rank, updated_row_norms
 from petune.methods.dora import redirected, row_factors
 from petune.sites.host import Host
@@ -125,7 +126,7 @@ class LoRASlot(LowRankSlot):
             y: the output [N, ..., d_out] so far.
             bias: what y holds beside a product with x; by default the host's.
         """
-        dropped = F.dropout(x, self.dropout) if self.dropout and self.training else x
+        dropped = dropout(x, self.dropout) if self.dropout and self.training else x
         if self.start_a is None and self.lora_magnitude_vector is None:
             return add_low_rank(dropped, y, self.lora_A, self.lora_B, self.scale)
         update = low_rank(dropped, self.lora_A, self.lora_B, self.scale)
@@ -154,7 +155,7 @@ class LoRASlot(LowRankSlot):
             return None
         if any((slot.dropout, slot.training) != (first.dropout, first.training) for slot in own):
             return None
-        dropped = F.dropout(x, first.dropout) if first.dropout and first.training else x
+        dropped = dropout(x, first.dropout) if first.dropout and first.training else x
         wide, flat = dropped.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
         each = len(flat) // runs[-1][2]
         runs = tuple((place, start * each, end * each) for place, start, end in runs)

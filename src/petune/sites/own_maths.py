@@ -1,4 +1,4 @@
-"""Parts of a model that are computed in our own way while it trains: norms, gated layers, rotary embeddings.
+"""Parts of a model that are computed in our own way while it trains: norms, gated layers, dropout, rotary embeddings.
 
 Which modules are such parts is measured, not looked up: one is taken over if it gives what the formula gives on random
 vectors, and any other stays as it is; of modules that are alike, one is measured. Only the function that a module runs
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from petune.kernels.dropout import dropout
 from petune.kernels.gated_product import ACTIVATIONS, Activation, gated_product
 from petune.kernels.rms_norm import rms_norm
 from petune.sites.rotation import own_rotation
@@ -64,7 +65,7 @@ def _replacements(model: PreTrainedModel) -> list[tuple[nn.Module, Forward]]:
             kind = _kind(module)
             if kind not in makers:
                 torch.manual_seed(0)
-                makers[kind] = _as_norm(module) or _as_gated(module)
+                makers[kind] = _as_norm(module) or _as_gated(module) or _as_dropout(module)
             maker = makers[kind]
             if maker is not None:
                 found.append((module, maker(module)))
@@ -146,6 +147,18 @@ def _gated(module: nn.Module, *, order: Sequence[str], activation: Activation) -
         if len(inputs) != 1 or options:
             return former(*inputs, **options)
         return down(gated_product(gate(inputs[0]), up(inputs[0]), activation))
+
+    return forward
+
+
+def _as_dropout(module: nn.Module) -> Maker | None:
+    """Return how to drop out as ``module`` does, if it is PyTorch's own dropout."""
+    return _dropping if type(module) is nn.Dropout and module.p > 0 and not module.inplace else None
+
+
+def _dropping(module: nn.Module) -> Forward:
+    def forward(x: Tensor) -> Tensor:
+        return dropout(x, float(module.p)) if module.training else x  # type: ignore[arg-type]
 
     return forward
 
