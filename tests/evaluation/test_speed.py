@@ -1,4 +1,6 @@
+import itertools
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -6,6 +8,7 @@ from petune.adapted_model import AdaptedModel
 from petune.adapter import create_adapter
 from petune.backbone.base import Base
 from petune.errors import DataError
+from petune.evaluation import speed
 from petune.evaluation.speed import tokens_per_second
 
 
@@ -23,11 +26,30 @@ def test_every_answer_is_as_long(
         return sequences
 
     monkeypatch.setattr(model.model, "generate", noting)
-    speed = tokens_per_second(model, ["one", "two words"], new_tokens=5)
+    found = tokens_per_second(model, ["one", "two words"], new_tokens=5)
     prompt = 1 if architecture == "t5" else len("two words")
     assert lengths == [prompt + 5] * 3
-    assert speed is not None
-    assert speed > 0
+    assert found is not None
+    assert found > 0
+
+
+def test_the_versions_of_a_prompt_make_one_answer(
+    tiny_base: Callable[..., Base], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_base("llama", num_hidden_layers=1)
+    model = AdaptedModel(base, [create_adapter(base, "prompt_tuning", num_virtual_tokens=2, num_prompts=3)])
+    seconds = itertools.count()
+    written = []
+    generate = model.model.generate
+
+    def noting(**inputs: object) -> object:
+        written.append(generate(**inputs))
+        return written[-1]
+
+    monkeypatch.setattr(model.model, "generate", noting)
+    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: float(next(seconds))))
+    assert tokens_per_second(model, ["one", "two words"], new_tokens=5) == 2 * 5
+    assert len(written[0]) == 2 * 3
 
 
 def test_with_an_adapter_and_without_room(tiny_base: Callable[..., Base]) -> None:

@@ -17,8 +17,9 @@ _REPEATS = 3
 def tokens_per_second(runner: Runner, prompts: Sequence[str], *, new_tokens: int = 16) -> float | None:
     """Return the tokens that a model writes in a second, all prompts in one batch; None where they do not fit.
 
-    Each row gets exactly ``new_tokens`` tokens, so that models which end their answers early are no faster for it. The
-    best of three runs counts: what else the machine does slows some of them down.
+    Each row gets exactly ``new_tokens`` tokens, so that models which end their answers early are no faster for it.
+    Where an adapter writes a prompt in several versions, these make one answer, and its tokens count once. The best of
+    three runs counts: what else the machine does slows some of them down.
 
     Args:
         runner: the model.
@@ -45,5 +46,5 @@ def tokens_per_second(runner: Runner, prompts: Sequence[str], *, new_tokens: int
             began = time.perf_counter()
             written = runner.model.generate(**batch, generation_config=settings)
             written.tolist()  # waits for the device
-            best = max(best, len(rows) * new_tokens / (time.perf_counter() - began))
+            best = max(best, len(prompts) * new_tokens / (time.perf_counter() - began))
     return best
