@@ -53,6 +53,14 @@ def test_a_function_may_return_several_numbers(path: Path) -> None:
     assert run(f"{path}:both") == {"first": 1.0, "second": 2.0}
 
 
+def test_a_file_runs_once_for_what_it_holds(path: Path) -> None:
+    path.write_text(f"{SHARE}\nfrom pathlib import Path\nPath(__file__).with_suffix('.ran').touch(exist_ok=False)\n")
+    for name in (str(path), f"{path}:metric", f"{path}:both"):
+        run(name)  # a second run would end with an error
+    path.write_text(SHARE.replace("count.equal / len", "2 * count.equal / len"))
+    assert run(str(path)) == {"share": 1.0}
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no file .*none\.py for the metric; give the path of a Python file"):
         resolve_metric(str(tmp_path / "none.py"))

@@ -9,6 +9,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
@@ -55,6 +56,16 @@ def load_user_metric(path: Path, function: str, name: str) -> Compare:
 def _load(path: Path) -> ModuleType:
     if not path.is_file():
         raise ConfigError(f"no file {path} for the metric; give the path of a Python file, as path/to/file.py:function")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _failure(path, error) from error
+    return _executed(path, content)
+
+
+@lru_cache
+def _executed(path: Path, content: bytes) -> ModuleType:
+    """Return the module that the file makes; it is run once for what it holds, however often it is asked for."""
     module_name = f"petune_user_metric_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None, "a path that ends in .py has a loader"
