@@ -217,6 +217,20 @@ def test_rows_that_training_leaves_out_are_left_out_of_the_measurement(
         ]
 
 
+def test_all_right_answers_to_a_question_are_kept(
+    compare_keys: Keys, tiny_base: Callable[..., Base], tmp_path: Path, write_rows: Callable[..., Path]
+) -> None:
+    base = tiny_base("bert", num_hidden_layers=1)
+    base.model.save_pretrained(tmp_path / "bert")
+    base.tokenizer.save_pretrained(tmp_path / "bert")
+    answers = {"text": ["big", "a big one"], "answer_start": [8, 6]}
+    rows = [{"question": f"which {i}?", "context": "It is a big one", "answers": answers} for i in range(12)]
+    data = str(write_rows(tmp_path / "questions.jsonl", rows))
+    keys = compare_keys(data=data, models=[str(tmp_path / "bert")], methods=["hard_prompts"], examples=1)
+    (trial,) = compare(keys).trials
+    assert [(e.reference, e.other_references) for e in trial.examples] == [("big", ["a big one"])], trial.reason
+
+
 def test_a_metric_goes_by_the_name_of_its_file(compare_keys: Keys, tmp_path: Path) -> None:
     (tmp_path / "score.py").write_text("def metric(predictions, references):\n    return len(predictions)\n")
     (trial,) = compare(compare_keys(metric=f"{tmp_path}/score.py:metric")).trials

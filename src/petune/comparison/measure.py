@@ -279,8 +279,16 @@ def _answers(job: Job, model: AdaptedModel, examples: ExampleSet) -> Sequence[Pr
 
 
 def _example(example: Example, row: int, answer: Prediction) -> ExampleAnswer:
-    given = _text(answer.prediction) or ""
-    return ExampleAnswer(prompt=example.prompt, reference=_text(answer.reference), answer=given, row=row)
+    given, right = answer.prediction, answer.reference
+    # A head marks one answer to a question, of which several may be right; tags are all of one answer.
+    several = list(right) if isinstance(right, tuple) and isinstance(given, str) else []
+    return ExampleAnswer(
+        prompt=example.prompt,
+        reference=several[0] if several else _text(right),
+        other_references=several[1:],
+        answer=_text(given) or "",
+        row=row,
+    )
 
 
 def _text(answer: str | tuple[str, ...] | None) -> str | None:

@@ -89,7 +89,10 @@ class ExampleAnswer(BaseModel):
     """What the model was asked."""
 
     reference: str | None = None
-    """The right answer."""
+    """The right answer; the first of several."""
+
+    other_references: list[str] = Field(default_factory=list)
+    """The answers that are right besides."""
 
     answer: str
     """The answer given."""

@@ -5,6 +5,9 @@ from collections.abc import Callable
 from petune.comparison.record import Comparison, ExampleAnswer, Trial
 from petune.comparison.reporting.answers import answers_of
 from petune.comparison.reporting.contenders import contenders_of
+from petune.comparison.reporting.markdown import markdown_page
+from petune.comparison.reporting.page import html_page
+from petune.comparison.reporting.sections import report_of
 
 
 def test_answers_to_one_row_stand_together(
@@ -24,9 +27,29 @@ def test_answers_to_one_row_stand_together(
         )
     )
     found = answers_of(contenders)
-    assert [(asked.prompt, asked.reference) for asked in found] == [("one?", "yes"), ("two?", None), ("three?", "3")]
+    assert [(asked.prompt, asked.references) for asked in found] == [
+        ("one?", ("yes",)),
+        ("two?", ()),
+        ("three?", ("3",)),
+    ]
     assert [(answer.contender.method, answer.right) for answer in found[0].answers] == [("lora", True), ("ia3", False)]
     assert not found[1].answers[0].right
+
+
+def test_each_of_several_answers_is_right(
+    make_trial: Callable[..., Trial], make_comparison_of: Callable[..., Comparison]
+) -> None:
+    def answering(method: str, answer: str) -> Trial:
+        example = ExampleAnswer(prompt="where?", reference="Paris", other_references=["in Paris"], answer=answer)
+        return make_trial(method, scores=[1.0], examples=[example])
+
+    comparison = make_comparison_of(answering("lora", "in Paris"), answering("ia3", "Paris in Paris"))
+    (asked,) = answers_of(contenders_of(comparison))
+    assert asked.references == ("Paris", "in Paris")
+    assert [answer.right for answer in asked.answers] == [True, False]
+    report = report_of(comparison)
+    assert "Right answer: Paris or in Paris\n" in markdown_page(report)
+    assert "<bdi>Paris</bdi> or <bdi>in Paris</bdi>" in html_page(report)
 
 
 def test_a_row_asked_in_other_words_is_the_same_row(

@@ -17,7 +17,7 @@ class Answer:
     text: str
 
     right: bool
-    """Whether it is the contender's own reference, white space around it aside."""
+    """Whether it is one of the contender's own references, white space around it aside."""
 
     prompt: str | None
     """How it was asked, where that is not how the row is shown; else None."""
@@ -31,7 +31,9 @@ class Asked:
     prompt: str
     """As the first contender was asked."""
 
-    reference: str | None
+    references: tuple[str, ...]
+    """The answers that are right; empty where none is known."""
+
     answers: tuple[Answer, ...]
 
 
@@ -52,9 +54,13 @@ def _asked(answered: Sequence[tuple[Contender, ExampleAnswer]]) -> Asked:
         Answer(
             contender,
             example.answer,
-            example.reference is not None and example.answer.strip() == example.reference.strip(),
+            example.answer.strip() in map(str.strip, _references(example)),
             None if example.prompt == shown.prompt else example.prompt,
         )
         for contender, example in answered
     ]
-    return Asked(shown.prompt, shown.reference, tuple(answers))
+    return Asked(shown.prompt, _references(shown), tuple(answers))
+
+
+def _references(example: ExampleAnswer) -> tuple[str, ...]:
+    return () if example.reference is None else (example.reference, *example.other_references)

@@ -72,8 +72,8 @@ def _section(section: Section) -> Iterator[str]:
     for number, asked in enumerate(section.asked, 1):
         yield f"**Test row {number}**"
         yield fenced(asked.prompt)
-        if asked.reference is not None:
-            yield f"Right answer: {escaped(asked.reference)}"
+        if asked.references:
+            yield f"Right answer: {' or '.join(map(escaped, asked.references))}"
         for answer in asked.answers:
             yield f"{_name(answer.contender.number, answer.contender.label)}{', right' if answer.right else ''}:"
             if answer.prompt is not None:
