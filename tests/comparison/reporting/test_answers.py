@@ -72,6 +72,10 @@ def test_a_row_asked_in_other_words_is_the_same_row(
         ("four?", [None], [False]),
         ("one!", [None], [True]),
     ]
+    report = report_of(make_comparison_of(lora))
+    assert [asked.number for asked in report.sections[0].asked] == [2, 4]
+    assert "**Test row 4**" in markdown_page(report)
+    assert "<summary>Test row 4<" in html_page(report)
     old = [
         answering(method, (None, f"{method} one?", "yes"), (None, f"{method} two?", "no")) for method in ("lora", "ia3")
     ]

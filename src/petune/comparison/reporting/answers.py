@@ -28,6 +28,9 @@ class Answer:
 class Asked:
     """A row of the test split and the answers to it."""
 
+    number: int
+    """Its number in the test split, from 1; its place among those that are shown where records do not say it."""
+
     prompt: str
     """As the first contender was asked."""
 
@@ -45,10 +48,10 @@ def answers_of(contenders: Sequence[Contender]) -> list[Asked]:
             # Records that do not say which row it was: those of the same place and answer.
             key = (place, example.reference) if example.row is None else example.row
             rows.setdefault(key, []).append((contender, example))
-    return [_asked(answered) for answered in rows.values()]
+    return [_asked(place, answered) for place, answered in enumerate(rows.values(), 1)]
 
 
-def _asked(answered: Sequence[tuple[Contender, ExampleAnswer]]) -> Asked:
+def _asked(place: int, answered: Sequence[tuple[Contender, ExampleAnswer]]) -> Asked:
     shown = answered[0][1]
     answers = [
         Answer(
@@ -59,7 +62,7 @@ def _asked(answered: Sequence[tuple[Contender, ExampleAnswer]]) -> Asked:
         )
         for contender, example in answered
     ]
-    return Asked(shown.prompt, _references(shown), tuple(answers))
+    return Asked(shown.row or place, shown.prompt, _references(shown), tuple(answers))
 
 
 def _references(example: ExampleAnswer) -> tuple[str, ...]:

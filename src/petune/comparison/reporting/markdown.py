@@ -69,8 +69,8 @@ def _section(section: Section) -> Iterator[str]:
         yield f"Not measured: {', '.join(missing)}."
     if section.asked:
         yield "### Example answers"
-    for number, asked in enumerate(section.asked, 1):
-        yield f"**Test row {number}**"
+    for asked in section.asked:
+        yield f"**Test row {asked.number}**"
         yield fenced(asked.prompt)
         if asked.references:
             yield f"Right answer: {' or '.join(map(escaped, asked.references))}"
