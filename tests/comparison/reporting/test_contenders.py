@@ -111,3 +111,15 @@ def test_titles_begin_with_a_capital_and_unknown_methods_keep_their_name() -> No
 
 def test_settings_are_written_as_people_do() -> None:
     assert [value_text(value) for value in (1e-5, "text", ["q", "v"], None)] == ["1e-05", "text", "q v", "null"]
+
+
+def test_the_adapter_to_use_is_of_a_seed_with_a_figure(
+    make_trial: MakeTrial, make_comparison_of: MakeComparison
+) -> None:
+    trials = [
+        make_trial(seed=seed, scores=[1.0], development={"accuracy": value}, adapter=f"trials/{seed}/adapter")
+        for seed, value in ((1, float("nan")), (2, 0.5), (3, 0.75))
+    ]
+    (found,) = contenders_of(make_comparison_of(*trials))
+    assert found.kept is not None
+    assert found.kept.seed == 3

@@ -1,6 +1,7 @@
 """The contenders of a comparison: one for each base, entry and settings, with its trials over the seeds."""
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -95,7 +96,7 @@ class Contender:
     def kept(self) -> Trial | None:
         """The trial whose adapter to use: the best on the development split, as the test split must not choose."""
         stored = [trial for trial in self.done if trial.adapter is not None]
-        measured = [trial for trial in stored if trial.metric in trial.development]
+        measured = [trial for trial in stored if not math.isnan(trial.development.get(trial.metric, math.nan))]
         if not measured:
             return stored[0] if stored else None
         choose = max if measured[0].higher_is_better else min
