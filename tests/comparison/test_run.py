@@ -327,6 +327,14 @@ def test_a_search_in_which_all_fail(compare_keys: Keys, monkeypatch: pytest.Monk
     assert found.trials[-1].reason == "no trial of the search ended well; the first: RuntimeError: broken"
 
 
+def test_a_search_whose_metric_is_never_a_number(compare_keys: Keys, tmp_path: Path) -> None:
+    metric = tmp_path / "own.py"
+    metric.write_text("def corr(predictions, references):\n    return float('nan')\n", encoding="utf-8")
+    found = compare(compare_keys(metric=f"{metric}:corr", rate_factors=[1, 3]))
+    assert [trial.status for trial in found.trials] == ["done", "done", "failed"]
+    assert str(found.trials[-1].reason).startswith("the corr of the development rows is not a number in any trial")
+
+
 def test_new_tokens_of_one_method_are_not_there_for_the_next(compare_keys: Keys) -> None:
     entries = [{"method": "lora", "settings": {"new_tokens": ["<row>"]}}, "lora"]
     found = compare(compare_keys(methods=entries))

@@ -12,6 +12,7 @@ from petune.comparison.record import Trial
 from petune.comparison.search import best
 from petune.comparison.unit import units_of
 from petune.comparison.watching import Progress, Unwatched, Watcher
+from petune.evaluation.metrics import measured_name
 
 _AGAIN = ("failed", "out_of_memory", "refused")
 
@@ -93,8 +94,7 @@ class Study:
                 if id(track) in certain:
                     self._drop_absent(track, number + 1, len(left[id(track)]))
                 if not left[id(track)]:
-                    said = next((trial.reason for trial in ended if trial.reason), "none was measured")
-                    reasons[id(track)] = f"no trial of the search ended well; the first: {said}"
+                    reasons[id(track)] = _why_none(track, ended)
         for track in group:
             if id(track) in reasons:
                 self._give_up(track, reasons[id(track)])
@@ -144,3 +144,15 @@ class Study:
         self.trials[trial.id] = trial
         self.progress.note(job, trial)
         self._watcher.ended(job, trial, reused=reused)
+
+
+def _why_none(track: Track, ended: Sequence[Trial]) -> str:
+    """Return why no trial of a round can go on."""
+    said = next((trial.reason for trial in ended if trial.reason), None)
+    if said is not None:
+        return f"no trial of the search ended well; the first: {said}"
+    name = measured_name(track.survey.metric)
+    return (
+        f"the {name} of the development rows is not a number in any trial of the search: it cannot choose; let another"
+        " metric decide, or give more rows"
+    )
