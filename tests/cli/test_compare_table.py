@@ -77,6 +77,12 @@ def test_the_table_follows(table: tuple[LiveTable, io.StringIO, Progress], jobs:
     shown.closed()  # twice is once
 
 
+def test_a_figure_that_is_no_number_gives_way(table: tuple[LiveTable, io.StringIO, Progress], jobs: list[Job]) -> None:
+    for own, value in zip(jobs[:2], (float("nan"), 0.5), strict=True):
+        table[0].ended(own, done(own, value), reused=False)
+    assert "learning_rate=0.01  0.5000" in text(table[0])
+
+
 def test_time_left_goes_down_while_a_trial_runs(
     table: tuple[LiveTable, io.StringIO, Progress], jobs: list[Job]
 ) -> None:

@@ -265,7 +265,7 @@ class LiveTable(_Following):
 
     @staticmethod
     def _is_better(line: _Line, value: float) -> bool:
-        if line.development is None:
+        if line.development is None or math.isnan(line.development):
             return True
         return value > line.development if line.higher_is_better else value < line.development
 
