@@ -54,3 +54,15 @@ def test_it_ends_when_it_is_let_go(tmp_path: Path) -> None:
     child = Child(tmp_path)
     child.close()
     assert not Path(f"/proc/{child.pid}").exists()
+
+
+def test_an_assignment_arrives_as_it_was_sent_whatever_the_encoding(
+    assigned: Callable[..., Assignment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    sent = assigned()
+    orders = tuple(order.model_copy(update={"refused": "née, 不"}) for order in sent.orders)
+    child = Child(tmp_path)
+    found = [m.ended for m in child.run(sent.model_copy(update={"orders": orders})) if m.ended is not None]
+    child.close()
+    assert [trial.reason for trial in found] == ["née, 不"]

@@ -101,7 +101,7 @@ def main() -> None:
     with suppress(BrokenPipeError), os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as stream:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no message
         teller = Teller(stream)
-        inbox = Inbox(sys.stdin)
+        inbox = Inbox(os.fdopen(os.dup(sys.stdin.fileno()), encoding="utf-8"))  # whatever the terminal's is
         inbox.open()
         serve(inbox, teller, UnitRunner(Folder(Path(sys.argv[1])), teller))
 
