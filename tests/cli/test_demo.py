@@ -42,6 +42,10 @@ def test_the_demo_shows_before_and_after(petune: Callable[..., str]) -> None:
     assert Path("outputs/demo/adapter_model.safetensors").is_file()
 
 
+def test_the_command_holds_for_a_folder_with_blanks(petune: Callable[..., str]) -> None:
+    assert "petune generate --adapter 'my demo' --max" in petune(*RUN, "--output-dir", "my demo")
+
+
 def test_a_second_run_shows_the_first_and_changes_nothing(petune: Callable[..., str]) -> None:
     first = petune(*RUN)
     times = {path: path.stat().st_mtime_ns for path in Path("outputs").rglob("*")}

@@ -1,6 +1,7 @@
 """`petune demo`: a small real model learns a real task, start to end."""
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -131,5 +132,5 @@ def _show(results: dict[str, Any], folder: Path) -> None:
         f" peak memory {results['peak_memory_bytes'] / 2**20:,.0f} MiB, all in all {results['total_seconds']:.0f} s"
     )
     say(f"\nThe adapter lies in {folder}. Use it:")
-    say(f"  petune generate --adapter {folder} --max-new-tokens 4 \\")
+    say(f"  petune generate --adapter {shlex.quote(str(folder))} --max-new-tokens 4 \\")
     say("    --prompt $'Review: A film to see twice.\\nSentiment:'")
