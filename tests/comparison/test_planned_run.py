@@ -114,3 +114,18 @@ def test_rows_that_are_too_long_for_one_method_are_told_before_the_first_trial(
     plan(compare_keys(methods=["lora"]))
     with pytest.raises(DataError, match=r"longer than 108 tokens.*and prompt_tuning adds 20 tokens to each"):
         plan(compare_keys(methods=["lora", soft]))
+
+
+def test_what_is_wrong_with_rows_is_told_with_the_user_s_own_lines(
+    compare_keys: Keys, tmp_path: Path, write_rows: Callable[..., Path]
+) -> None:
+    rows = [{"text": f"row {i}", "label": "ab"[i % 2]} for i in range(24)]
+    data = write_rows(tmp_path / "all.jsonl", [*rows[:11], {"text": "long " * 40, "label": "a"}, *rows[11:]])
+    test = write_rows(tmp_path / "test.jsonl", [{"text": "fine", "label": "a"}, {"text": "odd", "label": "strange"}])
+    with pytest.raises(DataError, match=rf"1 of \d+ rows are longer .* at {data}:12\)"):
+        plan(compare_keys(data=str(data)))
+    keys = compare_keys(data=str(data), overlong="drop", test_data=str(test))
+    for task in ("causal_lm", "sequence_classification"):
+        with pytest.raises(DataError, match=rf"'strange' at {test}:2\.") as caught:
+            plan({**keys, "task": task})
+        assert str(data) not in str(caught.value)

@@ -33,11 +33,11 @@ from petune.comparison.plan import Track
 from petune.comparison.recipe import CompareOptions, CompareRecipe
 from petune.comparison.record import Comparison, SearchCost, Trial
 from petune.comparison.report import write_report
-from petune.comparison.split import PartFiles, Parts, split_rows
+from petune.comparison.split import PartFiles, Parts, split_rows, with_origins
 from petune.comparison.study import Study
 from petune.comparison.survey import survey_for_all
 from petune.comparison.watching import Progress, Unwatched, Watcher
-from petune.errors import Interrupted
+from petune.errors import DataError, Interrupted
 from petune.training.signals import interrupted_by_sigterm
 
 
@@ -192,7 +192,10 @@ def _surveyed(
         files = parts.write(Path(scratch))
         data = digests(recipe, parts, files)
         refuse_other_files(former, data, folder)
-        return _tracks(recipe, files, data, trust_remote_code=trust_remote_code), data
+        try:
+            return _tracks(recipe, files, data, trust_remote_code=trust_remote_code), data
+        except DataError as error:
+            raise DataError(with_origins(str(error), parts, files, recipe.options)) from error
 
 
 def _tracks(

@@ -7,6 +7,7 @@ and can be repeated alone. Which row goes where depends on the rows' contents al
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -74,6 +75,27 @@ class PartFiles:
     def within(cls, folder: Path) -> Self:
         """Return where the parts lie in ``folder``."""
         return cls(folder / "train.jsonl", folder / "development.jsonl", folder / "test.jsonl")
+
+
+def with_origins(text: str, parts: Parts, files: PartFiles, options: CompareOptions) -> str:
+    """Return ``text`` with the user's own files and lines in the place of those of the parts.
+
+    Args:
+        text: an error, for instance.
+        parts: the rows.
+        files: where they lie, or lay.
+        options: the names of the user's files.
+    """
+    for part, own in (("train", None), ("development", options.eval_data), ("test", options.test_data)):
+        rows: Sequence[Row] = getattr(parts, part)
+        path = str(getattr(files, part))
+
+        def origin(found: re.Match[str], rows: Sequence[Row] = rows) -> str:
+            return rows[int(found[1]) - 1].origin
+
+        text = re.sub(rf"{re.escape(path)}:(\d+)", origin, text)
+        text = text.replace(path, own or f"{options.data} ({part} rows)")
+    return text
 
 
 def split_rows(options: CompareOptions) -> Parts:
