@@ -81,8 +81,18 @@ def test_a_test_label_that_training_rows_lack(
     look: Callable[..., Survey], tmp_path: Path, write_rows: Callable[..., Path]
 ) -> None:
     test = write_rows(tmp_path / "test.jsonl", [{"text": "new", "label": "strange"}])
-    with pytest.raises(DataError, match="'strange' at"):
+    with pytest.raises(DataError, match=r"that no training row has; the first is 'strange' at .* The labels are"):
         look(test_data=str(test))
+
+
+@pytest.mark.parametrize("rows", [[{"text": "one", "label": "a"}], [{"prompt": "one", "completion": "two"}]])
+def test_too_few_labels_are_told_with_what_a_comparison_can_do(
+    rows: list[dict[str, str]], look: Callable[..., Survey], tmp_path: Path, write_rows: Callable[..., Path]
+) -> None:
+    key = next(iter(rows[0]))
+    data = write_rows(tmp_path / "same.jsonl", [{**rows[0], key: f"row {i}"} for i in range(24)])
+    with pytest.raises(DataError, match=r"have (one label, 'a'|no labels \(layout .*\)); .* such as --metric loss$"):
+        look(data=str(data), metric="accuracy")
 
 
 def test_a_tokenizer_is_all_it_needs(

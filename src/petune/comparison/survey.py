@@ -21,7 +21,7 @@ from petune.data.lengths import resolve_max_length
 from petune.data.loading import CheckedRows, check_files, render_examples
 from petune.data.options import DataOptions
 from petune.errors import BaseModelError, ConfigError, DataError
-from petune.evaluation.evaluate import default_metrics, settle
+from petune.evaluation.evaluate import default_metrics, settle, text_metrics
 from petune.evaluation.metrics import higher_is_better, measured_name, require_direction
 from petune.evaluation.options import EvaluationOptions
 from petune.evaluation.predict import are_choices
@@ -34,6 +34,7 @@ from petune.training.learned_memory import learned_bytes
 from petune.training.memory import give_back
 from petune.training.options import TrainingOptions
 from petune.training.recipe import Recipe
+from petune.training.rows import require_known_labels
 
 SAMPLED = 64
 """Training rows that a batch is made of to be timed."""
@@ -311,7 +312,17 @@ def _metric(task: Task, options: CompareOptions, parts: Mapping[str, ExampleSet]
     task.check_metrics(wanted)
     if not isinstance(task, HeadTask):
         labels = distinct_labels(parts["train"]) if are_choices(parts["train"]) else ()
+        comparing = [known.name for known in text_metrics(wanted) if known.needs == "choices"]
+        if comparing and len(labels) < 2:
+            train = parts["train"]
+            got = f"one label, '{labels[0]}'" if labels else f"no labels (layout {train.layout})"
+            raise DataError(
+                f"metric '{comparing[0]}' compares label words, but the rows of {train.source} have {got}; give rows"
+                " with 'text' and 'label' and two labels at least, or ask for another metric, such as --metric loss"
+            )
         for part in ("development", "test"):
+            if comparing or part == "development":  # a training refuses validation rows of other labels anyway
+                require_known_labels(parts["train"], parts[part])
             metrics, compared = settle(parts[part], EvaluationOptions(metrics=wanted, labels=labels))
             if any(known.needs == "choices" for known in metrics):
                 check_labels(compared)

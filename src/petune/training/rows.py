@@ -99,12 +99,16 @@ def encode_rows(
     if read.data.eval is None:
         return RunRows(name, read.task, examples, rows, None, None)
     eval_examples, eval_rows = encoded(read.data.eval)
-    _check_labels(examples, eval_examples)
+    require_known_labels(examples, eval_examples)
     return RunRows(name, read.task, examples, rows, eval_rows, kept_whole(eval_examples, eval_rows))
 
 
-def _check_labels(train: ExampleSet, evaluation: ExampleSet) -> None:
-    """Check that validation rows have no label of their own.
+def require_known_labels(train: ExampleSet, evaluation: ExampleSet) -> None:
+    """Check that rows to measure on have no label of their own.
+
+    Args:
+        train: the training rows.
+        evaluation: the rows to measure on.
 
     Raises:
         DataError: one has; nothing learned could be right about it.
