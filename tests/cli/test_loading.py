@@ -65,6 +65,6 @@ def test_a_missing_adapter_is_an_error() -> None:
 
 
 def test_options_are_checked_in_one_line() -> None:
-    assert checked(GenerationOptions, {"top_p": "0.5"}).top_p == 0.5
+    assert checked(GenerationOptions, {"top_p": "0.5", "temperature": "1"}).top_p == 0.5
     with pytest.raises(ConfigError, match=r"^'top_p' is '2': .*less than or equal to 1; 'seed' is '-1'"):
         checked(GenerationOptions, {"top_p": "2", "seed": "-1"})

@@ -20,6 +20,8 @@ from petune.evaluation.options import EvaluationOptions, GenerationOptions
         {"seed": -1},
         {"stop": ("",)},
         {"temprature": 1.0},
+        {"top_p": 0.9},
+        {"top_k": 5, "num_beams": 2},
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:

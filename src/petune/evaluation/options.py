@@ -1,8 +1,8 @@
 """The settings of evaluation and of generation."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ESCAPES = "escapes"
 """Marks a setting whose texts are hard to type: on the command line they may hold escapes such as ``\\n``."""
@@ -32,6 +32,16 @@ class GenerationOptions(BaseModel):
     """Seed of the sampling, in which a row's number counts and the rows beside it do not; idle at temperature 0."""
     batch_tokens: int = Field(default=8192, ge=1)
     """Most tokens of one batch: rows times (longest prompt + max_new_tokens). One row always fits."""
+
+    @model_validator(mode="after")
+    def _choice_has_chances(self) -> Self:
+        idle = [name for name, usual in (("top_p", 1), ("top_k", 0)) if getattr(self, name) != usual]
+        if idle and self.temperature == 0:
+            raise ValueError(
+                f"{' and '.join(idle)} would do nothing at temperature 0, where the likeliest token is taken each time;"
+                " give a temperature, such as 0.7, or leave it out"
+            )
+        return self
 
 
 class EvaluationOptions(BaseModel):
