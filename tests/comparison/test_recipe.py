@@ -90,6 +90,7 @@ def test_yaml_and_back(tmp_path: Path) -> None:
         ({"memory_per_trial": "4GiB"}, "memory_per_trial is for the engine ray, and the engine is local"),
         ({"retries": 2, "engine": "inline"}, "retries is for the engines local and ray, and the engine is inline"),
         ({"engine": "ray", "memory_per_trial": "much"}, "'much' is no size; write it like 500MB"),
+        ({"engine": "ray", "gpus_per_trial": 1.5}, "'gpus_per_trial' is 1.5: .*a part of one GPU, such as 0.5"),
         ({"test_split": 1.5}, "test_split is 1.5; give a share"),
         ({"eval_data": "e.jsonl", "validation_split": 0.1}, "validation_split and eval_data are both given"),
         ({"engine": "moon"}, "'local'"),

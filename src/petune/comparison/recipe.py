@@ -208,6 +208,13 @@ class CompareOptions(DataOptions):
             raise ValueError("factors must be above 0 and differ, such as 0.3,1,3")
         return value
 
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _part_of_one_or_whole(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and value != int(value):
+            raise ValueError("Ray sets aside a part of one GPU, such as 0.5, or a whole number of them")
+        return value
+
     @field_validator("memory_per_trial")
     @classmethod
     def _is_a_size(cls, value: str | None) -> str | None:
