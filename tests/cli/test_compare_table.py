@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from petune.cli.compare_table import LiveTable, PlainLines, duration, print_comparison, settings_text
+from petune.cli.compare_table import LiveTable, PlainLines, base_names, duration, print_comparison, settings_text
 from petune.comparison.job import Job, Measures
 from petune.comparison.record import Budget, Comparison, Stage, Trial
 from petune.comparison.watching import Progress
@@ -166,3 +166,26 @@ def test_entries_with_the_same_settings_stand_in_lines_of_their_own(
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "base lora (entry lora r=4) learning_rate=0.01 0.6000 1" in lines
     assert "base lora (entry lora learning_rate=0.01) learning_rate=0.01 0.7000 1" in lines
+
+
+def test_bases_that_end_alike_have_their_whole_names(
+    jobs: list[Job], capsys: pytest.CaptureFixture[str], tmp_path: Any
+) -> None:
+    assert base_names(["a/one", "a/two", "b/two", "a/two"]) == {"a/one": "one", "a/two": "a/two", "b/two": "b/two"}
+    others = [own.model_copy(update={"keys": {**own.keys, "model": "other/base"}}) for own in jobs]
+    tracks = [track(jobs), track(others)]
+    tracks[1].survey.name = "other/base"
+    progress = Progress(tracks, speed=0.1)
+    shown, lines = LiveTable(Console(file=io.StringIO(), force_terminal=True, width=120)), PlainLines()
+    for watcher in (shown, lines):
+        watcher.planned(tracks, progress)
+    lines.ended(others[2], done(others[2], 0.5), reused=False)
+    assert "  other/base  lora  final" in capsys.readouterr().err
+    assert "some/base   lora r=4" in text(shown)
+    shown.closed()
+    trials = [done(own, 0.5) for own in (jobs[2], others[2])]
+    comparison = Comparison(
+        recipe={}, command="petune compare", created="now", machine={}, petune_version="0", data={}, trials=trials
+    )
+    print_comparison(comparison, tmp_path)
+    assert "\nother/base  lora" in capsys.readouterr().out

@@ -5,7 +5,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -38,17 +38,24 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def base_names(bases: Iterable[str]) -> dict[str, str]:
+    """Return a short name for each base: the last part of its path or hub id, or all of it where others end alike."""
+    known = dict.fromkeys(bases)
+    ends = Counter(Path(base).name for base in known)
+    return {base: Path(base).name if ends[Path(base).name] == 1 else base for base in known}
+
+
 def print_plan(planned: Planned) -> None:
     """Print what would run."""
     head = ("base", "method", "trials", "search", "time", "memory", "trained")
+    names = base_names(track.survey.name for track in planned.tracks)
     rows = [
-        (Path(track.survey.name).name, track.entry.label, *_plan_cells(track, planned.progress))
-        for track in planned.tracks
+        (names[track.survey.name], track.entry.label, *_plan_cells(track, planned.progress)) for track in planned.tracks
     ]
     _print_columns([head, *rows])
     for track in planned.tracks:
         if track.refusal:
-            say(f"{track.entry.label} on {Path(track.survey.name).name}: {track.refusal}")
+            say(f"{track.entry.label} on {names[track.survey.name]}: {track.refusal}")
     progress = planned.progress
     done = f", {progress.ended} of them done already" if progress.ended else ""
     say(f"engine: {_engine(planned.options)}")
@@ -90,16 +97,17 @@ def print_comparison(comparison: Comparison, folder: Path) -> None:
             identity = (trial.base, trial.method, settings_text(trial.settings), trial.entry)
             groups.setdefault(identity, []).append(trial)
     alike = Counter(identity[:3] for identity in groups)
+    names = base_names(trial.base for trial in comparison.trials)
     rows = [("base", "method", "settings", comparison.trials[0].metric if comparison.trials else "", "seeds")]
     for (base, method, settings, entry), trials in groups.items():
         values = [trial.quality for trial in trials if trial.quality is not None]
         figure = _mean(values) if values else trials[0].status.replace("_", " ")
         name = method if alike[base, method, settings] == 1 else f"{method} (entry {entry})"
-        rows.append((Path(base).name, name, settings, figure, str(len(values))))
+        rows.append((names[base], name, settings, figure, str(len(values))))
     _print_columns(rows)
     for trial in comparison.trials:
         if trial.reason and trial.stage != "search":
-            say(f"{trial.method} on {Path(trial.base).name}, seed {trial.seed}: {trial.status}: {trial.reason}")
+            say(f"{trial.method} on {names[trial.base]}, seed {trial.seed}: {trial.status}: {trial.reason}")
     cost = comparison.search_cost
     say(f"the search: {cost.trials} trials, {duration(cost.seconds)}, {cost.tokens:,} tokens")
     say(f"report: {folder / 'report.html'}")
@@ -154,6 +162,7 @@ class PlainLines(_Following):
         self._console = Console(file=sys.stderr)
         self._measuring = Measuring(self._console, plain=True)
         self._said = time.monotonic()
+        self._names: dict[str, str] = {}
 
     def measuring(self, track: Track, number: int, total: int) -> None:
         """Tell what is measured, now and then."""
@@ -162,6 +171,7 @@ class PlainLines(_Following):
     def planned(self, tracks: Sequence[Track], progress: Progress) -> None:
         """Say how much comes."""
         self._progress = progress
+        self._names = base_names(track.survey.name for track in tracks)
         self._print(f"{progress.trials} trials, about {duration(progress.seconds_left)}")
 
     def stepped(self, job: Job, step: int, total: int) -> None:
@@ -180,7 +190,7 @@ class PlainLines(_Following):
         figure = trial.reason if trial.quality is None else f"{trial.metric} {trial.quality:.4f}"
         stage = trial.stage if trial.rung is None else f"{trial.stage} {trial.rung + 1}"
         self._print(
-            f"{progress.ended}/{progress.trials}  {Path(trial.base).name}  {trial.method}  {stage}  seed {trial.seed}"
+            f"{progress.ended}/{progress.trials}  {self._names[trial.base]}  {trial.method}  {stage}  seed {trial.seed}"
             f"  {settings_text(trial.settings)}  {trial.status.replace('_', ' ')}  {figure}"
             f"  ({duration(trial.wall_seconds or 0)}, {self._left()})"
         )
@@ -230,10 +240,9 @@ class LiveTable(_Following):
         """Show every method, still without figures."""
         self._measuring.close()
         self._progress = progress
+        names = base_names(track.survey.name for track in tracks)
         self._lines = {
-            (track.survey.name, track.entry.label): _Line(
-                Path(track.survey.name).name, track.entry.label, len(track.rungs)
-            )
+            (track.survey.name, track.entry.label): _Line(names[track.survey.name], track.entry.label, len(track.rungs))
             for track in tracks
         }
         self._live = Live(console=self._console, get_renderable=self.render, refresh_per_second=4)
