@@ -97,6 +97,14 @@ def test_parquet_that_is_none(write):
         read_rows(write("rows.parquet", b"PAR1 and nothing else"))
 
 
+def test_parquet_that_names_a_column_twice(tmp_path):
+    path = tmp_path / "rows.parquet"
+    columns = [pyarrow.array([value]) for value in ("a", "b", "c")]
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, names=["text", "label", "text"]), path)
+    with pytest.raises(DataError, match=r"rows.parquet: the header names 'text' twice; name each column once"):
+        read_rows(str(path))
+
+
 @pytest.mark.parametrize(
     ("values", "reason"),
     [

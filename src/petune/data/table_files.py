@@ -1,7 +1,7 @@
 """CSV, TSV and Parquet files to rows."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,13 @@ def read_parquet(path: Path, name: str, problems: Problems) -> Rows:
     """Read a Parquet file; whole numbers that stand for named classes become the names.
 
     Raises:
-        DataError: it is no Parquet file.
+        DataError: it is no Parquet file, names a column twice, or has values that cannot be read.
     """
     import pyarrow
     import pyarrow.parquet
 
     try:
+        _refuse_columns_twice(pyarrow.parquet.read_schema(path).names, name)
         table = pyarrow.parquet.read_table(path, partitioning=None)
         values = table.to_pylist()
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
@@ -121,11 +122,9 @@ def _read_records(lines: Iterator[str], name: str, problems: Problems, separator
 
 def _checked_header(record: list[str], name: str, number: int, separator: str) -> list[str]:
     header = [column.strip() for column in record]
-    twice = [column for column in header if header.count(column) > 1]
     if "" in header:
         raise DataError(f"{name}:{number}: column {header.index('') + 1} has no name; name every column in the header")
-    if twice:
-        raise DataError(f"{name}:{number}: the header names '{shortened(twice[0])}' twice; name each column once")
+    _refuse_columns_twice(header, f"{name}:{number}")
     other = next((char for char in ";\t|" if char != separator and char in header[0]), None)
     if len(header) == 1 and other is not None:
         raise DataError(
@@ -133,3 +132,9 @@ def _checked_header(record: list[str], name: str, number: int, separator: str) -
             "separate .csv with commas and .tsv with tabs"
         )
     return header
+
+
+def _refuse_columns_twice(columns: Sequence[str], place: str) -> None:
+    twice = next((column for column in columns if columns.count(column) > 1), None)
+    if twice is not None:
+        raise DataError(f"{place}: the header names '{shortened(twice)}' twice; name each column once")
