@@ -106,6 +106,17 @@ def test_parquet_that_names_a_column_twice(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "note", [b"{cut off", b'{"info": {"features": {"text": {"_type": "OfTomorrow"}}}}', b'{"info": {"features": 5}}']
+)
+def test_notes_of_datasets_that_cannot_be_read(tmp_path, note):
+    path = tmp_path / "rows.parquet"
+    table = pyarrow.table({"text": ["a"]}).replace_schema_metadata({b"huggingface": note})
+    pyarrow.parquet.write_table(table, path)
+    with pytest.raises(DataError, match=r"rows.parquet: what the library datasets noted in it .* upgrade datasets"):
+        read_rows(str(path))
+
+
+@pytest.mark.parametrize(
     ("values", "reason"),
     [
         (pyarrow.array([b"fine", b"\xff"], pyarrow.binary()).view(pyarrow.string()), "'utf-8' codec can't decode"),

@@ -37,7 +37,7 @@ def read_parquet(path: Path, name: str, problems: Problems) -> Rows:
     """Read a Parquet file; whole numbers that stand for named classes become the names.
 
     Raises:
-        DataError: it is no Parquet file, names a column twice, or has values that cannot be read.
+        DataError: it is no Parquet file, names a column twice, or has values or notes that cannot be read.
     """
     import pyarrow
     import pyarrow.parquet
@@ -52,7 +52,13 @@ def read_parquet(path: Path, name: str, problems: Problems) -> Rows:
         raise DataError(
             f"{name}: a value cannot be read ({error}); text is UTF-8, and dates are those of Python"
         ) from error
-    convert = named_classes(table.schema)
+    try:
+        convert = named_classes(table.schema)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{name}: what the library datasets noted in it about its columns cannot be read ({error}); upgrade"
+            " datasets, or write the file anew without the note"
+        ) from error
     rows: list[dict[str, Any]] = []
     numbers: list[int] = []
     for number, row in enumerate(values, start=1):
