@@ -28,6 +28,14 @@ def test_sharegpt_becomes_messages():
     )
 
 
+def test_a_sharegpt_turn_is_what_its_own_keys_say():
+    turns = [
+        {"from": "human", "value": "hello", "role": "narrator", "name": "Ann"},
+        {"from": "gpt", "value": "good morning", "content": "a note"},
+    ]
+    assert parse_sharegpt({"conversations": turns}, True).messages == ({**USER, "name": "Ann"}, ASSISTANT)
+
+
 def test_a_system_text_of_another_kind_is_told():
     row = {"system": ["be brief"], "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
     with pytest.raises(RowProblem, match=r"'system' is .*list.*, expected a string"):

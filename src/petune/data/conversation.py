@@ -92,7 +92,8 @@ def _turn(turn: Any, place: str, role_key: str, content_key: str, roles: Mapping
     content = given.pop(content_key, None)
     if content is None and not (name == "assistant" and given.get("tool_calls")):
         raise RowProblem(f"{place} has no '{content_key}'", "give its text")
-    return {"role": name, "content": _text(content, f"{place}['{content_key}']"), **given}
+    own = {"role": name, "content": _text(content, f"{place}['{content_key}']")}
+    return {**own, **{key: value for key, value in given.items() if key not in own}}
 
 
 def _text(content: Any, place: str) -> str:
