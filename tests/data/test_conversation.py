@@ -72,6 +72,20 @@ def test_tools_that_are_no_objects_are_refused(tools: str, got: str) -> None:
         parse_messages({"messages": [USER, ASSISTANT], "tools": tools}, True)
 
 
+def test_calls_of_tools_may_be_empty_or_json_as_text() -> None:
+    turns = [{**ASSISTANT, "tool_calls": none} for none in ([], "[]", "", None)]
+    assert parse_messages({"messages": [USER, *turns]}, True).messages == (USER, *[ASSISTANT] * 4)
+    call = {"role": "assistant", "content": None, "tool_calls": '[{"name": "map"}]'}
+    expected = {"role": "assistant", "content": "", "tool_calls": [{"name": "map"}]}
+    assert parse_messages({"messages": [USER, call]}, True).messages[1] == expected
+
+
+@pytest.mark.parametrize(("calls", "got"), [("map", "a string"), ({"name": "map"}, "an object"), (["map"], "a list")])
+def test_calls_of_tools_that_are_no_objects_are_refused(calls: object, got: str) -> None:
+    with pytest.raises(RowProblem, match=rf"messages\[1\]\['tool_calls'\] is {got}, expected a list of objects"):
+        parse_messages({"messages": [USER, {**ASSISTANT, "tool_calls": calls}]}, True)
+
+
 def test_tools_that_hide_what_a_file_may_not_hold_are_refused() -> None:
     for tools in ('[{"name": "\\ud800"}]', "[" * 100_000):
         with pytest.raises(RowProblem):

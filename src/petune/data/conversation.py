@@ -90,7 +90,10 @@ def _turn(turn: Any, place: str, role_key: str, content_key: str, roles: Mapping
         )
     name = roles[role] or role
     content = given.pop(content_key, None)
-    if content is None and not (name == "assistant" and given.get("tool_calls")):
+    calls = _objects(given.pop("tool_calls", None), f"{place}['tool_calls']", "write one object a call")
+    if calls is not None:
+        given["tool_calls"] = list(calls)
+    if content is None and not (name == "assistant" and calls):
         raise RowProblem(f"{place} has no '{content_key}'", "give its text")
     own = {"role": name, "content": _text(content, f"{place}['{content_key}']")}
     return {**own, **{key: value for key, value in given.items() if key not in own}}
@@ -113,17 +116,21 @@ def _conversation(messages: list[Mapping[str, Any]], row: Mapping[str, Any], req
     if require_target and not any(message["role"] == "assistant" for message in messages):
         raise RowProblem("no assistant turn, so nothing to learn", "add the answer as an assistant turn")
     awaits_answer = not require_target and messages[-1]["role"] != "assistant"
-    return Conversation(tuple(messages), _tools(row.get("tools")), awaits_answer)
+    tools = _objects(row.get("tools"), "'tools'", "write one JSON schema a tool")
+    return Conversation(tuple(messages), tools, awaits_answer)
 
 
-def _tools(given: Any) -> tuple[Mapping[str, Any], ...] | None:
-    """Return the tools of a row, a list or JSON as text: files of one shape for all rows can hold no others."""
-    tools = _parsed(given) if isinstance(given, str) else given
-    if tools is None or tools == []:
+def _objects(given: Any, what: str, fix: str) -> tuple[Mapping[str, Any], ...] | None:
+    """Return tools or calls of them, a list or JSON as text: files of one shape for all rows can hold no others.
+
+    An empty list, with which such files say that there are none, is none: templates ask whether the key is there.
+    """
+    objects = _parsed(given) if isinstance(given, str) else given
+    if objects is None or objects == []:
         return None
-    if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
-        raise RowProblem(f"'tools' is {kind(tools)}, expected a list of objects", "write one JSON schema a tool")
-    return tuple(tools)
+    if not isinstance(objects, list) or not all(isinstance(each, Mapping) for each in objects):
+        raise RowProblem(f"{what} is {kind(objects)}, expected a list of objects", fix)
+    return tuple(objects)
 
 
 def _parsed(text: str) -> Any:
