@@ -136,8 +136,6 @@ def test_what_the_template_writes_before_an_answer(tokenizer_with, name, lead, w
     turns = TURNS[1:]  # the one template writes nothing of the system
     for conversation in (Conversation(turns), Conversation(turns[:3], awaits_answer=True)):
         assert chat.render(conversation).lead == lead
-    called = {"role": "assistant", "content": "in the hills", "tool_calls": [{"name": "map"}]}
-    assert chat.render(Conversation((*turns[:3], called))).target == "in the hills"
     data = write("rows.jsonl", [{"text": "green", "label": "colour"}, {"text": "hills"}])
     examples = load_examples(DataOptions(data=data, chat="on"), tokenizer, require_target=False)
     assert [example.target for example in examples] == ["colour", None]
@@ -157,6 +155,19 @@ def test_calls_of_tools_are_what_the_turn_says(tokenizer_with, name, learn_all):
     assert chat.render(Conversation((*TURNS[:4], {**call, "content": "see"}))).target == "see\n<call>map"
     answered = (*TURNS[:2], call, {"role": "tool", "content": "the hills"}, TURNS[4])
     assert chat.render(Conversation(answered)).target == "in the hills"
+
+
+@pytest.mark.parametrize("learn_all", [True, False])
+@pytest.mark.parametrize("name", ["CHATML", "MARKED", "THINKING"])
+@pytest.mark.parametrize("content", ["", "see"])
+def test_calls_of_tools_that_the_template_leaves_out_are_told(tokenizer_with, name, content, learn_all):
+    call = {"role": "assistant", "content": content, "tool_calls": [{"name": "map"}]}
+    chat = ChatRenderer(tokenizer_with(name), learn_all=learn_all)
+    turns = (*TURNS[:2], call, {"role": "tool", "content": "the hills"}, TURNS[4])
+    with pytest.raises(RowProblem, match=r"leaves the 'tool_calls' of messages\[2\] out") as caught:
+        chat.render(Conversation(turns))
+    assert "write the calls into the turn's content" in caught.value.fix
+    assert chat.render(Conversation(turns[:4], awaits_answer=True)).target is None
 
 
 @pytest.mark.parametrize("has_tokenizer", [True, False])

@@ -72,12 +72,14 @@ class ChatRenderer:
         Where an answer is awaited the prompt is all there is, and there is no target.
 
         Raises:
-            RowProblem: the template refuses the conversation, or its assistant turns cannot be found again.
+            RowProblem: the template refuses the conversation, leaves calls of tools out, or its assistant turns cannot
+                be found again.
         """
         messages, tools = conversation.messages, conversation.tools
         whole, marked = self._render(messages, tools)
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         turns = [] if conversation.awaits_answer else turns
+        self._require_calls(messages, tools, whole, turns)
         asks = not turns or messages[-1]["role"] != "assistant"
         spans: list[Span] = []
         if self._learn_all:
@@ -95,6 +97,22 @@ class ChatRenderer:
         prompt = self._render(messages[:last], tools, ask=True)[0] if last else ""
         lead = self._lead(messages[:last], tools, prompt)
         return RenderedChat(segments, prompt, self._answer(messages[: last + 1], tools, prompt, lead), lead)
+
+    def _require_calls(self, messages: Messages, tools: Messages | None, whole: str, turns: Sequence[int]) -> None:
+        """Make sure that the calls of tools are in the text: a template that knows none would teach empty answers."""
+        for turn in turns:
+            if not messages[turn].get("tool_calls"):
+                continue
+            bare = {key: value for key, value in messages[turn].items() if key != "tool_calls"}
+            try:
+                without = self._render([*messages[:turn], bare, *messages[turn + 1 :]], tools)[0]
+            except RowProblem:  # a turn without content is refused, so its calls matter
+                continue
+            if without == whole:
+                raise RowProblem(
+                    f"the chat template leaves the 'tool_calls' of messages[{turn}] out of the text",
+                    "use the chat template of a model that calls tools, or write the calls into the turn's content",
+                )
 
     def _lead(self, messages: Messages, tools: Messages | None, prompt: str) -> str:
         """Return what stands between ``prompt`` and an answer's content; empty where that cannot be told."""
