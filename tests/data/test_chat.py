@@ -157,6 +157,25 @@ def test_calls_of_tools_are_what_the_turn_says(tokenizer_with, name, learn_all):
     assert chat.render(Conversation(answered)).target == "in the hills"
 
 
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("(m['tool_calls'][0]['function']['arguments'] | tojson)", '{"place": "hills"}'),
+        ("('json:' + m['tool_calls'][0]['function']['arguments'])", 'json:{"place":"hills"}'),
+        ("m['tool_calls'][0]['function']['arguments']", '{"place":"hills"}'),
+    ],
+)
+def test_arguments_of_calls_that_are_json_as_text_are_not_quoted_again(tokenizer_with, written, expected):
+    tokenizer = tokenizer_with("CHATML")
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "m['content']", f"({written} if m['tool_calls'] else m['content'])"
+    )
+    function = {"name": "map", "arguments": '{"place":"hills"}'}
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
+    rendered = ChatRenderer(tokenizer, learn_all=False).render(Conversation((*TURNS[:2], call)))
+    assert (rendered.target, learned(rendered.segments)) == (expected, [f"{expected}<|im_end|>"])
+
+
 @pytest.mark.parametrize("learn_all", [True, False])
 @pytest.mark.parametrize("name", ["CHATML", "MARKED", "THINKING"])
 @pytest.mark.parametrize("content", ["", "see"])

@@ -9,12 +9,13 @@ rendered, and found again. Where that fails too the row is a problem: labels are
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 import jinja2
 
-from petune.data.conversation import Conversation
+from petune.data.conversation import Conversation, arguments_of, with_arguments_read
 from petune.data.examples import Segment
 from petune.data.problems import RowProblem
 from petune.errors import DataError
@@ -75,6 +76,18 @@ class ChatRenderer:
             RowProblem: the template refuses the conversation, leaves calls of tools out, or its assistant turns cannot
                 be found again.
         """
+        read = with_arguments_read(conversation)
+        if read != conversation:
+            # Some templates add text to text, and refuse; where something else is wrong, that is said below.
+            with suppress(RowProblem):
+                rendered = self._written(read)
+                text = "".join(segment.text for segment in rendered.segments)
+                # Others write them as they are: Python's spelling of an object is no JSON.
+                if not any(found and str(found) in text for found in arguments_of(read)):
+                    return rendered
+        return self._written(conversation)
+
+    def _written(self, conversation: Conversation) -> RenderedChat:
         messages, tools = conversation.messages, conversation.tools
         whole, marked = self._render(messages, tools)
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from petune.data.json_parser import check_value, kind, shortened
@@ -60,6 +60,36 @@ def parse_sharegpt(row: Mapping[str, Any], require_target: bool) -> Conversation
         else:
             messages.append(_turn(turn, place, "from", "value", _SHAREGPT_ROLES))
     return _conversation(messages, row, require_target)
+
+
+def with_arguments_read(conversation: Conversation) -> Conversation:
+    """Return the conversation with arguments of calls as objects where they are JSON as text, as OpenAI writes them.
+
+    Most templates write the arguments as JSON, which would put such a text in quotes once more.
+    """
+    messages = (
+        {**message, "tool_calls": [_with_arguments(call) for call in message["tool_calls"]]}
+        if message.get("tool_calls")
+        else message
+        for message in conversation.messages
+    )
+    return replace(conversation, messages=tuple(messages))
+
+
+def arguments_of(conversation: Conversation) -> list[Any]:
+    """Return the arguments of all calls, as they are."""
+    calls = [call for message in conversation.messages for call in message.get("tool_calls") or ()]
+    return [
+        (call["function"] if isinstance(call.get("function"), Mapping) else call).get("arguments") for call in calls
+    ]
+
+
+def _with_arguments(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    function, arguments = call.get("function"), call.get("arguments")
+    if isinstance(function, Mapping):
+        return {**call, "function": _with_arguments(function)}
+    found = _parsed(arguments) if isinstance(arguments, str) else None
+    return {**call, "arguments": found} if isinstance(found, dict) else call
 
 
 def _turn_list(row: Mapping[str, Any], column: str) -> list[Any]:
