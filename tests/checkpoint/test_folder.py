@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from petune.adapted_model import AdaptedModel
 from petune.adapter import Adapter, create_adapter
@@ -235,6 +236,18 @@ def test_full_folder_reads_only_the_files_it_was_saved_with(
     save_file(stale, folder / "zzz.safetensors")
     loaded = load_adapter(folder, tiny_base()).tensors()
     assert all(torch.equal(loaded[n], t) for n, t in model.adapter("default").tensors().items())
+
+
+@torch.no_grad()
+def test_a_full_folder_is_a_plain_model_where_an_adapter_of_peft_was(
+    saved: Path, tiny_base: Callable[..., Base], randomise: Callable[..., Adapter], token_ids: Callable[..., Any]
+) -> None:
+    base = tiny_base()
+    model = AdaptedModel(base, [randomise(create_adapter(base, "full"))])
+    save_adapter(model, saved)
+    assert not (saved / peft.CONFIG_FILE).exists()
+    ids = token_ids(2, 6)
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(saved)(ids).logits, model(input_ids=ids).logits)
 
 
 def test_saving_names_which(tiny_base: Callable[..., Base], tmp_path: Path) -> None:

@@ -238,6 +238,7 @@ def _save_model(model: AdaptedModel, adapter: Adapter, folder: Path) -> tuple[li
     # Some architectures go by other tensor names in older files; under the live names a folder reads back exactly.
     with quiet():
         files = write_files(folder, lambda path: model.model.save_pretrained(path, save_original_format=False))
+    (folder / peft.CONFIG_FILE).unlink(missing_ok=True)  # transformers would add an earlier adapter to its own base
     return files, _read_model_tensors(folder, adapter, model.base, files)
 
 
