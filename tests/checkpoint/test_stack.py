@@ -53,6 +53,15 @@ def test_a_stack_comes_back_in_its_order(
     assert torch.equal(model(input_ids=ids).logits, expected)
 
 
+def test_an_adapter_takes_the_place_of_a_stack(
+    pair: AdaptedModel, tmp_path: Path, tiny_base: Callable[..., Base]
+) -> None:
+    folder = save_stack(pair, tmp_path / "out")
+    save_adapter(pair, folder, name="task")
+    assert [member.folder for member in members([folder])] == [folder]
+    assert [a.method.name for a in petune.load(folder, base=tiny_base()).adapters.values()] == ["bottleneck"]
+
+
 @torch.no_grad()
 def test_folders_are_stacked_in_the_order_given(
     pair: AdaptedModel, ids: torch.Tensor, tmp_path: Path, tiny_base: Callable[..., Base]

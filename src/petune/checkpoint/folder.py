@@ -78,6 +78,7 @@ def save_adapter(
         training=training,
     )
     write_text(folder / manifest.FILE_NAME, json.dumps(content.model_dump(mode="json"), indent=2) + "\n")
+    (folder / manifest.STACK_FILE_NAME).unlink(missing_ok=True)  # the folder would still be read as an earlier stack
     return folder
 
 

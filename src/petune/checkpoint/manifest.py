@@ -18,6 +18,8 @@ from petune.backbone.task_names import TaskName
 from petune.errors import AdapterFormatError
 
 FILE_NAME = "petune.json"
+STACK_FILE_NAME = "petune_stack.json"
+"""The file that makes a folder one of several adapters."""
 FORMAT = 1
 
 

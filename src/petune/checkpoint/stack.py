@@ -23,7 +23,7 @@ from petune.checkpoint.named_tasks import require_choice
 from petune.errors import AdapterFormatError, ConfigError
 from petune.stacking import require_stackable
 
-FILE_NAME = "petune_stack.json"
+FILE_NAME = manifest.STACK_FILE_NAME
 FORMAT = 1
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
