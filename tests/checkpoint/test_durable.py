@@ -178,6 +178,20 @@ def test_a_growing_file_explains_where_it_cannot_write(tmp_path: Path) -> None:
         raise AssertionError("nothing is written")
 
 
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(durable.fcntl, "flock", flock)
+    folder = tmp_path / "run"
+    with (
+        pytest.raises(OutputFolderError, match=r"run cannot be kept for this run alone \(Function not implemented\)"),
+        durable.held(folder, "run"),
+    ):
+        pytest.fail("it is not held")
+    assert not folder.exists()
+
+
 def test_a_folder_that_was_held_for_nothing_is_gone(tmp_path: Path) -> None:
     refused, used, former = (tmp_path / name for name in ("refused", "used", "former"))
     former.mkdir()

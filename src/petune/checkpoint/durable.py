@@ -138,7 +138,7 @@ def held(folder: Path, what: str) -> Iterator[None]:
         what: what runs there, for the error.
 
     Raises:
-        OutputFolderError: another process holds it, or it cannot be written.
+        OutputFolderError: another process holds it, or it cannot be locked or written.
     """
     path = folder / LOCK
     is_new = not folder.exists()
@@ -146,7 +146,15 @@ def held(folder: Path, what: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = path.open("a+", encoding="utf-8")
     with lock:
-        if not _locked(lock, path):
+        try:
+            is_ours = _locked(lock, path)
+        except OSError as error:
+            _leave(path, is_new=is_new)
+            raise OutputFolderError(
+                f"{folder} cannot be kept for this {what} alone ({error.strerror or error}); give an --output-dir on a"
+                " file system that has locks"
+            ) from error
+        if not is_ours:
             lock.seek(0)
             raise OutputFolderError(
                 f"another {what} is running in {folder} ({lock.read().strip() or 'it has just begun'}); wait for it, or"
@@ -159,10 +167,15 @@ def held(folder: Path, what: str) -> Iterator[None]:
                 lock.flush()
             yield
         finally:
-            path.unlink(missing_ok=True)
-            if is_new:
-                with suppress(OSError):  # it is not empty
-                    folder.rmdir()
+            _leave(path, is_new=is_new)
+
+
+def _leave(lock: Path, *, is_new: bool) -> None:
+    """Remove the file by which a folder was held, and the folder where nothing was written to a new one."""
+    lock.unlink(missing_ok=True)
+    if is_new:
+        with suppress(OSError):  # it is not empty
+            lock.parent.rmdir()
 
 
 def _locked(lock: TextIO, path: Path) -> bool:
