@@ -56,6 +56,8 @@ def test_a_file_that_asks_for_what_petune_lacks(tmp_path: Path) -> None:
     path = tmp_path / "adapter_config.json"
     for content, message in (
         ({"peft_type": "LOHA"}, "peft_type is 'LOHA'; petune reads"),
+        ({"peft_type": ["LORA"]}, r"peft_type is \['LORA'\]; petune reads"),
+        ({"peft_type": "LORA", "self": 1}, "'self' is not known"),
         ({"peft_type": "LORA", "use_qalora": True}, r"adapter_config\.json: LoraConfig: use_qalora=True"),
         ({"peft_type": "LORA", "new": 1}, "'new' is not known"),
     ):

@@ -73,6 +73,7 @@ def test_a_start_that_petune_lacks_is_refused(tiny_model: Callable[..., PreTrain
     [
         ({}, "num_virtual_tokens is missing"),
         ({"num_virtual_tokens": 4, "num_layers": 7}, "num_layers=7, but the base has 3; leave it out"),
+        ({"num_virtual_tokens": 4, "num_layers": [3]}, r"num_layers=\[3\], but the base has 3; leave it out"),
         ({"num_virtual_tokens": 4, "token_dim": 7}, "token_dim=7, but the base has 16 or 32"),
         ({"num_virtual_tokens": 4, "num_attention_heads": 3}, "num_attention_heads=3, but the base has 2 or 4"),
         ({"num_virtual_tokens": 4, "num_transformer_submodules": 2}, "num_transformer_submodules is 2, expected 1"),

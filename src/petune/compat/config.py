@@ -51,7 +51,7 @@ class PeftConfig:
         if "peft_type" in vars(cls):
             PeftConfig.classes[cls.peft_type.value] = cls
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, /, **fields: Any) -> None:
         for former, name in self.spellings.items():
             if former in fields and name in fields:
                 raise ConfigError(f"{type(self).__name__}: '{former}' and '{name}' are one setting; give one of them")
@@ -128,8 +128,7 @@ class PeftConfig:
         """
         folder = adapter_folder(pretrained_model_name_or_path, subfolder=subfolder, **hub)
         content = _described_by_petune(folder) or read_json(folder / CONFIG_FILE)
-        if content.get("peft_type") not in cls.classes:
-            method_of(content)  # says which types there are
+        method_of(content)  # says which types there are
         try:
             return get_peft_config(content)
         except ConfigError as error:

@@ -113,7 +113,7 @@ class PromptLearningConfig(PeftConfig):
             "token_dim": {text.hidden_size, *(count * attention.head_dim for count in heads if attention)},
         }
         for name, real in sizes.items():
-            if given[name] is not None and given[name] not in real:
+            if given[name] is not None and given[name] not in tuple(real):  # a file may hold a list
                 expected = " or ".join(str(size) for size in sorted(real)) or "none"
                 raise ConfigError(
                     f"{type(self).__name__}: {name}={given[name]!r}, but the base has {expected}; leave it out"
