@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 from petune.adapted_model import AdaptedModel
 from petune.adapter import create_adapter
 from petune.backbone.base import Base, load_base
-from petune.compat.peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
+from petune.compat.peft import LoraConfig, PeftModel, PrefixTuningConfig, TaskType, get_peft_model
 from petune.errors import AdapterFormatError, BaseModelError, ConfigError
 
 # PEFT calls a name of transformers that is on its way out.
@@ -131,6 +131,17 @@ def test_a_model_for_another_task_is_refused(tiny_model: Build) -> None:
         model.add_adapter("second", LoraConfig(task_type="TOKEN_CLS"))
     with pytest.raises(BaseModelError, match="a LlamaModel has no head of a task that petune knows"):
         get_peft_model(tiny_model().model, LoraConfig())
+
+
+@torch.no_grad()
+def test_an_encoder_of_masked_texts_comes_back(tiny_model: Build, ids: torch.Tensor, tmp_path: Path) -> None:
+    config = LoraConfig(task_type=TaskType.FEATURE_EXTRACTION)
+    for name, given in (("told", config), ("untold", LoraConfig())):
+        model = filled(get_peft_model(tiny_model("bert"), given)).eval()
+        model.save_pretrained(tmp_path / name)
+        again = PeftModel.from_pretrained(tiny_model("bert"), tmp_path / name)
+        assert again.peft_config["default"].task_type == "FEATURE_EXTRACTION"
+        assert torch.equal(again(ids).logits, model(ids).logits)
 
 
 def test_rows_are_sent_to_adapters_by_name(tiny_model: Build, ids: torch.Tensor) -> None:

@@ -7,6 +7,7 @@ class TaskType(StrEnum):
     """What the base model is for."""
 
     CAUSAL_LM = "CAUSAL_LM"
+    FEATURE_EXTRACTION = "FEATURE_EXTRACTION"
     QUESTION_ANS = "QUESTION_ANS"
     SEQ_2_SEQ_LM = "SEQ_2_SEQ_LM"
     SEQ_CLS = "SEQ_CLS"
