@@ -109,6 +109,22 @@ def test_sizes_that_fit_are_taken(tiny_model: Callable[..., PreTrainedModel]) ->
 
 
 @pytest.mark.filterwarnings("ignore")  # of a model that would rather have kernels of its own
+@pytest.mark.parametrize(
+    ("kind", "names", "message"),
+    [
+        ("mamba", ["in_proj", "conv1d"], "target_modules names 'conv1d', and '.*' is a Conv1d; petune adapts linears"),
+        ("llama", ["q_proj", "mlp"], "target_modules names 'mlp', and '.*' is a LlamaMLP; .* name those inside it"),
+    ],
+)
+def test_modules_that_are_no_linears_are_not_left_out_in_silence(
+    tiny_model: Callable[..., PreTrainedModel], kind: str, names: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"LoraConfig: {message}"):
+        get_peft_model(tiny_model(kind), LoraConfig(target_modules=names))
+    get_peft_model(tiny_model(kind), LoraConfig(target_modules=[names[0], "of_another_base"]))
+
+
+@pytest.mark.filterwarnings("ignore")  # of a model that would rather have kernels of its own
 def test_bases_without_attention(tiny_model: Callable[..., PreTrainedModel]) -> None:
     for config in (PromptTuningConfig(num_virtual_tokens=3), PromptEncoderConfig(num_virtual_tokens=3, token_dim=32)):
         model = get_peft_model(tiny_model("mamba"), config).eval()

@@ -15,6 +15,7 @@ from petune.checkpoint.peft_adaption_prompt import AdaptionPromptLayout
 from petune.checkpoint.peft_ia3 import IA3Layout
 from petune.checkpoint.peft_layout import CONFIG_FILE, WEIGHTS_FILE, Layout
 from petune.checkpoint.peft_lora import LoRALayout
+from petune.checkpoint.peft_names import that_match
 from petune.checkpoint.peft_virtual_tokens import PrefixTuningLayout, PromptTuningLayout, PTuningLayout
 from petune.errors import AdapterFormatError
 
@@ -104,6 +105,7 @@ def to_options(
         AdapterFormatError: the config asks for something petune does not do.
     """
     options = layout.options({f: value for f, value in config.items() if f not in layout.besides}, structure)
+    _require_linears(config.get("target_modules"), model, structure)
     besides = {field: config.get(field) for field in layout.besides}
     if besides.get("trainable_token_indices"):
         options["trainable_token_indices"] = besides["trainable_token_indices"]
@@ -115,6 +117,19 @@ def to_options(
     if names and not paths:
         raise AdapterFormatError(f"{CONFIG_FILE}: modules_to_save={list(names)!r} matches no module of this base")
     return {**options, "modules_to_save": paths} if paths else options
+
+
+def _require_linears(names: Any, model: PreTrainedModel, structure: Structure) -> None:
+    """Make sure that no name in a list is of other modules alone: PEFT adapts convolutions too, and refuses others."""
+    if not isinstance(names, list | tuple):
+        return
+    for name in sorted({name for name in names if isinstance(name, str)} - {*that_match(names, structure)}):
+        for path, module in model.named_modules():
+            if f".{path}".endswith(f".{name}"):
+                raise AdapterFormatError(
+                    f"{CONFIG_FILE}: target_modules names {name!r}, and '{path}' is a {type(module).__name__}; petune"
+                    " adapts linears and embeddings, so leave it out, or name those inside it"
+                )
 
 
 def from_tensors(
