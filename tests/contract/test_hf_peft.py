@@ -34,6 +34,8 @@ SETTINGS: dict[str, Callable[[dict[str, str]], dict[str, Any]]] = {
     "one-layer": lambda n: {"target_modules": [n["q"]], "layers_to_transform": 0},
     "exclude-list": lambda n: {"target_modules": "all-linear", "exclude_modules": [n["up"]]},
     "exclude-regex": lambda n: {"target_modules": "all-linear", "exclude_modules": rf".*\.0\..*{n['up']}"},
+    "exclude-nothing": lambda n: {"target_modules": [n["q"], n["up"]], "exclude_modules": ".*vision.*"},
+    "exclude-name-as-pattern": lambda n: {"target_modules": [n["q"], n["up"]], "exclude_modules": n["up"]},
     "names-of-other-models": lambda n: {"target_modules": [n["q"], "W_pack", "query"]},
     "gaussian": lambda n: {"target_modules": [n["q"]], "init_lora_weights": "gaussian"},
     "dora": lambda n: {"target_modules": [n["q"], n["up"]], "use_dora": True, "use_rslora": True},
@@ -65,6 +67,7 @@ NAMES = {
 TALK = [
     "ignore:Setting .save_embedding_layers.:UserWarning",
     "ignore:Could not find a config file:UserWarning",
+    "ignore:You have passed exclude_modules:UserWarning",
     "ignore:Model has .tie_word_embeddings=True.:UserWarning",
     "ignore:Model with .tie_word_embeddings=True.:UserWarning",
     "ignore:fan_in_fan_out is set to True but:UserWarning",

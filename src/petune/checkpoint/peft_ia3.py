@@ -8,7 +8,7 @@ from torch import Tensor
 from petune.adapter import Adapter
 from petune.backbone.structure import Structure
 from petune.checkpoint.peft_layout import CONFIG_FILE, PREFIX, WEIGHTS_FILE, Layout, Rule
-from petune.checkpoint.peft_names import leaf, shortest_names, that_match
+from petune.checkpoint.peft_names import excluded, leaf, shortest_names, that_match
 from petune.errors import AdapterFormatError
 from petune.sites.output import OutputSlot
 
@@ -49,7 +49,9 @@ class IA3Layout(Layout):
                 raise AdapterFormatError(f"{CONFIG_FILE}: '{field}' is missing")
         options = {field: config[field] for field in self.followed if config.get(field) is not None}
         for field, value in options.items():
-            if isinstance(value, list):
+            if field == "exclude_modules":
+                options[field] = excluded(value, structure)
+            elif isinstance(value, list):
                 names = that_match(value, structure)
                 options[field] = names if names or field != "target_modules" else tuple(value)
         return options

@@ -11,7 +11,7 @@ from petune.adapter import Adapter
 from petune.backbone.structure import Structure
 from petune.backbone.targets import first_matching
 from petune.checkpoint.peft_layout import CONFIG_FILE, PREFIX, WEIGHTS_FILE, Layout, Rule, switched_off
-from petune.checkpoint.peft_names import leaf, names_of_merged_experts, shortest_names, that_match
+from petune.checkpoint.peft_names import excluded, leaf, names_of_merged_experts, shortest_names, that_match
 from petune.errors import AdapterFormatError, TargetError
 
 
@@ -96,10 +96,11 @@ class LoRALayout(Layout):
             options["layers_to_transform"] = (options["layers_to_transform"],)
         if "layers_to_transform" in options and "layers_pattern" not in options:
             options |= _of_each_stack(structure)
-        for field in ("target_modules", "exclude_modules"):  # PEFT lets names in a list match nothing
-            if isinstance(options.get(field), list):
-                names = that_match(options[field], structure)
-                options[field] = names if names or field == "exclude_modules" else tuple(options[field])
+        if isinstance(options["target_modules"], list):  # PEFT lets names in a list match nothing
+            names = that_match(options["target_modules"], structure)
+            options["target_modules"] = names or tuple(options["target_modules"])
+        if "exclude_modules" in options:
+            options["exclude_modules"] = excluded(options["exclude_modules"], structure)
         for field in ("rank_pattern", "alpha_pattern"):  # and patterns too
             if isinstance(options.get(field), dict):
                 options[field] = _used(field, options, structure)

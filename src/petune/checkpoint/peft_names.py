@@ -1,17 +1,44 @@
 """How PEFT's configs name linears and embeddings: by the ends of their paths."""
 
+import logging
 from collections.abc import Iterable, Sequence
 
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from petune.backbone.structure import Structure
-from petune.errors import TargetError
+from petune.backbone.targets import matcher
+from petune.checkpoint.peft_layout import CONFIG_FILE
+from petune.errors import AdapterFormatError, TargetError
+
+logger = logging.getLogger("petune")
 
 
 def that_match(names: Iterable[object], structure: Structure) -> tuple[object, ...]:
     """Return those of ``names`` that are a module's path, or its end; PEFT lets names in a list match nothing."""
-    paths = [*(linear.path for linear in structure.linears), *(table.path for table in structure.embeddings)]
+    paths = _paths(structure)
     return tuple(name for name in names if any(f".{path}".endswith(f".{name}") for path in paths))
+
+
+def excluded(given: object, structure: Structure) -> object:
+    """Return those of PEFT's ``exclude_modules`` that leave a module of this base out: the others may match nothing.
+
+    A text is a pattern over whole paths there, also where it is a plain name.
+
+    Raises:
+        AdapterFormatError: it is a pattern that cannot be used.
+    """
+    if isinstance(given, list):
+        return that_match(given, structure)
+    if not isinstance(given, str):
+        return given
+    try:
+        fits = matcher(given, what="exclude_modules")
+        if any(map(fits, _paths(structure))):
+            return given
+    except TargetError as error:
+        raise AdapterFormatError(f"{CONFIG_FILE}: {error}") from error
+    logger.warning("exclude_modules=%r leaves out no module of this base, as a pattern over whole paths", given)
+    return ()
 
 
 def shortest_names(paths: Sequence[str], structure: Structure) -> list[str]:
@@ -37,3 +64,7 @@ def names_of_merged_experts(structure: Structure) -> frozenset[str]:
 def leaf(path: str) -> str:
     """Return the last part of a path."""
     return path.rpartition(".")[2]
+
+
+def _paths(structure: Structure) -> list[str]:
+    return [*(linear.path for linear in structure.linears), *(table.path for table in structure.embeddings)]
