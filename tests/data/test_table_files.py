@@ -43,6 +43,23 @@ def test_all_bad_records_are_told_in_one_run(write):
     ]
 
 
+@pytest.mark.parametrize("content", [b"text,label\ra,b\rc,d\r", b"text,label\na\rb,c\n"])
+def test_carriage_returns_alone_are_named(write, content):
+    with pytest.raises(DataError) as caught:
+        read_rows(write("rows.csv", content))
+    assert "a carriage return alone ends or breaks a line" in str(caught.value)
+    assert "end lines with a line feed" in str(caught.value)
+    assert "universal" not in str(caught.value)
+    assert "no header" not in str(caught.value)
+
+
+def test_a_header_that_cannot_be_read_is_all_that_is_told(write):
+    with pytest.raises(DataError) as caught:
+        read_rows(write("rows.csv", 'text,"label"s\na,b\nc,d,e\n'))
+    assert str(caught.value).count("rows.csv:") == 1
+    assert "rows.csv:1: ',' expected after" in str(caught.value)
+
+
 def test_quotes_that_are_never_closed(write):
     with pytest.raises(DataError, match=r"rows.csv:3: unexpected end of data in the record that starts here"):
         read_rows(write("rows.csv", 'text,label\na,b\n"never closed,c\nd,e\n'))

@@ -106,8 +106,9 @@ def _read_records(lines: Iterator[str], name: str, problems: Problems, separator
         except StopIteration:
             break
         except csv.Error as error:
-            fix = "close the quotes, and write a quote inside a field twice"
-            problems.add(name, number, f"{name}:{number}", RowProblem(f"{error} in the record that starts here", fix))
+            problems.add(name, number, f"{name}:{number}", _problem_of(error))
+            if header is None:  # nothing is known of the columns
+                return Rows(name, f"{name}:", (), [], [])
             if reader.line_num < number:
                 break
             continue
@@ -124,6 +125,14 @@ def _read_records(lines: Iterator[str], name: str, problems: Problems, separator
     if header is None:
         raise DataError(f"{name}: no header; let the first line name the columns")
     return Rows(name, f"{name}:", tuple(header), rows, numbers)
+
+
+def _problem_of(error: csv.Error) -> RowProblem:
+    if "new-line character" in str(error):  # Python's own advice is about how it opens files
+        fix = "end lines with a line feed (\\n), and quote fields that hold line ends"
+        return RowProblem("a carriage return alone ends or breaks a line in the record that starts here", fix)
+    fix = "close the quotes, and write a quote inside a field twice"
+    return RowProblem(f"{error} in the record that starts here", fix)
 
 
 def _checked_header(record: list[str], name: str, number: int, separator: str) -> list[str]:
