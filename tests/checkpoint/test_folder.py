@@ -176,7 +176,16 @@ def test_only_a_pickle_is_never_opened(saved: Path, tiny_base: Callable[..., Bas
 def test_no_adapter_at_all(tmp_path: Path, tiny_base: Callable[..., Base]) -> None:
     with pytest.raises(AdapterFormatError, match=r"there is no folder .*nowhere; give the folder that training wrote"):
         load_adapter(tmp_path / "nowhere", tiny_base())
-    with pytest.raises(AdapterFormatError, match=r"is no adapter: it has neither petune\.json nor adapter_model"):
+    neither = r"is no adapter: it has neither petune\.json nor adapter_model\.safetensors; "
+    with pytest.raises(AdapterFormatError, match=neither + "give the folder that training wrote"):
+        load_adapter(tmp_path, tiny_base())
+    (tmp_path / peft.CONFIG_FILE).write_text("{}")  # what the hub's cache has of a repository with a pickle
+    with pytest.raises(AdapterFormatError, match=neither + r"where its repository has adapter_model\.bin.* convert it"):
+        load_adapter(tmp_path, tiny_base())
+    for name in ("german", "french"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / peft.WEIGHTS_FILE).touch()
+    with pytest.raises(AdapterFormatError, match=neither + "it holds french, german: give one of these folders"):
         load_adapter(tmp_path, tiny_base())
 
 

@@ -85,11 +85,21 @@ def require_adapter(folder: Path) -> None:
         raise AdapterFormatError(f"there is no folder {folder}; give the folder that training wrote")
     if (folder / manifest.FILE_NAME).exists() or (folder / peft.WEIGHTS_FILE).exists() or adapterhub.wrote(folder):
         return
+    convert = (
+        "in a trusted environment convert it once: torch.load(path, weights_only=True), then"
+        f" safetensors.torch.save_file(tensors, '{peft.WEIGHTS_FILE}')"
+    )
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".pkl", ".ckpt"})
     if pickles:
         raise AdapterFormatError(
-            f"{folder} holds only {pickles[0]}, a pickle, which can run code and is never read here; in a trusted"
-            " environment convert it once: torch.load(path, weights_only=True), then"
-            f" safetensors.torch.save_file(tensors, '{peft.WEIGHTS_FILE}')"
+            f"{folder} holds only {pickles[0]}, a pickle, which can run code and is never read here; {convert}"
         )
-    raise AdapterFormatError(f"{folder} is no adapter: it has neither {manifest.FILE_NAME} nor {peft.WEIGHTS_FILE}")
+    known = (manifest.FILE_NAME, peft.WEIGHTS_FILE)
+    inside = sorted(p.name for p in folder.iterdir() if any((p / name).is_file() for name in known))
+    if inside:
+        step = f"; it holds {', '.join(inside[:5])}: give one of these folders"
+    elif (folder / peft.CONFIG_FILE).exists():
+        step = f"; where its repository has adapter_model.bin, a pickle, {convert}"
+    else:
+        step = "; give the folder that training wrote"
+    raise AdapterFormatError(f"{folder} is no adapter: it has neither {' nor '.join(known)}{step}")
