@@ -126,6 +126,21 @@ def test_tools_reach_the_template(tokenizer_with):
     assert len(learned(rendered.segments)) == 2
 
 
+def test_tools_that_the_template_leaves_out_are_warned_of_once(tokenizer_with, caplog):
+    chat = ChatRenderer(tokenizer_with("CHATML"), learn_all=False)
+    for _ in range(2):
+        chat.render(Conversation(TURNS, ({"name": "map"},)))
+    assert [record.message for record in caplog.records if "'tools'" in record.message] == [
+        "the chat template of this tokenizer leaves the 'tools' of rows out, so the model is not told of them; use the"
+        " chat template of a model that calls tools"
+    ]
+    tokenizer = tokenizer_with("CHATML")
+    tokenizer.chat_template = "{{ tools[0]['name'] }}\n" + tokenizer.chat_template
+    caplog.clear()
+    ChatRenderer(tokenizer, learn_all=False).render(Conversation(TURNS, ({"name": "map"},)))
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(
     ("name", "lead"),
     [("CHATML", ""), ("MARKED", ""), ("THINKING", "<think>\n\n</think>\n\n"), ("INSTRUCT", " "), ("OPEN_THOUGHT", "")],

@@ -7,6 +7,7 @@ differently once others follow, the turns' contents are marked with characters t
 rendered, and found again. Where that fails too the row is a problem: labels are never left out in silence.
 """
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +23,8 @@ from petune.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger("petune")
 
 Messages = Sequence[Mapping[str, Any]]
 Span = tuple[int, int]
@@ -64,6 +67,7 @@ class ChatRenderer:
             )
         self._tokenizer = tokenizer
         self._learn_all = learn_all
+        self._has_seen_tools = False
         added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
         self._special = tuple(dict.fromkeys((*added, *tokenizer.all_special_tokens)))
 
@@ -93,6 +97,7 @@ class ChatRenderer:
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         turns = [] if conversation.awaits_answer else turns
         self._require_calls(messages, tools, whole, turns)
+        self._look_for_tools(messages, tools, whole)
         asks = not turns or messages[-1]["role"] != "assistant"
         spans: list[Span] = []
         if self._learn_all:
@@ -125,6 +130,19 @@ class ChatRenderer:
                 raise RowProblem(
                     f"the chat template leaves the 'tool_calls' of messages[{turn}] out of the text",
                     "use the chat template of a model that calls tools, or write the calls into the turn's content",
+                )
+
+    def _look_for_tools(self, messages: Messages, tools: Messages | None, whole: str) -> None:
+        """Warn, of the first row with tools alone, that the template leaves them out."""
+        if tools is None or self._has_seen_tools:
+            return
+        self._has_seen_tools = True
+        with suppress(RowProblem):
+            if self._render(messages, None)[0] == whole:
+                logger.warning(
+                    "the chat template of %s leaves the 'tools' of rows out, so the model is not told of them; use the"
+                    " chat template of a model that calls tools",
+                    self._tokenizer.name_or_path or "this tokenizer",
                 )
 
     def _lead(self, messages: Messages, tools: Messages | None, prompt: str) -> str:
