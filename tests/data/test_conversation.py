@@ -1,7 +1,12 @@
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from petune.data.conversation import Conversation, parse_messages, parse_sharegpt
 from petune.data.problems import RowProblem
+from petune.data.reading import read_rows
 
 USER = {"role": "user", "content": "hello"}
 ASSISTANT = {"role": "assistant", "content": "good morning"}
@@ -78,6 +83,26 @@ def test_calls_of_tools_may_be_empty_or_json_as_text() -> None:
     call = {"role": "assistant", "content": None, "tool_calls": '[{"name": "map"}]'}
     expected = {"role": "assistant", "content": "", "tool_calls": [{"name": "map"}]}
     assert parse_messages({"messages": [USER, call]}, True).messages[1] == expected
+
+
+def test_what_files_of_one_shape_add_to_tools_and_calls_is_left_out(tmp_path: Path) -> None:
+    tools = [
+        {"name": name, "parameters": {"properties": {argument: {"type": "string", "enum": ["a"]}}}}
+        for name, argument in (("map", "place"), ("clock", "zone"))
+    ]
+    calls = [{"name": "map", "arguments": {"place": "hills"}}, {"name": "clock", "arguments": {"zone": "a"}}]
+    turns = [[USER, {"role": "assistant", "content": "", "tool_calls": [call]}] for call in calls]
+    table = pyarrow.Table.from_pylist(
+        [{"messages": own, "tools": [tool]} for own, tool in zip(turns, tools, strict=True)]
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    rows = read_rows(str(tmp_path / "rows.parquet")).rows
+    assert rows[0]["messages"][1]["tool_calls"][0]["arguments"] == {"place": "hills", "zone": None}
+    for row, own, tool in zip(rows, turns, tools, strict=True):
+        assert parse_messages(row, True) == Conversation(tuple(own), (tool,))
+    text = '[{"name": "map", "arguments": {"place": null}}]'
+    said = parse_messages({"messages": [USER, {**ASSISTANT, "tool_calls": text}]}, True).messages[1]
+    assert said["tool_calls"] == [{"name": "map", "arguments": {"place": None}}], "text has a shape of its own"
 
 
 @pytest.mark.parametrize(("calls", "got"), [("map", "a string"), ({"name": "map"}, "an object"), (["map"], "a list")])

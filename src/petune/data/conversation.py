@@ -153,14 +153,21 @@ def _conversation(messages: list[Mapping[str, Any]], row: Mapping[str, Any], req
 def _objects(given: Any, what: str, fix: str) -> tuple[Mapping[str, Any], ...] | None:
     """Return tools or calls of them, a list or JSON as text: files of one shape for all rows can hold no others.
 
-    An empty list, with which such files say that there are none, is none: templates ask whether the key is there.
+    An empty list, with which such files say that there are none, is none: templates ask whether the key is there. So
+    is a key that is null, such as each argument of the other tools.
     """
-    objects = _parsed(given) if isinstance(given, str) else given
+    objects = _parsed(given) if isinstance(given, str) else _without_nulls(given)
     if objects is None or objects == []:
         return None
     if not isinstance(objects, list) or not all(isinstance(each, Mapping) for each in objects):
         raise RowProblem(f"{what} is {kind(objects)}, expected a list of objects", fix)
     return tuple(objects)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(own) for key, own in value.items() if own is not None}
+    return [_without_nulls(own) for own in value] if isinstance(value, list) else value
 
 
 def _parsed(text: str) -> Any:
