@@ -78,6 +78,17 @@ def test_every_recipe_of_every_edition_is_one(scale: parts.Scale) -> None:
         assert max(recipe.options.budget, len(recipe.options.seeds)) <= (2 if scale == "smoke" else 12)
 
 
+@pytest.mark.parametrize("scale", ["full", "small"])
+def test_records_are_of_the_recipes(scale: parts.Scale) -> None:
+    kept = Records.read(records.RESULTS / scale).parts
+    assert set(kept) == set(parts.parts_of(scale))
+    for part, comparison in kept.items():
+        keys = parts.recipe_of(part, scale)
+        del keys["generation_speed"]  # changes nothing of what is kept
+        wanted = CompareRecipe.parse(keys).keys()
+        assert {key: comparison.recipe.get(key) for key in keys} == {key: wanted[key] for key in keys}, part
+
+
 def test_the_full_edition_has_every_method_with_and_without_an_extended_vocabulary() -> None:
     entries = parts.recipe_of("dialogues_chinese", "full")["methods"]
     named = [entry if isinstance(entry, str) else entry["method"] for entry in entries]
