@@ -38,6 +38,48 @@ def test_assistant_turns_and_their_end_are_learned_with_and_without_marks(tokeni
     assert rendered.target == "in the hills"
 
 
+@pytest.mark.parametrize(
+    "name", ["CHATML", "MARKED", "MARKED_WITHOUT_END", "THINKING", "OPEN_THOUGHT", "INSTRUCT", "FORGETFUL", "PLAIN"]
+)
+@pytest.mark.parametrize("given", [3, 4])
+def test_answers_of_the_prompt_are_not_learned(tokenizer_with, name, given):
+    tokenizer = tokenizer_with(name)
+    turns = (*TURNS[:4], TURNS[2])  # the same words on both sides
+    rendered = ChatRenderer(tokenizer, learn_all=False).render(Conversation(turns, prompt_turns=given))
+    text = whole(rendered.segments)
+    ends = {"INSTRUCT": "<|end|>", "PLAIN": "\n<|end|>"}
+    said = "good morning" + ends.get(name, "<|im_end|>")
+
+    assert "".join(learned(rendered.segments)).removeprefix("<think>\n\n</think>\n\n").strip() == said
+    assert text.rstrip().endswith(said)
+    assert [segment.learned for segment in rendered.segments][:2] == [False, True]
+    assert rendered.target == "good morning"
+    everything = ChatRenderer(tokenizer, learn_all=True).render(Conversation(turns, prompt_turns=given))
+    assert whole(everything.segments) == text
+    assert learned(everything.segments)[0].count("good morning") == text.count("good morning")
+
+
+@pytest.mark.parametrize("name", ["CHATML", "MARKED", "MARKED_WITHOUT_END"])
+def test_all_answers_of_a_completion_are_learned(tokenizer_with, name):
+    turns = (*TURNS, TURNS[3], {"role": "assistant", "content": "far away"})
+    rendered = ChatRenderer(tokenizer_with(name), learn_all=False).render(Conversation(turns, prompt_turns=4))
+    assert learned(rendered.segments) == ["in the hills<|im_end|>", "far away<|im_end|>"]
+
+
+def test_a_marking_template_that_writes_the_prompt_otherwise_once_turns_follow(tokenizer_with):
+    tokenizer = tokenizer_with("MARKED")
+    tokenizer.chat_template += "{% if messages | length < 5 %}bye{% endif %}"
+    rendered = ChatRenderer(tokenizer, learn_all=False).render(Conversation(TURNS, prompt_turns=3))
+    assert learned(rendered.segments) == ["in the hills<|im_end|>"]
+
+
+def test_a_completion_that_cannot_be_found_is_told_by_its_own_place(tokenizer_with):
+    chat = ChatRenderer(tokenizer_with("FORGETFUL"), learn_all=False)
+    turns = (*TURNS, TURNS[1], TURNS[2])
+    with pytest.raises(RowProblem, match=r"writes completion\[1\] differently once other turns follow"):
+        chat.render(Conversation(turns, prompt_turns=3))
+
+
 def test_marks_agree_with_the_mask_of_transformers(tokenizer_with):
     tokenizer = tokenizer_with("MARKED")
     oracle = tokenizer.apply_chat_template(list(TURNS), return_assistant_tokens_mask=True, return_dict=True)

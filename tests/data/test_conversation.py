@@ -4,7 +4,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from petune.data.conversation import Conversation, parse_messages, parse_sharegpt
+from petune.data.conversation import Conversation, parse_messages, parse_prompt_completion, parse_sharegpt
+from petune.data.layouts import LAYOUTS
 from petune.data.problems import RowProblem
 from petune.data.reading import read_rows
 
@@ -137,3 +138,53 @@ def test_rows_to_answer_await_the_turn_behind_the_last(turns, require_target, aw
 def test_a_row_without_turns_is_told(parse, column):
     with pytest.raises(RowProblem, match=f"no column '{column}'"):
         parse({"text": "no turns here"}, True)
+
+
+def test_prompt_and_completion_are_one_conversation_whose_answers_are_the_completions():
+    row = {"prompt": [USER, ASSISTANT, USER], "completion": [ASSISTANT, USER, ASSISTANT], "tools": '[{"name": "map"}]'}
+    turns = (USER, ASSISTANT, USER, ASSISTANT, USER, ASSISTANT)
+    expected = Conversation(turns, ({"name": "map"},), prompt_turns=3)
+    assert parse_prompt_completion(row, True) == expected
+    assert parse_prompt_completion(row, False) == expected
+    assert expected.answers == [3, 5]
+    assert Conversation(turns).answers == [1, 3, 5]
+    assert Conversation(turns, awaits_answer=True).answers == []
+
+
+@pytest.mark.parametrize("prompt", [[USER], [USER, ASSISTANT]])
+@pytest.mark.parametrize("more", [{}, {"completion": None}, {"completion": [ASSISTANT, USER]}])
+def test_a_prompt_without_a_completion_awaits_its_answer(prompt, more):
+    parsed = parse_prompt_completion({"prompt": prompt, **more}, False)
+    assert parsed.messages == (*prompt, *(more.get("completion") or ()))
+    assert parsed.awaits_answer
+    assert parsed.answers == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "reason", "fix"),
+    [
+        (
+            [USER],
+            "good morning",
+            "'completion' is a string and 'prompt' a list, expected two strings or two lists of turns",
+            'write the completion as [{"role": "assistant", "content": ...}]',
+        ),
+        (
+            "hello",
+            [ASSISTANT],
+            "'prompt' is a string and 'completion' a list, expected two strings or two lists of turns",
+            'write the prompt as [{"role": "user", "content": ...}]',
+        ),
+        ([USER], None, "'completion' is null, expected a list of turns", "write a list of objects"),
+        ([], [ASSISTANT], "'prompt' is an empty list", "give its turns"),
+        (["hello"], [ASSISTANT], "prompt[0] is a string, expected an object", "write 'role' and 'content'"),
+        ([USER], [ASSISTANT, {"role": "bot"}], "completion[1] has the unknown role 'bot'", "use one of system, user"),
+        ([USER], [{"role": "assistant"}], "completion[0] has no 'content'", "give its text"),
+        ([USER, ASSISTANT], [USER], "no assistant turn in 'completion', so nothing to learn", "add the answer"),
+    ],
+)
+def test_prompts_and_completions_that_are_no_turns_are_told(prompt, completion, reason, fix):
+    with pytest.raises(RowProblem) as caught:
+        LAYOUTS["prompt-completion"].parse({"prompt": prompt, "completion": completion}, True)
+    assert caught.value.reason.startswith(reason)
+    assert caught.value.fix.startswith(fix)

@@ -45,7 +45,7 @@ def test_unknown_columns_list_what_was_found_what_is_known_and_what_to_do():
 def test_ambiguous_columns():
     with pytest.raises(DataError) as caught:
         choose(("prompt", "completion", "messages"))
-    assert "could be messages (messages [tools]) or prompt-completion (prompt, completion)" in str(caught.value)
+    assert "could be messages (messages [tools]) or prompt-completion (prompt, completion [tools])" in str(caught.value)
     assert "--layout messages" in str(caught.value)
     assert choose(("prompt", "completion", "messages"), layout="prompt-completion").name == "prompt-completion"
     mapped = {"prompt": "prompt"}
@@ -132,7 +132,7 @@ def test_values_are_made_plain(layout, row, slots):
     [
         ("alpaca", {"instruction": "i"}, "no column 'output'"),
         ("alpaca", {"instruction": "i", "input": 5, "output": "o"}, "'input' is a number, expected a string"),
-        ("prompt-completion", {"prompt": ["a"], "completion": "b"}, "'prompt' is a list, expected a string"),
+        ("prompt-completion", {"prompt": 5, "completion": "b"}, "'prompt' is a number, expected a string"),
         ("prompt-completion", {"prompt": "a", "completion": None}, "'completion' is null"),
         ("tokens-tags", {"tokens": ["a", "b"], "tags": ["X"]}, "2 tokens and 1 tags"),
         ("tokens-tags", {"tokens": ["a"], "tags": None}, "'tags' is null, expected a list of strings"),

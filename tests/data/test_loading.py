@@ -99,6 +99,49 @@ def test_messages_use_the_chat_template(write, tokenizer_with):
     assert not example.add_special_tokens
 
 
+TURNS = [
+    {
+        "prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+        "completion": [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}],
+    }
+]
+
+
+@pytest.mark.parametrize("name", ["CHATML", "MARKED"])
+def test_prompts_and_completions_of_turns_are_chat_beside_those_of_text(write, tokenizer_with, name):
+    turns, pair = load(write("rows.jsonl", [*TURNS, PAIRS[0]]), tokenizer_with(name))
+    assert text_of(turns) == (
+        "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
+        "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n⟦d<|im_end|>⟧\n"
+    )
+    assert (turns.target, turns.add_special_tokens) == ("d", False)
+    assert (text_of(pair), pair.add_special_tokens) == ("film 0⟦ number 0⟧", True)
+    (everything,) = load(write("rows.jsonl", TURNS), tokenizer_with(name), train_on="all")
+    assert text_of(everything) == f"⟦{text_of(turns).replace('⟦', '').replace('⟧', '')}⟧"
+
+
+def test_tools_of_prompts_and_completions_reach_the_template(write, tokenizer_with):
+    tokenizer = tokenizer_with("CHATML")
+    tokenizer.chat_template = "{{ tools[0]['name'] }}\n" + tokenizer.chat_template
+    (example,) = load(write("rows.jsonl", [{**TURNS[0], "tools": [{"name": "map"}]}]), tokenizer)
+    assert text_of(example).startswith("map\n<|im_start|>user")
+
+
+def test_a_prompt_of_turns_is_answered_where_its_completion_is_missing(write, tokenizer_with):
+    path = write("rows.jsonl", [{"prompt": TURNS[0]["prompt"]}, TURNS[0]])
+    bare, whole = load(path, tokenizer_with("CHATML"), require_target=False)
+    assert bare.prompt == text_of(bare) + "<|im_start|>assistant\n"
+    assert bare.prompt.endswith("assistant\nb<|im_end|>\n<|im_start|>assistant\n")
+    assert (bare.target, whole.target) == (None, "d")
+
+
+def test_own_templates_write_prompts_and_completions_of_turns(write):
+    given = {"template": "{{ prompt[0].content }}:", "target": " {{ completion[-1].content }}"}
+    for layout in ("auto", "prompt-completion"):
+        (example,) = load(write("rows.jsonl", TURNS), layout=layout, **given)
+        assert text_of(example) == "a:⟦ d⟧"
+
+
 def test_chat_on_wraps_pairs(write, tokenizer_with):
     (example,) = load(write("rows.jsonl", FILMS[:1]), tokenizer_with("CHATML"), chat="on")
     assert text_of(example) == (
@@ -127,10 +170,16 @@ def test_rows_to_predict_keep_a_target_they_have(write):
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
-        (CHAT, {"chat": "off"}, "--chat off leaves no way to write them as text"),
-        (CHAT, {"target": "x"}, "--target was given for the layout messages"),
+        (CHAT, {"chat": "off"}, "--chat off leave no way to write them as text"),
+        (CHAT, {"target": "x"}, "--target was given for turns (layout messages)"),
         (CHAT, {}, "this model's tokenizer has no chat template; use the chat"),
         (PAIRS, {"chat": "on"}, "no chat template"),
+        (TURNS, {"chat": "off"}, "--chat off leave no way to write them as text"),
+        (TURNS, {"target": " {{ completion }}"}, "--target was given for turns (layout prompt-completion)"),
+        (TURNS, {"template": "{{ prompt }}"}, "(such as --target ' {{ completion[-1].content }}')"),
+        (CHAT, {"template": "{{ messages }}"}, "(such as --target ' {{ messages[-1].content }}')"),
+        (TURNS, {}, "this model's tokenizer has no chat template; use the chat"),
+        ([{**TURNS[0], "completion": [{"role": "assistant", "content": " "}]}], {}, "not one of 1 rows has anything"),
         ([{"text": "a"}], {"chat": "on"}, "--chat on needs a prompt and a target"),
         ([{"a": "b"}], {"template": "{{ a }}"}, "--template alone does not say what is learned"),
         ([{"a": "b"}], {"template": "{{ b }}", "target": "x"}, "slot 'b', which is no column"),

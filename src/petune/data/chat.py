@@ -94,16 +94,15 @@ class ChatRenderer:
     def _written(self, conversation: Conversation) -> RenderedChat:
         messages, tools = conversation.messages, conversation.tools
         whole, marked = self._render(messages, tools)
-        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        turns = [] if conversation.awaits_answer else turns
-        self._require_calls(messages, tools, whole, turns)
+        turns = conversation.answers
+        self._require_calls(conversation, whole, turns)
         self._look_for_tools(messages, tools, whole)
         asks = not turns or messages[-1]["role"] != "assistant"
         spans: list[Span] = []
         if self._learn_all:
             spans = [(0, len(whole))]
         elif turns:
-            spans = self._marked_spans(messages, tools, whole, marked) or self._found_spans(conversation, whole, turns)
+            spans = self._marked_spans(conversation, whole, marked) or self._found_spans(conversation, whole, turns)
         segments = _segments(whole, spans)
         if not asks and not whole.rstrip().endswith(self._special) and self._tokenizer.eos_token:
             # This template ends no turn with a token, so nothing would teach the model to stop.
@@ -116,8 +115,9 @@ class ChatRenderer:
         lead = self._lead(messages[:last], tools, prompt)
         return RenderedChat(segments, prompt, self._answer(messages[: last + 1], tools, prompt, lead), lead)
 
-    def _require_calls(self, messages: Messages, tools: Messages | None, whole: str, turns: Sequence[int]) -> None:
+    def _require_calls(self, conversation: Conversation, whole: str, turns: Sequence[int]) -> None:
         """Make sure that the calls of tools are in the text: a template that knows none would teach empty answers."""
+        messages, tools = conversation.messages, conversation.tools
         for turn in turns:
             if not messages[turn].get("tool_calls"):
                 continue
@@ -128,7 +128,7 @@ class ChatRenderer:
                 continue
             if without == whole:
                 raise RowProblem(
-                    f"the chat template leaves the 'tool_calls' of messages[{turn}] out of the text",
+                    f"the chat template leaves the 'tool_calls' of {conversation.place(turn)} out of the text",
                     "use the chat template of a model that calls tools, or write the calls into the turn's content",
                 )
 
@@ -196,8 +196,13 @@ class ChatRenderer:
             ) from error
         return texts[0], (spans[0] if spans else [])
 
-    def _marked_spans(self, messages: Messages, tools: Messages | None, whole: str, spans: list[Span]) -> list[Span]:
-        """Return the template's own spans, each with the token that ends its turn."""
+    def _marked_spans(self, conversation: Conversation, whole: str, spans: list[Span]) -> list[Span]:
+        """Return the template's own spans of the answers, each with the token that ends its turn."""
+        messages, tools = conversation.messages, conversation.tools
+        if spans and conversation.prompt_turns:
+            # Spans of the prompt's own turns lie in its text; where it is not the front, the answers are searched for.
+            given = self._render(messages[: conversation.answers[0]], tools)[0]
+            spans = [span for span in spans if span[1] > len(given)] if whole.startswith(given) else []
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
         if not spans or all(whole[start:end].rstrip().endswith(self._special) for start, end in spans):
             return spans
@@ -226,7 +231,7 @@ class ChatRenderer:
                     contents = self._content_spans(conversation, whole, turns)
                 if turn not in contents:
                     raise RowProblem(
-                        f"the chat template writes messages[{turn}] differently once other turns follow, so "
+                        f"the chat template writes {conversation.place(turn)} differently once other turns follow, so "
                         "what the assistant wrote cannot be found in the text",
                         "end the conversation with that turn (one row for each answer), use a chat template "
                         "with {% generation %} marks, or --train-on all",
@@ -248,10 +253,8 @@ class ChatRenderer:
             return {}
         for clean in (str, str.strip):
             marked = [
-                {**message, "content": f"{_OPEN}{clean(message['content'])}{_CLOSE}"}
-                if message["role"] == "assistant"
-                else message
-                for message in messages
+                {**message, "content": f"{_OPEN}{clean(message['content'])}{_CLOSE}"} if i in turns else message
+                for i, message in enumerate(messages)
             ]
             try:
                 text = self._render(marked, tools)[0]

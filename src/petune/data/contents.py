@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Final, final
 
 from petune.data.conversation import Conversation
-from petune.data.layouts import TEMPLATE, Layout
+from petune.data.layouts import TEMPLATE, Layout, Slots
 from petune.data.options import DataOptions
 from petune.data.problems import RowProblem
 from petune.data.templates import TextTemplate
@@ -49,7 +50,7 @@ def has_something_to_learn(content: Content) -> bool:
         return bool(content.text.strip())
     if isinstance(content, Pair):
         return bool((content.target or "").strip())
-    turns = (message for message in content.messages if message["role"] == "assistant")
+    turns = (content.messages[turn] for turn in content.answers)
     return any(message["content"].strip() or message.get("tool_calls") for message in turns)
 
 
@@ -69,6 +70,7 @@ class RowParser:
 
     def __init__(self, layout: Layout, options: DataOptions, columns: tuple[str, ...], *, require_target: bool) -> None:
         self._layout = layout
+        self._options = options
         self._columns = columns
         self._require_target = require_target
         prompt = options.template if options.template is not None else layout.template
@@ -87,9 +89,19 @@ class RowParser:
 
         Raises:
             RowProblem: this row cannot be used.
-            DataError: a template has a slot that is no column.
+            DataError: a template has a slot that is no column, or the options do not fit a row of turns.
         """
         parsed = self._layout.parse(row, self._require_target)
+        is_among_texts = isinstance(parsed, Conversation) and self._layout.template is not None
+        return (self._of_turns if is_among_texts else self)._filled_in(parsed, row)
+
+    @cached_property
+    def _of_turns(self) -> "RowParser":
+        """Return the parser of rows of turns in a layout whose other rows are texts: its templates are not theirs."""
+        layout = replace(self._layout, template=None, target=None)
+        return RowParser(layout, self._options, self._columns, require_target=self._require_target)
+
+    def _filled_in(self, parsed: Conversation | Slots, row: Mapping[str, Any]) -> Content:
         if self._prompt is None:
             assert isinstance(parsed, Conversation)
             return parsed
@@ -147,12 +159,12 @@ def _check_choice(
     if prompt is None:
         if options.target is not None:
             raise DataError(
-                f"--target was given for the layout {layout.name}, whose assistant turns are the target; "
+                f"--target was given for turns (layout {layout.name}), whose assistant turns are the target; "
                 "give --template too, or leave --target out"
             )
         if options.chat == "off":
             raise DataError(
-                f"the layout {layout.name} is turns, and --chat off leaves no way to write them as text; "
+                f"rows of turns (layout {layout.name}) and --chat off leave no way to write them as text; "
                 "leave --chat out, or write the prompt and the target with --template and --target"
             )
         return
@@ -160,7 +172,7 @@ def _check_choice(
     if target is None and not learns_all and require_target:
         raise DataError(
             "--template alone does not say what is learned; give the text to learn with --target (such as "
-            f"--target ' {{{{ {_last_column(layout)} }}}}'), or --train-on all"
+            f"--target ' {{{{ {_last_answer(layout)} }}}}'), or --train-on all"
         )
     if options.chat == "on" and target is None and require_target:
         raise DataError(
@@ -194,5 +206,8 @@ def _check_verbalizer(layout: Layout, verbalizer: Mapping[str, str]) -> None:
         raise DataError(f"--verbalizer {dict(verbalizer)}: {problem}; such as --verbalizer positive=great,negative=bad")
 
 
-def _last_column(layout: Layout) -> str:
-    return "answer" if layout is TEMPLATE or not layout.columns else layout.columns[-1]
+def _last_answer(layout: Layout) -> str:
+    if layout is TEMPLATE:
+        return "answer"
+    column = (*layout.prompt_columns, *layout.target_columns)[-1]
+    return f"{column}[-1].{'value' if column == 'conversations' else 'content'}"

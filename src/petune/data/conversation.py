@@ -1,4 +1,4 @@
-"""Chat turns of a row: the ``messages`` and the sharegpt ``conversations`` spelling, checked and made one."""
+"""Chat turns of a row: ``messages``, sharegpt's ``conversations``, ``prompt`` and ``completion``, made one."""
 
 import json
 from collections.abc import Mapping
@@ -28,6 +28,18 @@ class Conversation:
     tools: tuple[Mapping[str, Any], ...] | None = None
     awaits_answer: bool = False
     """Whether the turn behind the last is asked for, and none of those before it is to be learned or compared."""
+    prompt_turns: int = 0
+    """How many turns at the beginning are given: none of them is to be learned or compared, whoever says it."""
+
+    @property
+    def answers(self) -> list[int]:
+        """Return which turns are to be learned and compared."""
+        given = len(self.messages) if self.awaits_answer else self.prompt_turns
+        return [i for i, message in enumerate(self.messages) if i >= given and message["role"] == "assistant"]
+
+    def place(self, turn: int) -> str:
+        """Return where one of the answers stands in the row, for errors."""
+        return f"completion[{turn - self.prompt_turns}]" if self.prompt_turns else f"messages[{turn}]"
 
 
 def parse_messages(row: Mapping[str, Any], require_target: bool) -> Conversation:
@@ -36,9 +48,25 @@ def parse_messages(row: Mapping[str, Any], require_target: bool) -> Conversation
     Raises:
         RowProblem: a turn is malformed, or there is no assistant turn to learn.
     """
-    turns = _turn_list(row, "messages")
-    messages = [_turn(turn, f"messages[{i}]", "role", "content", dict.fromkeys(ROLES)) for i, turn in enumerate(turns)]
-    return _conversation(messages, row, require_target)
+    return _conversation(_messages(row, "messages"), row, require_target)
+
+
+def parse_prompt_completion(row: Mapping[str, Any], require_target: bool) -> Conversation:
+    """Read ``prompt`` and ``completion``, both lists as ``messages`` is: the answers are the completion's alone.
+
+    Raises:
+        RowProblem: a turn is malformed, one of the two is a string, or the completion has no assistant turn to learn.
+    """
+    for column, other, role in (("prompt", "completion", "user"), ("completion", "prompt", "assistant")):
+        if isinstance(row.get(column), str):
+            raise RowProblem(
+                f"'{column}' is a string and '{other}' a list, expected two strings or two lists of turns",
+                f'write the {column} as [{{"role": "{role}", "content": ...}}]',
+            )
+    prompt = _messages(row, "prompt")
+    has_completion = require_target or row.get("completion") is not None
+    completion = _messages(row, "completion") if has_completion else []
+    return _conversation([*prompt, *completion], row, require_target, prompt_turns=len(prompt))
 
 
 def parse_sharegpt(row: Mapping[str, Any], require_target: bool) -> Conversation:
@@ -92,6 +120,11 @@ def _with_arguments(call: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**call, "arguments": found} if isinstance(found, dict) else call
 
 
+def _messages(row: Mapping[str, Any], column: str) -> list[Mapping[str, Any]]:
+    roles = dict.fromkeys(ROLES)
+    return [_turn(turn, f"{column}[{i}]", "role", "content", roles) for i, turn in enumerate(_turn_list(row, column))]
+
+
 def _turn_list(row: Mapping[str, Any], column: str) -> list[Any]:
     if column not in row:
         raise RowProblem(f"no column '{column}'", "give the turns, as other rows do")
@@ -99,7 +132,7 @@ def _turn_list(row: Mapping[str, Any], column: str) -> list[Any]:
     if not isinstance(value, list | tuple):
         raise RowProblem(f"'{column}' is {kind(value)}, expected a list of turns", "write a list of objects")
     if not value:
-        raise RowProblem(f"'{column}' is an empty list", "give at least a user and an assistant turn")
+        raise RowProblem(f"'{column}' is an empty list", "give its turns, each with who says what")
     return list(value)
 
 
@@ -142,12 +175,16 @@ def _text(content: Any, place: str) -> str:
     return "".join(texts)
 
 
-def _conversation(messages: list[Mapping[str, Any]], row: Mapping[str, Any], require_target: bool) -> Conversation:
-    if require_target and not any(message["role"] == "assistant" for message in messages):
-        raise RowProblem("no assistant turn, so nothing to learn", "add the answer as an assistant turn")
-    awaits_answer = not require_target and messages[-1]["role"] != "assistant"
+def _conversation(
+    messages: list[Mapping[str, Any]], row: Mapping[str, Any], require_target: bool, *, prompt_turns: int = 0
+) -> Conversation:
+    ends_with_answer = len(messages) > prompt_turns and messages[-1]["role"] == "assistant"
     tools = _objects(row.get("tools"), "'tools'", "write one JSON schema a tool")
-    return Conversation(tuple(messages), tools, awaits_answer)
+    conversation = Conversation(tuple(messages), tools, not (require_target or ends_with_answer), prompt_turns)
+    if require_target and not conversation.answers:
+        where = " in 'completion'" if prompt_turns else ""
+        raise RowProblem(f"no assistant turn{where}, so nothing to learn", "add the answer as an assistant turn")
+    return conversation
 
 
 def _objects(given: Any, what: str, fix: str) -> tuple[Mapping[str, Any], ...] | None:

@@ -5,7 +5,7 @@
 | messages | messages; tools | assistant turns |
 | conversations | conversations; system, tools | turns of gpt |
 | alpaca | instruction, output; input | output |
-| prompt-completion | prompt, completion | completion |
+| prompt-completion | prompt, completion; tools | completion; of turns, its assistant turns |
 | text-label | text, label | label |
 | tokens-tags | tokens, tags | tags |
 | question-answer | question, answers; context | the first answer |
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from petune.data.answers import answer_starts, answer_texts
-from petune.data.conversation import Conversation, parse_messages, parse_sharegpt
+from petune.data.conversation import Conversation, parse_messages, parse_prompt_completion, parse_sharegpt
 from petune.data.json_parser import kind
 from petune.data.options import DataOptions
 from petune.data.problems import RowProblem
@@ -45,7 +45,7 @@ class Layout:
     parse: Callable[[Mapping[str, Any], bool], Conversation | Slots]
     """Checks a row (raises RowProblem); the flag says whether it must have a target."""
     template: str | None = None
-    """Default prompt; None for turns."""
+    """Default prompt; None for turns. Rows that are parsed to turns do without."""
     target: str | None = None
     """Default target; None where the prompt template is all of the row."""
 
@@ -151,7 +151,9 @@ def _parse_alpaca(row: Mapping[str, Any], require_target: bool) -> Slots:
     return {"instruction": _string(row, "instruction"), "input": extra, "output": target}
 
 
-def _parse_prompt_completion(row: Mapping[str, Any], require_target: bool) -> Slots:
+def _parse_prompt_completion(row: Mapping[str, Any], require_target: bool) -> Conversation | Slots:
+    if any(isinstance(row.get(column), list | tuple) for column in ("prompt", "completion")):
+        return parse_prompt_completion(row, require_target)
     has_target = require_target or row.get("completion") is not None
     return {
         "prompt": _string(row, "prompt"),
@@ -252,7 +254,7 @@ LAYOUTS = {
             "prompt-completion",
             ("prompt",),
             ("completion",),
-            (),
+            ("tools",),
             _parse_prompt_completion,
             template="{{ prompt }}",
             target="{{ completion }}",

@@ -54,8 +54,8 @@ class DataOptions(BaseModel):
     """Words that stand for the labels in the text: label to word, such as `positive: great`; results name labels."""
 
     chat: Literal["auto", "on", "off"] = "auto"
-    """The tokenizer's chat template: auto uses it for messages and conversations only; on also wraps other
-    rows as a user turn and an assistant turn; off never uses it."""
+    """The tokenizer's chat template: auto uses it for rows of turns only; on also wraps other rows as a
+    user turn and an assistant turn; off never uses it."""
 
     train_on: Literal["completion", "all"] = "completion"
     """What carries labels: completion is the target, the assistant turns, or the whole of a `text` row;
