@@ -79,7 +79,7 @@ def _write_page() -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Check published claims about tuning methods at a small scale.")
     parser.add_argument(
-        "--scale", choices=SCALES, default="full", help="edition: full (3 to 4 hours), small (75 min), smoke"
+        "--scale", choices=SCALES, default="full", help="edition: full (3 hours), small (75 min), smoke"
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="default: all of the edition")
     parser.add_argument("--plan", action="store_true", help="print what would run and how long it takes, run nothing")
