@@ -403,7 +403,7 @@ def test_bad_input_costs_nothing(compare_keys: Keys, tmp_path: Path, monkeypatch
     (tmp_path / "one.jsonl").write_text(
         "".join(json.dumps({"text": f"row {i}", "label": "same"}) + "\n" for i in range(9)), encoding="utf-8"
     )
-    with pytest.raises(ConfigError, match="choosing needs at least two labels, got 'same' alone"):
+    with pytest.raises(DataError, match=r"one\.jsonl .* have one label, 'same'; give rows with .* two labels at least"):
         compare(compare_keys(data=str(tmp_path / "one.jsonl")))
     with pytest.raises(OutputFolderError, match="another comparison is running"), Folder(tmp_path / "held").held():
         compare(compare_keys(output_dir=str(tmp_path / "held")))

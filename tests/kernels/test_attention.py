@@ -223,3 +223,11 @@ def test_without_a_mask_a_causal_module_is_left_to_the_library() -> None:
     torch.testing.assert_close(
         attend(module, query, key, value, None, scaling=0.3), plain(query, key, value, seen, 0.3)
     )
+
+
+def test_what_is_said_to_be_none_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *_, **__: pytest.fail("it was left to the library"))
+    query, key, value = inputs(4, 4, 7, 7)
+    seen = causal(7, 7)
+    got = attend(torch.nn.Module(), query, key, value, seen, scaling=0.3, encoder_hidden_states=None)
+    torch.testing.assert_close(got, plain(query, key, value, seen, 0.3))

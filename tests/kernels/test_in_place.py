@@ -10,6 +10,7 @@ from torch import Tensor
 
 from petune import kernels
 from petune.kernels.attention import product_attention
+from petune.kernels.dropout import dropout
 from petune.kernels.gated_product import ACTIVATIONS, gated_product
 from petune.kernels.loss_head import label_cross_entropy
 from petune.kernels.low_rank import add_low_rank, add_low_rank_by_run
@@ -23,8 +24,15 @@ SQUARE = B @ A
 LABELS = torch.arange(2 * TOKENS) % WIDTH
 RUNS = ((0, 0, TOKENS), (1, TOKENS, 2 * TOKENS))
 
+
+def dropped_alike(x: Tensor) -> Tensor:
+    torch.manual_seed(0)
+    return dropout(x, 0.5)
+
+
 # Of rows [2, TOKENS, WIDTH].
 KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
+    "_Dropout": dropped_alike,
     "_GatedProduct": lambda x: gated_product(x, x, ACTIVATIONS[0]),
     "_LabelCrossEntropy": lambda x: label_cross_entropy(x.flatten(0, 1), SQUARE, LABELS),
     "_LowRankByRun": lambda x: add_low_rank_by_run(

@@ -68,7 +68,8 @@ def attend(
     if cap is not None:
         return capped_attention(query, key, value, attention_mask, scale, cap, options.get("dropout", 0.0))
     dropout = options.get("dropout") or 0.0
-    plain = options.keys() <= _PRODUCT_OPTIONS and (dropout == 0 or draws_here(query.device, dropout))
+    said = {name for name, value in options.items() if value is not None}
+    plain = said <= _PRODUCT_OPTIONS and (dropout == 0 or draws_here(query.device, dropout))
     if plain and _mask_is_whole(module, attention_mask, options) and _is_short(query, key):
         return product_attention(query, key, value, attention_mask, scale, dropout)
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
