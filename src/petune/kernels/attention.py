@@ -60,9 +60,8 @@ def attend(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     sinks = next((sinks for name in _SINKS if (sinks := options.pop(name, None)) is not None), None)
     if sinks is not None:
-        is_causal = options.get("is_causal")
-        is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        key, value, attention_mask = with_sink(query, key, value, attention_mask, sinks, is_causal=is_causal)
+        causal = _is_causal(module, options)
+        key, value, attention_mask = with_sink(query, key, value, attention_mask, sinks, is_causal=causal)
         if options.get("position_bias") is not None:
             options["position_bias"] = F.pad(options["position_bias"], (0, 1))
     if cap is not None:
@@ -78,10 +77,13 @@ def attend(
 
 def _mask_is_whole(module: nn.Module, mask: Tensor | None, options: Mapping[str, Any]) -> bool:
     """Say whether ``mask`` says all of what is seen, and nothing of it is learned."""
-    if mask is not None:
-        return not mask.requires_grad
+    return not _is_causal(module, options) if mask is None else not mask.requires_grad
+
+
+def _is_causal(module: nn.Module, options: Mapping[str, Any]) -> bool:
+    """Say what a mask that is left out means: that a token sees those before it alone, or all."""
     is_causal = options.get("is_causal")
-    return not (getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    return bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
 
 
 def _is_short(query: Tensor, key: Tensor) -> bool:

@@ -1,9 +1,10 @@
 """Parts of a model that are computed in our own way while it trains: norms, gated layers, dropout, rotary embeddings.
 
-Which modules are such parts is measured, not looked up: one is taken over if it gives what the formula gives on random
-vectors, and any other stays as it is; of modules that are alike, one is measured. Only the function that a module runs
-is replaced, so its hooks, parameters and names stay, and taking it back leaves nothing behind. Without gradients there
-is nothing to keep, and a module runs its own: what is measured during a training is what is measured after it.
+Which norms and gated layers are such parts is measured, not looked up: one is taken over if it gives what the formula
+gives on random vectors, and any other stays as it is; of modules that are alike, one is measured. Dropout is
+PyTorch's own module. Only the function that a module runs is replaced, so its hooks, parameters and names stay, and
+taking it back leaves nothing behind. Without gradients there is nothing to keep, and a module runs its own: what is
+measured during a training is what is measured after it.
 
 Shapes: d width.
 """
