@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from petune.backbone.base import load_base
 from petune.backbone.packed_weight import is_packed, stored_bytes
-from petune.backbone.quantization import unpacked, weights_size
+from petune.backbone.quantization import kept_as, unpacked, weights_size
 from petune.backbone.rounded_blocks import ROUNDINGS
 from petune.errors import BaseModelError, ConfigError
 
@@ -37,7 +37,7 @@ def test_linears_of_the_blocks_are_rounded(quantization: str, wide: Path) -> Non
     whole_blocks = 96 % rounding.form.values == 0  # of the rows of down_proj
     assert len(packed) == 2 * (6 + whole_blocks)
     kept = sum(stored_bytes(parameter) for parameter in base.model.parameters())
-    assert weights_size(plain, 4, quantization, str(wide)) == kept
+    assert weights_size(plain, 4, kept_as(quantization, wide)) == kept
     for name, parameter in plain.named_parameters():
         ours = base.model.get_parameter(name).detach()
         if name in packed:
@@ -54,6 +54,13 @@ def test_a_head_that_starts_at_random_is_not_rounded(wide: Path) -> None:
     plain = load_base(wide, task="sequence_classification", labels=["a", "b"], device="cpu", dtype="float32")
     assert torch.equal(base.model.score.weight, plain.model.score.weight)
     assert base.fingerprint == plain.fingerprint
+
+
+def test_blocks_of_a_gguf_file_take_what_the_file_takes(packed_gguf: Callable[[str], Path]) -> None:
+    path = packed_gguf("Q8_0")
+    plain = load_base(path, dtype="float32", device="cpu").model
+    assert weights_size(plain, 4, kept_as("gguf", path)) == min(path.stat().st_size, weights_size(plain, 4, None))
+    assert kept_as(None, path) is None
 
 
 def test_new_tokens_unpack_the_tables_they_change(packed_gguf: Callable[[str], Path]) -> None:

@@ -8,6 +8,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from petune import methods
+from petune.backbone.packed_weight import is_packed
+from petune.backbone.quantization import Kept
+from petune.backbone.quantization_names import Quantization
+from petune.backbone.sources import Source
 from petune.comparison import pace as measurement
 from petune.comparison.pace import pace_of, stand_in
 from petune.data.encoding import Encoded
@@ -58,10 +62,39 @@ def test_more_rows_hold_more(skeleton: Callable[..., PreTrainedModel]) -> None:
     assert held[0] < held[1] < held[2]
 
 
+@pytest.mark.parametrize("method", ["lora", "full", "p_tuning_v2"])
+@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+def test_a_quantised_base_is_measured_as_one(
+    method: str, quantization: Quantization, tiny_model: Callable[..., PreTrainedModel]
+) -> None:
+    model = tiny_model("llama", hidden_size=64, intermediate_size=64).to("meta")
+    kept = Kept(quantization, Source("tiny", "tiny", None))
+    base = stand_in(model, CPU, torch.float32, kept=kept)
+    packed = {name for name, parameter in base.model.named_parameters() if is_packed(parameter)}
+    assert packed == {f"{linear.path}.weight" for linear in base.structure.linears if linear.role != "head"}
+    pace = pace_of(base, get_task("causal_lm"), ROWS, method, {}, TrainingOptions())
+    assert pace is not None
+    assert min(pace.learning, pace.reading, pace.writing, pace.held) > 0
+
+
+def test_what_is_computed_again_is_measured_so(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    model = tiny_model("llama", num_hidden_layers=6).to("meta")
+
+    def held(**options: Any) -> int:
+        asked = TrainingOptions(per_device_train_batch_size=4, **options)
+        pace = pace_of(stand_in(model, CPU, torch.float32), get_task("causal_lm"), ROWS, "lora", {}, asked)
+        assert pace is not None
+        return pace.held
+
+    plain, again = held(), held(gradient_checkpointing=True)
+    assert 0 < again < plain
+    assert again > plain / 6, "one block at a time stands there again"
+
+
 def test_where_there_is_no_room_after_all_there_is_no_pace(
     skeleton: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(measurement, "_measured", full)

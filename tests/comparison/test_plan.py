@@ -232,6 +232,22 @@ def test_a_quantised_base_takes_the_bytes_of_its_blocks_on_a_gpu(
     assert costs(quantization="8bit").least_memory < plain.least_memory
 
 
+def test_blocks_that_a_base_does_not_have_are_refused_before_anything_runs(track: Callable[..., Track]) -> None:
+    with pytest.raises(ConfigError, match=r"keeps the blocks of a \.gguf file, and .* is none; choose 8bit or 4bit"):
+        track(quantization="gguf")
+
+
+@pytest.mark.usefixtures("paced")
+def test_no_trial_is_told_to_take_more_than_its_budget(track: Callable[..., Track]) -> None:
+    def cost(**changes: Any) -> Estimate:
+        found = track(methods=["lora"], **changes)
+        return found.cost(found.final_jobs(found.candidates[0])[0])
+
+    plain = cost()
+    assert cost(memory_budget=f"{plain.memory - 1000}B").memory == plain.memory - 1000
+    assert plain.least_memory < cost(memory_budget="1MiB").memory < plain.memory, "a run refuses less than it needs"
+
+
 def test_seconds_are_their_own_estimate(track: Callable[..., Track]) -> None:
     found = track(budget=20, budget_unit="seconds")
     (job,) = found.final_jobs(found.candidates[0])

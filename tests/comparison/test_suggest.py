@@ -54,6 +54,16 @@ def test_all_methods_with_what_they_cost(ask: Ask) -> None:
     assert "no biases" in str(by_name["bitfit"].why_not)
 
 
+def test_a_quantised_base_takes_less_and_the_lines_say_so(ask: Ask) -> None:
+    plain, rounded = ask(), ask(quantization="8bit")
+    by_name = [{one.method: one for one in found.methods} for found in (plain, rounded)]
+    assert by_name[1]["lora"].memory < by_name[0]["lora"].memory
+    assert "--quantization" not in f"{plain.train} {plain.compare}"
+    assert all("--quantization 8bit" in str(line) for line in (rounded.train, rounded.compare))
+    with pytest.raises(ConfigError, match=r"keeps the blocks of a \.gguf file"):
+        ask(quantization="gguf")
+
+
 def test_the_order_is_the_documented_rule(ask: Ask) -> None:
     found = ask().methods
     places: list[Standing | None] = ["above", "near", "works", None, "below"]

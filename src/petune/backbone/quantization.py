@@ -5,9 +5,11 @@ blocks. Norms, biases, heads that an adapter learns and everything else stay as 
 """
 
 import logging
+import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from petune.backbone.kept_blocks import kept_blocks
 from petune.backbone.packed_weight import PackedWeight, is_packed, stored_bytes, whole
 from petune.backbone.quantization_names import QUANTIZATIONS, Quantization
 from petune.backbone.rounded_blocks import ROUNDINGS
-from petune.backbone.sources import Source
+from petune.backbone.sources import Source, resolve
 from petune.backbone.structure import Structure
 from petune.errors import BaseModelError, ConfigError, nearest
 
@@ -27,6 +29,31 @@ logger = logging.getLogger("petune")
 
 _HOSTS = (nn.Linear, Conv1D, nn.Embedding)
 """Modules that only multiply with their weight or look rows up in it."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """As which blocks a base keeps its weights."""
+
+    quantization: Quantization
+    """Whose blocks."""
+
+    source: Source
+    """Where the base comes from; a GGUF file if its blocks are kept."""
+
+
+def kept_as(quantization: Quantization | None, model: str | os.PathLike[str]) -> Kept | None:
+    """Return as which blocks the base called ``model`` is to keep its weights; None where they stay plain.
+
+    Raises:
+        ConfigError: the base is no GGUF file and its blocks are to be kept.
+    """
+    if quantization is None:
+        return None
+    source = resolve(model)
+    check_quantization(quantization, source)
+    return Kept(quantization, source)
 
 
 def check_quantization(quantization: str | None, source: Source) -> None:
@@ -66,12 +93,7 @@ def quantize(
         ResourceError: petune's cache cannot take the blocks of the GGUF file.
     """
     before = _size(model)
-    if quantization == "gguf":
-        assert source.gguf is not None
-        assert source.folder is not None
-        count = pack(model, kept_blocks(source.gguf, source.folder))
-    else:
-        count = pack(model, _rounded(model, quantization, random))
+    count = pack(model, blocks_for(model, Kept(quantization, source), random=random))
     if not count:
         raise BaseModelError(
             f"no weight of {source.name} can be kept as quantization {quantization}: no linear has rows of whole"
@@ -80,22 +102,44 @@ def quantize(
     logger.info("%d weights are kept as blocks: %s bytes in place of %s", count, f"{_size(model):,}", f"{before:,}")
 
 
-def weights_size(model: PreTrainedModel, number: int, quantization: Quantization | None, source: str) -> int:
+def blocks_for(
+    model: PreTrainedModel, kept: Kept, *, random: Collection[str] = ()
+) -> Iterator[tuple[str, BlockFormat, Tensor]]:
+    """Return paths of parameters, with what their blocks are, and the blocks, as :func:`pack` takes them.
+
+    Args:
+        model: the model, whose own numbers are rounded unless the blocks of a file are asked for.
+        kept: which blocks, and of what.
+        random: names of the parameters that its weight files lack, which an adapter will learn.
+
+    Raises:
+        BaseModelError: no weight of the GGUF file can be kept so.
+        ResourceError: petune's cache cannot take the blocks of the GGUF file.
+    """
+    if kept.quantization != "gguf":
+        return _rounded(model, kept.quantization, random)
+    assert kept.source.gguf is not None
+    assert kept.source.folder is not None
+    return kept_blocks(kept.source.gguf, kept.source.folder)
+
+
+def weights_size(model: PreTrainedModel, number: int, kept: Kept | None) -> int:
     """Return the bytes of the weights of a model that may be on the meta device.
 
     Args:
         model: its shapes.
         number: bytes of a number of those that stay plain.
-        quantization: whose blocks; None for plain weights.
-        source: name of the base. The blocks of a local GGUF file take what the file takes.
+        kept: as which blocks; None for plain weights. Those of a GGUF file take what the file takes.
     """
     plain: int = sum(parameter.numel() for parameter in model.parameters()) * number
-    if quantization is not None and quantization in ROUNDINGS:
-        form = ROUNDINGS[quantization].form
+    if kept is None:
+        return plain
+    if kept.quantization in ROUNDINGS:
+        form = ROUNDINGS[kept.quantization].form
         numbers: int = sum(weight.numel() for _, weight in _to_round(model, form, ()))
         return plain - numbers * number + numbers // form.values * form.size
-    file = Path(source)
-    return min(plain, file.stat().st_size) if quantization == "gguf" and file.is_file() else plain
+    assert kept.source.gguf is not None
+    return min(plain, kept.source.gguf.stat().st_size)
 
 
 def unpack(model: nn.Module, modules: Iterable[nn.Module]) -> dict[nn.Parameter, nn.Parameter]:

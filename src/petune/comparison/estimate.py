@@ -21,6 +21,7 @@ from petune.comparison.scores import together
 from petune.comparison.survey import Survey
 from petune.evaluation.metrics import resolve_metric
 from petune.evaluation.options import GenerationOptions
+from petune.training.byte_sizes import read_bytes
 from petune.training.learned_memory import VALUE, learned_bytes, most_above
 from petune.training.options import TrainingOptions
 
@@ -78,7 +79,7 @@ def estimate(job: Job, survey: Survey, options: TrainingOptions, *, evaluations:
     device = pick_device(str(job.keys["device"]))
     dtype = pick_dtype(str(job.keys["dtype"]), device)
     size = torch.empty(0, dtype=dtype).element_size()
-    weights = weights_size(survey.model, size, job.keys.get("quantization"), survey.name)
+    weights = weights_size(survey.model, size, survey.kept)
     # A base that is learned itself has a copy of its masters to compute with, unless these are of its own precision.
     copied = trainable * size if not method.shares_batch and size < VALUE else 0
     least = weights + learned_bytes(trainable) + copied
@@ -102,10 +103,13 @@ def estimate(job: Job, survey: Survey, options: TrainingOptions, *, evaluations:
     if job.budget.unit == "seconds" and method.trains:
         seconds += job.budget.amount
     above = most_above(trainable * VALUE, int(held), accumulates=_accumulates(survey, options))
+    memory = max(weights + trainable * VALUE + copied + above, loading) + process
+    if options.memory_budget is not None and method.trains:
+        memory = min(memory, max(read_bytes(options.memory_budget), max(least, loading) + process))
     return Estimate(
         multiplications=multiplications,
         seconds=seconds,
-        memory=max(weights + trainable * VALUE + copied + above, loading) + process,
+        memory=memory,
         least_memory=max(least, loading),
         weights=weights + process,
     )

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from petune.adapted_model import AdaptedModel
 from petune.adapter import create_adapter
 from petune.backbone.base import Base
+from petune.backbone.quantization import Kept, blocks_for, pack
 from petune.data.batching import answer_starts, collate, split_step
 from petune.data.encoding import Encoded
 from petune.errors import PetuneError
@@ -25,6 +26,7 @@ from petune.sites.placement import Placement
 from petune.tasks.task import Task
 from petune.training.activations import counted
 from petune.training.options import TrainingOptions
+from petune.training.recomputation import gradient_checkpointing
 from petune.training.stopwatch import seconds_of
 from petune.training.update_time import update_seconds
 
@@ -60,6 +62,7 @@ def stand_in(
     device: torch.device,
     dtype: torch.dtype,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    kept: Kept | None = None,
 ) -> Base:
     """Return a base of the shape of ``model``, which is on the meta device, with random numbers for weights.
 
@@ -68,8 +71,9 @@ def stand_in(
         device: where it is to run.
         dtype: its precision.
         tokenizer: the base's own, of which it gets a copy: a method may start from a text, or add tokens.
+        kept: as which blocks the base keeps its weights; None where they are plain.
     """
-    built = copy.deepcopy(model).to(dtype).to_empty(device=device)
+    built = copy.deepcopy(model).to(dtype).to_empty(device="cpu" if kept else device)
     built.tie_weights()
     with torch.no_grad():
         for tensor in (*built.parameters(), *built.buffers()):
@@ -77,6 +81,9 @@ def stand_in(
                 tensor.uniform_(-_SPREAD, _SPREAD)
             else:
                 tensor.zero_()
+    if kept is not None:
+        pack(built, blocks_for(built, kept))
+        built.to(device)
     return Base.from_model(built, copy.deepcopy(tokenizer), name="a stand-in")
 
 
@@ -95,7 +102,7 @@ def pace_of(
     """
     try:
         model = AdaptedModel(base, [create_adapter(base, method, **settings)])
-        return _measured(model, task, _batch(rows, options))
+        return _measured(model, task, _batch(rows, options), recomputes=options.gradient_checkpointing)
     except (PetuneError, RuntimeError, MemoryError) as error:
         # Its rows are written in a template, or in several versions. Or memory is taken by others.
         logger.debug("%s was not timed on a stand-in: %s", method, error)
@@ -115,7 +122,7 @@ def _batch(rows: Sequence[Encoded], options: TrainingOptions) -> list[Encoded]:
     return [typical[place] for place in max(batches, key=len)]
 
 
-def _measured(model: AdaptedModel, task: Task, rows: list[Encoded]) -> Pace:
+def _measured(model: AdaptedModel, task: Task, rows: list[Encoded], *, recomputes: bool) -> Pace:
     name, adapter = next(iter(model.adapters.items()))
     learns = adapter.method.trains
     adapter.set_trainable(learns)
@@ -146,8 +153,14 @@ def _measured(model: AdaptedModel, task: Task, rows: list[Encoded]) -> Pace:
                 with counted(known, rehearsed=True) as found:
                     read()
                 held = found.most
-                learn()  # the first backward pass brings buffers of libraries along
-                learning = seconds_of(learn, model.device)
+                with gradient_checkpointing(model.model) if recomputes else nullcontext():
+                    if recomputes:
+                        with counted(known, rehearsed=True) as fewer:
+                            read()
+                        again = (found.kept - fewer.kept) // model.base.structure.num_blocks
+                        held = fewer.most + again  # one block at a time stands there again
+                    learn()  # the first backward pass brings buffers of libraries along
+                    learning = seconds_of(learn, model.device)
             adapter.zero_grad(set_to_none=True)
             updating = update_seconds(adapter.num_parameters(), model.device)
         model.eval()

@@ -68,7 +68,7 @@ SHARED_KEYS = tuple(name for name in TrainingOptions.model_fields if name not in
 
 SUGGEST_KEYS = (
     *(name for name in DataOptions.model_fields if name not in ("eval_data", "validation_split")),
-    *("model", "task", "dtype", "device"),
+    *("model", "task", "dtype", "device", "quantization"),
     *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "max_tokens_per_batch"),
 )
 """Keys of a training that `petune suggest` takes: those that time and memory depend on, whatever the method."""

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from petune import methods
 from petune.backbone.base import load_base_config, meta_model
 from petune.backbone.precision import pick_device, pick_dtype
+from petune.backbone.quantization import kept_as
 from petune.backbone.task_names import TaskName
 from petune.backbone.tokenizer import load_tokenizer
 from petune.comparison import machine
@@ -131,12 +132,14 @@ def suggest(
         trust_remote_code: let the base's repository run its own code.
         measuring: told of each method before it is measured: its name, the base, its number, how many there are.
         options: keys of a training that its time and memory depend on: those of reading, task, dtype, device,
-            num_train_epochs, per_device_train_batch_size, gradient_accumulation_steps, max_tokens_per_batch.
+            quantization, num_train_epochs, per_device_train_batch_size, gradient_accumulation_steps,
+            max_tokens_per_batch.
 
     Raises:
         PetuneError: as a training run before its base loads.
     """
     run = _run_options({**options, "data": os.fspath(data), "model": os.fspath(model)})
+    kept = kept_as(run.quantization, run.model)
     reading = DataOptions.model_validate({name: getattr(run, name) for name in DataOptions.model_fields})
     read = read_rows_for(reading, task=run.task, seed=run.seed)
     tokenizer, limit = load_tokenizer(run.model, trust_remote_code=trust_remote_code)
@@ -153,6 +156,7 @@ def suggest(
         test=(),
         tokenizer=tokenizer,
         rows=tuple(encoded.rows[:SAMPLED]),
+        kept=kept,
     )
     given = {name: getattr(run, name) for name in SUGGEST_KEYS}
     found = _in_order(survey, run, given, measuring or (lambda *_: None))

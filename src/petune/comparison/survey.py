@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from petune.adapter import build_adapter
 from petune.backbone.base import load_base_config, meta_model
+from petune.backbone.quantization import Kept, kept_as
 from petune.backbone.structure import Structure
 from petune.backbone.tokenizer import load_tokenizer
 from petune.comparison.pace import Pace, pace_of, stand_in
@@ -94,6 +95,9 @@ class Survey:
 
     rows: tuple[Encoded, ...] = ()
     """Some training rows, to time a batch of."""
+
+    kept: Kept | None = None
+    """As which blocks it keeps its weights; None where they are plain."""
 
     limit: int | None = None
     """Positions of the model; None where unknown or unlimited."""
@@ -190,7 +194,11 @@ class Survey:
             room: bytes that measuring may take.
         """
         config = Recipe.parse({**settings, "method": method}).method
-        sizes = (options.per_device_train_batch_size, options.max_tokens_per_batch)
+        sizes = (
+            options.per_device_train_batch_size,
+            options.max_tokens_per_batch,
+            options.gradient_checkpointing,
+        )
         key = f"{method} {config.model_dump_json()} {sizes} {device} {dtype}"
         if key not in self._paces:
             bytes_each = torch.empty(0, dtype=dtype).element_size()
@@ -198,7 +206,7 @@ class Survey:
             needed = (self.parameters + trainable) * bytes_each + learned_bytes(trainable)
             self._paces[key] = None
             if self.rows and needed <= room:
-                base = stand_in(self.model, device, dtype, self.tokenizer)
+                base = stand_in(self.model, device, dtype, self.tokenizer, self.kept)
                 self._paces[key] = pace_of(base, self.task, self.rows, method, config.model_dump(), options)
                 del base
                 give_back(device)  # trials run in other processes, which need it
@@ -255,9 +263,10 @@ def survey(
 
     Raises:
         BaseModelError: the base cannot be had.
-        ConfigError: a metric cannot be measured for its task.
+        ConfigError: a metric cannot be measured for its task, or it has no blocks to keep.
         DataError: rows are too long for it, have labels that training rows lack, or lack what a metric needs.
     """
+    kept = kept_as(options.quantization, name)
     reading = DataOptions.model_validate(
         {
             **{key: getattr(options, key) for key in DataOptions.model_fields},
@@ -299,6 +308,7 @@ def survey(
         test=lengths["test"],
         tokenizer=tokenizer,
         rows=samples["train"],
+        kept=kept,
         limit=limit,
     )
 
