@@ -103,7 +103,7 @@ def test_a_long_trial_has_a_line_each_minute(
     for step in (1, 2, 3):
         plain.stepped(jobs[0], step, 4)
     told = capsys.readouterr().err.splitlines()
-    assert told == ["4 trials, about 40 s", "lora  seed 1  learning_rate=0.001  step 2 of 4  (35 s left)"]
+    assert told == ["4 trials; about 40 s", "lora  seed 1  learning_rate=0.001  step 2 of 4  (35 s left)"]
 
 
 def test_what_is_measured_stands_there_until_the_table_comes(capsys: pytest.CaptureFixture[str]) -> None:

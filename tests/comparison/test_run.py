@@ -2,7 +2,7 @@ import json
 import os
 import shlex
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from petune.cli import main as command_line
 from petune.comparison import bench, measure, shared_pass, unit_runner
 from petune.comparison.folder import Folder
 from petune.comparison.job import Job
+from petune.comparison.plan import Track
 from petune.comparison.record import Comparison, Trial
 from petune.comparison.run import compare
 from petune.comparison.search import best
 from petune.comparison.split import Parts
-from petune.comparison.watching import Unwatched
+from petune.comparison.watching import Progress, Unwatched
 from petune.errors import ConfigError, DataError, Interrupted, MetricError, OutputFolderError
 from petune.training import checkpoints
 
@@ -32,8 +33,12 @@ class Follower(Unwatched):
     def __init__(self, stop_after: int | None = None, signal_at: int | None = None) -> None:
         self.ran: list[str] = []
         self.reused: list[str] = []
+        self.foreseen = (0, 0)
         self._stop_after = stop_after
         self._signal_at = signal_at
+
+    def planned(self, tracks: Sequence[Track], progress: Progress) -> None:
+        self.foreseen = progress.ended, progress.trials
 
     def stepped(self, job: Job, step: int, total: int) -> None:
         if step == self._signal_at:
@@ -157,6 +162,7 @@ def test_it_may_be_stopped_between_trials(compare_keys: Keys) -> None:
     later = Follower()
     compare(keys, resume=True, watcher=later)
     assert (len(later.reused), len(later.ran)) == (2, 1)
+    assert later.foreseen == (2, 3), "what is done is known before the first trial"
 
 
 def test_what_had_ended_before_stays_in_the_report_of_a_call_that_is_stopped(
@@ -289,6 +295,7 @@ def test_checkpoints_are_those_of_the_evaluations(
         written.append(step)
         return save(output, step, checkpoint)
 
+    monkeypatch.setattr("petune.comparison.pace.save_seconds", lambda *_: 0.0)  # which writes one too
     monkeypatch.setattr(checkpoints, "save", noted)
     (*_, final) = compare(compare_keys(budget=16, evaluations=2, rate_factors=factors)).trials
     assert (final.status, final.curve[-1].step, written) == ("done", 16, steps)

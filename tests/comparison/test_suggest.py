@@ -89,7 +89,7 @@ def test_the_task_decides_which_findings_hold(
 
 
 def test_more_rows_and_epochs_take_longer(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("petune.comparison.survey.pace_of", lambda *given: Pace(3.0, 1.0, 100.0, 7.0, 10**6))
+    monkeypatch.setattr("petune.comparison.survey.pace_of", lambda *given: Pace(3.0, 1.0, 100.0, 7.0, 11.0, 10**6))
 
     def seconds(**options: Any) -> float:
         return next(one.seconds or 0 for one in ask(**options).methods if one.method == "lora")

@@ -56,13 +56,17 @@ def print_plan(planned: Planned) -> None:
     for track in planned.tracks:
         if track.refusal:
             say(f"{track.entry.label} on {names[track.survey.name]}: {track.refusal}")
-    progress = planned.progress
-    done = f", {progress.ended} of them done already" if progress.ended else ""
     say(f"engine: {_engine(planned.options)}")
     say(
-        f"{progress.trials} trials{done}; about {duration(progress.seconds_left)} to go one after another, by what a"
-        " token of each method costs on this machine. Nothing was run."
+        f"{_to_come(planned.progress)} to go one after another, by what a token of each method costs on this machine."
+        " Nothing was run."
     )
+
+
+def _to_come(progress: Progress) -> str:
+    """Return how many trials there are, how many of them are done, and how long the rest takes."""
+    done = f", {progress.ended} of them done already" if progress.ended else ""
+    return f"{progress.trials} trials{done}; about {duration(progress.seconds_left)}"
 
 
 def _engine(options: CompareOptions) -> str:
@@ -172,7 +176,7 @@ class PlainLines(_Following):
         """Say how much comes."""
         self._progress = progress
         self._names = base_names(track.survey.name for track in tracks)
-        self._print(f"{progress.trials} trials, about {duration(progress.seconds_left)}")
+        self._print(_to_come(progress))
 
     def stepped(self, job: Job, step: int, total: int) -> None:
         """Print how far it has come, where a minute has gone by in silence."""

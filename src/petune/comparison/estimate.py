@@ -99,7 +99,7 @@ def estimate(job: Job, survey: Survey, options: TrainingOptions, *, evaluations:
     else:
         multiplications, held = 0.0, pace.held
         seconds = work.learned * pace.learning + work.read * pace.reading + work.written * pace.writing
-        seconds += work.steps * pace.updating
+        seconds += work.steps * pace.updating + work.saves * pace.saving
     if job.budget.unit == "seconds" and method.trains:
         seconds += job.budget.amount
     above = most_above(trainable * VALUE, int(held), accumulates=_accumulates(survey, options))
@@ -121,6 +121,7 @@ class _Work:
     """Tokens of a trial."""
 
     steps: int
+    saves: int
     per_step: float
     learned: float
     read: float
@@ -149,7 +150,7 @@ def _work(job: Job, survey: Survey, options: TrainingOptions, evaluations: int) 
     if measures.forgetting:
         read += _FORGETTING_TOKENS
         written += _FORGETTING_STEPS
-    return _Work(steps, per_step, steps * per_step, read, written)
+    return _Work(steps, evaluations, per_step, steps * per_step, read, written)
 
 
 def _accumulates(survey: Survey, options: TrainingOptions) -> bool:

@@ -6,9 +6,11 @@ large as those of training. What is measured is the method's own maths, on the m
 
 import copy
 import logging
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -27,6 +29,7 @@ from petune.tasks.task import Task
 from petune.training.activations import counted
 from petune.training.options import TrainingOptions
 from petune.training.recomputation import gradient_checkpointing
+from petune.training.save_time import save_seconds
 from petune.training.stopwatch import seconds_of
 from petune.training.update_time import update_seconds
 
@@ -52,6 +55,9 @@ class Pace:
 
     updating: float
     """Seconds of an optimiser step, beside its tokens."""
+
+    saving: float
+    """Seconds of a checkpoint."""
 
     held: int
     """Most bytes that a training batch holds, beside the weights and what is learned."""
@@ -146,7 +152,7 @@ def _measured(model: AdaptedModel, task: Task, rows: list[Encoded], *, recompute
         return loss.detach()
 
     with model.answers_from(answer_starts(rows)):
-        learning, updating, held = 0.0, 0.0, 0
+        learning, updating, saving, held = 0.0, 0.0, 0.0, 0
         if learns:
             model.train()
             with model.fast_training():
@@ -163,6 +169,7 @@ def _measured(model: AdaptedModel, task: Task, rows: list[Encoded], *, recompute
                     learning = seconds_of(learn, model.device)
             adapter.zero_grad(set_to_none=True)
             updating = update_seconds(adapter.num_parameters(), model.device)
+            saving = save_seconds(adapter.num_parameters(), Path(tempfile.gettempdir()))
         model.eval()
         with torch.inference_mode(), model.fast_inference():
             with counted(known) as found:
@@ -174,7 +181,7 @@ def _measured(model: AdaptedModel, task: Task, rows: list[Encoded], *, recompute
                 answers = step.pop("labels")
                 with model.route([name] * len(answers)), _without(model, adapter.placement):
                     writing = seconds_of(lambda: objective(step, answers), model.device)
-    return Pace(learning / tokens, reading / tokens, writing, updating, max(held, found.most))
+    return Pace(learning / tokens, reading / tokens, writing, updating, saving, max(held, found.most))
 
 
 def _without(model: AdaptedModel, placement: Placement | None) -> AbstractContextManager[None]:

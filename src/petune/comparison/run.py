@@ -100,6 +100,8 @@ def compare(
         folder.begin(comparison, recipe.to_yaml())
         parts.write(folder.data)
         progress = Progress(tracks, _speed(recipe), trials_at_once=engine.trials_at_once)
+        if former is not None:
+            Study(folder, None, Unwatched(), progress, retry=retry, share=False).recall(tracks)
         study = Study(folder, engine, watcher, progress, retry=retry, share=recipe.options.share_passes)
         watcher.planned(tracks, study.progress)
         try:

@@ -1,19 +1,14 @@
 """Time and memory of a run, found by going through a few of its batches before it begins."""
 
-import tempfile
 import time
-from pathlib import Path
 
-import torch
-
-from petune.training import checkpoints
 from petune.training.adapter_run import AdapterRun
-from petune.training.checkpoints import Checkpoint
 from petune.training.estimate import Estimate
 from petune.training.memory import peak_memory
 from petune.training.memory_needs import MemoryNeeds, Way
 from petune.training.recomputation import described
 from petune.training.rehearsal import Batch, Batches, Rehearsal, size
+from petune.training.save_time import save_seconds
 from petune.training.update_time import update_seconds
 
 _TIMED = (1, 3, 5)
@@ -21,8 +16,6 @@ _OF = 6
 """Batches are timed that are larger than one, three and five sixths of all."""
 _OVERHEAD = 64
 """Tokens that take as long as a batch costs for being one."""
-_SAMPLE = 2**20
-"""Most numbers that a checkpoint is timed with."""
 _FORWARD = 1 / 3
 """Part of a batch's time that its forward pass takes, which is gone through alone to count memory."""
 _BEFORE = 0.6
@@ -114,21 +107,10 @@ def _beside_batches(run: AdapterRun) -> float:
     saves = sum(
         (measured and run.due(run.options.eval_steps, step)) or run.due(run.options.save_steps, step) for step in steps
     )
-    seconds = len(steps) * update_seconds(count, learned[0].device) + saves * _save_seconds(count, run.output)
+    seconds = len(steps) * update_seconds(count, learned[0].device) + saves * save_seconds(count, run.output)
     if evaluations and run.sample is not None:
         measure, share = run.sample
         began = time.perf_counter()
         measure(run)
         seconds += evaluations * share * (time.perf_counter() - began)
     return seconds
-
-
-def _save_seconds(count: int, output: Path) -> float:
-    """Return the time of a checkpoint with ``count`` learned numbers."""
-    some = torch.zeros(min(count, _SAMPLE))
-    tensors = {"exp_avg": some, "exp_avg_sq": some.clone()}
-    with tempfile.TemporaryDirectory(dir=output) as folder:
-        began = time.perf_counter()
-        checkpoints.save(Path(folder), 0, Checkpoint({"values": some.clone()}, tensors, checkpoints.random_state(), {}))
-        seconds = time.perf_counter() - began
-    return seconds * max(1.0, count / some.numel())
