@@ -108,7 +108,7 @@ def test_hub(hub: tuple[str, list[str]], tmp_path: Path) -> None:
 
     again, other = ask([("org/open", None), ("org/other", None)], home, HF_HUB_OFFLINE="1")
     assert again == opened
-    assert other[1].startswith(f"org/other is not in the cache {home / 'hub'} and HF_HUB_OFFLINE is set")
+    assert other[1].startswith(f"org/other is no folder here and not in the cache {home / 'hub'}, and HF_HUB_OFFLINE")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_hub(hub: tuple[str, list[str]], tmp_path: Path) -> None:
         (
             ConnectionError("refused"),
             BaseModelError,
-            "m is not in the cache .* and the hub cannot be reached; check",
+            "m is no folder here and not in the cache .*, and the hub cannot be reached; check",
         ),
         (
             OSError("a\nb" * 400),

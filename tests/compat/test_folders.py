@@ -50,7 +50,7 @@ def test_all_that_an_adapter_is_made_of_is_fetched(tmp_path: Path, monkeypatch: 
 
 
 def test_what_cannot_be_had_is_said() -> None:
-    with pytest.raises(BaseModelError, match="user/adapter is not in the cache"):
+    with pytest.raises(BaseModelError, match="user/adapter is no folder here and not in the cache"):
         adapter_folder("user/adapter")
     with pytest.raises(ConfigError, match=r"'revison' is not supported.*Did you mean 'revision'"):
         adapter_folder("user/adapter", revison="v1")

@@ -111,12 +111,12 @@ def _from_hub(name: str, revision: str | None, causes: list[BaseException]) -> B
         return None
     if constants.HF_HUB_OFFLINE:
         return BaseModelError(
-            f"{name} is not in the cache {constants.HF_HUB_CACHE} and HF_HUB_OFFLINE is set; unset it to "
-            f"download, or use {_INSTEAD}"
+            f"{name} is no folder here and not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set; unset"
+            f" it to download, or use {_INSTEAD}"
         )
     return BaseModelError(
-        f"{name} is not in the cache {constants.HF_HUB_CACHE} and the hub cannot be reached; check the "
-        f"network, set HF_HOME to a folder that has it, or use {_INSTEAD}"
+        f"{name} is no folder here and not in the cache {constants.HF_HUB_CACHE}, and the hub cannot be reached; check"
+        f" the network, set HF_HOME to a folder that has it, or use {_INSTEAD}"
     )
 
 
