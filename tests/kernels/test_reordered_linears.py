@@ -4,7 +4,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from petune.kernels.reordered_linears import reordered_linears
-from petune.kernels.wide_products import HALVES, LEAST_ROWS, wide_products
+from petune.kernels.wide_products import HALVES, LEAST_ROWS, LEAST_ROWS_WITH_INSTRUCTIONS, wide_products
 
 TYPES = [torch.float32, torch.bfloat16]
 
@@ -63,6 +63,19 @@ def test_where_there_are_instructions_a_weight_stays_in_its_precision() -> None:
         with reordered_linears(model, most_bytes=2 * (48 * 96 + 96 * 40)) as number:
             assert number == 2
             assert torch.equal(model(x), expected)
+
+
+@pytest.mark.usefixtures("even")
+def test_there_the_rows_of_a_prompt_are_multiplied_in_float32_as_ever() -> None:
+    model = model_of(torch.bfloat16)
+    shown = [torch.randn(rows, 1, 48).bfloat16() for rows in (LEAST_ROWS_WITH_INSTRUCTIONS, 2)]
+    with torch.inference_mode(), wide_products(model):
+        expected = [model(x) for x in shown]
+        with reordered_linears(model):
+            model[0].weight.zero_()  # of which few rows have a copy
+            prompt, token = (model(x) for x in shown)
+    assert torch.equal(token, expected[1])
+    assert torch.equal(prompt, prompt[:1].expand_as(prompt)), "every row is the bias"
 
 
 @pytest.mark.usefixtures("slow")

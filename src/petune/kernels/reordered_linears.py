@@ -4,7 +4,7 @@ The CPU's library (oneDNN) multiplies blocks of numbers, and brings a weight int
 rows, as in generation, this takes about as long as the product. Here it is done once. Sums are made in the same order
 in bfloat16, bit for bit; in float32 they differ by rounding. On a CPU that is slow at products in half precision a
 weight is converted to float32 once, where :mod:`petune.kernels.wide_products` does it at every call, or, for a few
-rows, not at all.
+rows, not at all. On one that is only no faster in half precision, as many rows as a prompt has are left to that module.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from petune.kernels.wide_products import has_plain_weight, is_plain_linear, multiplies_slowly
+from petune.kernels.wide_products import has_plain_weight, is_plain_linear, is_wide, linear, multiplies_slowly
 
 REORDERED_BYTES = 2**30
 """Most memory that copies of weights may take; linears beyond it run as they are."""
@@ -86,7 +86,8 @@ def _wide_product(module: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def _reordered_product(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    return partial(_product, _reordered(module.get_parameter("weight").detach()), module._parameters.get("bias"))
+    plain = module.get_parameter("weight").detach()
+    return partial(_product, _reordered(plain), plain, module._parameters.get("bias"))
 
 
 def _reordered(weight: Tensor) -> Tensor:
@@ -94,9 +95,11 @@ def _reordered(weight: Tensor) -> Tensor:
     return copy
 
 
-def _product(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+def _product(reordered: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     """Return x W^T + bias [..., d_out] for x [..., d_in]."""
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    if is_wide(x):  # as many rows as a prompt has, on a CPU that multiplies them faster in float32
+        return linear(x, weight, bias)
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, reordered, bias, "none", [], "")
     return y
 
 
