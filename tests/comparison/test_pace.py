@@ -1,6 +1,7 @@
 """What a token costs, measured on a stand-in of the base."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,6 +101,15 @@ def test_where_there_is_no_room_after_all_there_is_no_pace(
     monkeypatch.setattr(measurement, "_measured", full)
     base = stand_in(skeleton("llama"), CPU, torch.float32)
     assert pace_of(base, get_task("causal_lm"), ROWS, "lora", {}, TrainingOptions()) is None
+
+
+def test_without_a_temporary_folder_there_is_no_pace(
+    skeleton: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
+    base = stand_in(skeleton("llama"), CPU, torch.float32)
+    assert pace_of(base, get_task("causal_lm"), ROWS, "lora", {}, TrainingOptions()) is None
+    assert pace_of(base, get_task("causal_lm"), ROWS, "hard_prompts", {}, TrainingOptions()) is not None
 
 
 @pytest.mark.parametrize(

@@ -109,8 +109,8 @@ def pace_of(
     try:
         model = AdaptedModel(base, [create_adapter(base, method, **settings)])
         return _measured(model, task, _batch(rows, options), recomputes=options.gradient_checkpointing)
-    except (PetuneError, RuntimeError, MemoryError) as error:
-        # Its rows are written in a template, or in several versions. Or memory is taken by others.
+    except (PetuneError, RuntimeError, MemoryError, OSError) as error:
+        # Its rows are written in a template, or in several versions. Or memory, or the temporary folder, is taken.
         logger.debug("%s was not timed on a stand-in: %s", method, error)
         return None
 
