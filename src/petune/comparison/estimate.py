@@ -82,9 +82,9 @@ def estimate(job: Job, survey: Survey, options: TrainingOptions, *, evaluations:
     weights = weights_size(survey.model, size, survey.kept)
     # A base that is learned itself has a copy of its masters to compute with, unless these are of its own precision.
     copied = trainable * size if not method.shares_batch and size < VALUE else 0
-    least = weights + learned_bytes(trainable) + copied
     # Blocks are made on the CPU of weights that lie there plain.
     loading = parameters * size if device.type == "cpu" else 0
+    least = max(weights + learned_bytes(trainable) + copied, loading)
     room = machine.memory(device) // _PART_TO_MEASURE
     pace = survey.pace(job.method, job.settings, options, device=device, dtype=dtype, room=room)
     work = _work(job, survey, options, evaluations)
@@ -105,12 +105,12 @@ def estimate(job: Job, survey: Survey, options: TrainingOptions, *, evaluations:
     above = most_above(trainable * VALUE, int(held), accumulates=_accumulates(survey, options))
     memory = max(weights + trainable * VALUE + copied + above, loading) + process
     if options.memory_budget is not None and method.trains:
-        memory = min(memory, max(read_bytes(options.memory_budget), max(least, loading) + process))
+        memory = min(memory, max(read_bytes(options.memory_budget), least + process))
     return Estimate(
         multiplications=multiplications,
         seconds=seconds,
         memory=memory,
-        least_memory=max(least, loading),
+        least_memory=least,
         weights=weights + process,
     )
 

@@ -7,7 +7,7 @@ large as those of training. What is measured is the method's own maths, on the m
 import copy
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ class Pace:
     """Seconds of an optimiser step, beside its tokens."""
 
     saving: float
-    """Seconds of a checkpoint."""
+    """Seconds of a checkpoint, written to the system's temporary folder."""
 
     held: int
     """Most bytes that a training batch holds, beside the weights and what is learned."""
@@ -156,15 +156,8 @@ def _measured(model: AdaptedModel, task: Task, rows: list[Encoded], *, recompute
         if learns:
             model.train()
             with model.fast_training():
-                with counted(known, rehearsed=True) as found:
-                    read()
-                held = found.most
+                held = _held(model, read, known, recomputes=recomputes)
                 with gradient_checkpointing(model.model) if recomputes else nullcontext():
-                    if recomputes:
-                        with counted(known, rehearsed=True) as fewer:
-                            read()
-                        again = (found.kept - fewer.kept) // model.base.structure.num_blocks
-                        held = fewer.most + again  # one block at a time stands there again
                     learn()  # the first backward pass brings buffers of libraries along
                     learning = seconds_of(learn, model.device)
             adapter.zero_grad(set_to_none=True)
@@ -182,6 +175,18 @@ def _measured(model: AdaptedModel, task: Task, rows: list[Encoded], *, recompute
                 with model.route([name] * len(answers)), _without(model, adapter.placement):
                     writing = seconds_of(lambda: objective(step, answers), model.device)
     return Pace(learning / tokens, reading / tokens, writing, updating, saving, max(held, found.most))
+
+
+def _held(model: AdaptedModel, read: Callable[[], Tensor], known: Sequence[Tensor], *, recomputes: bool) -> int:
+    """Return the most bytes that a training batch holds beside what is ``known``."""
+    with counted(known, rehearsed=True) as found:
+        read()
+    if not recomputes:
+        return found.most
+    with gradient_checkpointing(model.model), counted(known, rehearsed=True) as fewer:
+        read()
+    # In the backward pass one block at a time stands there again.
+    return fewer.most + (found.kept - fewer.kept) // model.base.structure.num_blocks
 
 
 def _without(model: AdaptedModel, placement: Placement | None) -> AbstractContextManager[None]:

@@ -34,7 +34,7 @@ from petune.comparison.recipe import CompareOptions, CompareRecipe
 from petune.comparison.record import Comparison, SearchCost, Trial
 from petune.comparison.report import write_report
 from petune.comparison.split import PartFiles, Parts, split_rows, with_origins
-from petune.comparison.study import Study
+from petune.comparison.study import Study, recalled
 from petune.comparison.survey import survey_for_all
 from petune.comparison.watching import Progress, Unwatched, Watcher
 from petune.errors import DataError, Interrupted
@@ -101,7 +101,7 @@ def compare(
         parts.write(folder.data)
         progress = Progress(tracks, _speed(recipe), trials_at_once=engine.trials_at_once)
         if former is not None:
-            Study(folder, None, Unwatched(), progress, retry=retry, share=False).recall(tracks)
+            recalled(folder, tracks, progress, retry=retry)
         study = Study(folder, engine, watcher, progress, retry=retry, share=recipe.options.share_passes)
         watcher.planned(tracks, study.progress)
         try:
@@ -175,7 +175,7 @@ def plan(
     watcher.closed()
     progress = Progress(tracks, _speed(recipe))
     if resume:
-        Study(folder, None, Unwatched(), progress, retry=retry, share=False).recall(tracks)
+        recalled(folder, tracks, progress, retry=retry)
     return Planned(tuple(tracks), progress, recipe.options)
 
 

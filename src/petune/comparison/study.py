@@ -65,9 +65,7 @@ class Study:
                 for start in range(0, len(of_base), self._engine.tracks_at_once):
                     self._climb(of_base[start : start + self._engine.tracks_at_once])
         except BaseException:
-            earlier = Study(self._folder, None, Unwatched(), self.progress, retry=False, share=False)
-            earlier.recall(tracks)
-            self.trials = {**earlier.trials, **self.trials}
+            self.trials = {**recalled(self._folder, tracks, self.progress, retry=False), **self.trials}
             raise
         self.complete = True
 
@@ -144,6 +142,20 @@ class Study:
         self.trials[trial.id] = trial
         self.progress.note(job, trial)
         self._watcher.ended(job, trial, reused=reused)
+
+
+def recalled(folder: Folder, tracks: Sequence[Track], progress: Progress, *, retry: bool) -> dict[str, Trial]:
+    """Return what has ended in earlier calls, by id, as far as the way of each track is known; ``progress`` notes it.
+
+    Args:
+        folder: the comparison's.
+        tracks: what belongs to it.
+        progress: kept current.
+        retry: leave out what failed, ran out of memory or was refused.
+    """
+    study = Study(folder, None, Unwatched(), progress, retry=retry, share=False)
+    study.recall(tracks)
+    return study.trials
 
 
 def _why_none(track: Track, ended: Sequence[Trial]) -> str:

@@ -194,12 +194,8 @@ class Survey:
             room: bytes that measuring may take.
         """
         config = Recipe.parse({**settings, "method": method}).method
-        sizes = (
-            options.per_device_train_batch_size,
-            options.max_tokens_per_batch,
-            options.gradient_checkpointing,
-        )
-        key = f"{method} {config.model_dump_json()} {sizes} {device} {dtype}"
+        batch = (options.per_device_train_batch_size, options.max_tokens_per_batch, options.gradient_checkpointing)
+        key = f"{method} {config.model_dump_json()} {batch} {device} {dtype}"
         if key not in self._paces:
             bytes_each = torch.empty(0, dtype=dtype).element_size()
             trainable = self.outlook(method, settings).trainable
