@@ -28,6 +28,7 @@ from petune.backbone.kind import kind_of
 from petune.backbone.loading import quiet
 from petune.backbone.structure import Structure
 from petune.cli.main import COMMANDS
+from petune.cli.reporting import settings_text
 from petune.comparison.recipe import ALL, SHARED_KEYS, CompareOptions, MethodEntry
 from petune.data.layouts import LAYOUTS
 from petune.data.options import DataOptions
@@ -116,8 +117,10 @@ def method_settings(name: str) -> str:
     method = methods.get(name)
     if not method.trains:
         return f"Nothing is trained: a run chooses among candidates.\n\n{settings_table(method.config_class)}"
+    others = ", ".join(f"`{settings_text(variation)}`" for variation in method.variations)
+    tried = f" `petune compare` also tries {others}." if others else ""
     return (
-        f"Learning rate unless you give one: `{method.learning_rate:g}`. Sites: {', '.join(method.sites)}.\n\n"
+        f"Learning rate unless you give one: `{method.learning_rate:g}`. Sites: {', '.join(method.sites)}.{tried}\n\n"
         f"{settings_table(method.config_class)}"
     )
 

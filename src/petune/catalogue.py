@@ -1,6 +1,7 @@
 """The methods there are, and what each would train on a given base."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -23,6 +24,8 @@ class MethodInfo:
     sites: tuple[str, ...]
     learning_rate: float
     """Default peak learning rate."""
+    variations: tuple[Mapping[str, Any], ...]
+    """Other settings that a comparison tries by itself, at the rate that it found."""
     trainable: int | None
     """Parameters it trains with its default settings on the base asked about; None without a base or where refused."""
     total: int | None
@@ -49,6 +52,6 @@ def list_methods(model: str | os.PathLike[str] | None = None, **options: Any) ->
                 trainable = build_adapter(name, {}, skeleton, Structure(skeleton)).num_parameters()
             except (BaseModelError, ConfigError) as error:
                 refused = str(error)
-        facts = (name, method.title, method.paper, method.sites, method.learning_rate)
+        facts = (name, method.title, method.paper, method.sites, method.learning_rate, method.variations)
         found.append(MethodInfo(*facts, trainable, total, refused))
     return found

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from petune.cli.compare_table import LiveTable, PlainLines, base_names, duration, print_comparison, settings_text
+from petune.cli.compare_table import LiveTable, PlainLines, base_names, duration, print_comparison
 from petune.comparison.job import Job, Measures
 from petune.comparison.record import Budget, Comparison, Stage, Trial
 from petune.comparison.watching import Progress
@@ -133,12 +133,6 @@ def test_a_worse_rate_does_not_take_the_place_of_a_better(
 )
 def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said
-
-
-def test_settings_as_one_writes_them() -> None:
-    assert settings_text({"learning_rate": 4e-05, "r": 8, "use_rslora": True}) == (
-        "learning_rate=4e-05 r=8 use_rslora=True"
-    )
 
 
 def test_the_end(jobs: list[Job], capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:

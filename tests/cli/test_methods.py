@@ -15,6 +15,7 @@ def test_methods_are_listed_with_their_settings(petune: Callable[..., str]) -> N
         assert f"{method.learning_rate:g}" in printed
         assert all(f"  {field} = " in printed for field in method.config_class.model_fields)
         assert method.paper is None or method.paper.url in printed
+    assert "  petune compare also tries r=2 lora_alpha=4, r=32 lora_alpha=64\n" in printed
 
 
 def test_parameters_are_counted_for_a_base(petune: Callable[..., str]) -> None:

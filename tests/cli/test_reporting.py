@@ -1,6 +1,6 @@
 import pytest
 
-from petune.cli.reporting import print_data_reports, print_metrics, say
+from petune.cli.reporting import print_data_reports, print_metrics, say, settings_text
 from petune.data.report import DataReport
 
 
@@ -18,6 +18,12 @@ def report(source: str) -> DataReport:
         label_tokens=5,
         example="⟦a⟧",
         example_origin=f"{source}:1",
+    )
+
+
+def test_settings_as_one_writes_them() -> None:
+    assert settings_text({"learning_rate": 4e-05, "r": 8, "use_rslora": True}) == (
+        "learning_rate=4e-05 r=8 use_rslora=True"
     )
 
 

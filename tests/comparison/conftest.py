@@ -329,6 +329,7 @@ def compare_keys(tiny_folder: str, tmp_path: Path) -> Callable[..., dict[str, An
             "methods": ["lora"],
             "baselines": False,
             "rate_factors": [1],
+            "search_settings": False,
             "budget": 2,
             "budget_unit": "steps",
             "evaluations": 1,

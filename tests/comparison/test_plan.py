@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,74 @@ def test_every_job_is_a_recipe_of_petune_train(track: Callable[..., Track]) -> N
 def test_as_many_are_expected_as_will_run(track: Callable[..., Track]) -> None:
     stages = [(job.stage, job.rung) for job in track(rate_factors=[0.3, 1, 3, 10], seeds=[1, 2]).expected()]
     assert stages == [("search", 0)] * 4 + [("search", 1)] * 2 + [("final", None)] * 2
+
+
+def test_other_settings_are_tried_at_the_rate_that_was_found(track: Callable[..., Track]) -> None:
+    found = track(rate_factors=[1, 3], budget=90, search_settings=True)
+    chosen = found.candidates[1]
+    jobs = found.search_jobs(1, [chosen])
+    assert [job.settings for job in jobs] == [
+        {**chosen, "r": 2, "lora_alpha": 4.0},
+        {**chosen, "r": 32, "lora_alpha": 64.0},
+    ]
+    assert {(job.rung, job.keys["max_steps"], job.stage) for job in jobs} == {(1, 30, "search")}
+    assert [job.id for job in found.rivals(1, [chosen])] == [found.search_jobs(0, [chosen])[0].id]
+    assert found.rivals(0, found.candidates) == []
+    assert [(job.stage, job.rung) for job in found.expected()] == [
+        *[("search", 0)] * 2, *[("search", 1)] * 2, ("final", None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"search_settings": False},
+        {"rate_factors": [1]},
+        {"methods": ["full"]},
+        {"methods": [{"method": "lora", "settings": {"learning_rate": 1e-3}}]},
+        {"methods": [{"method": "lora", "settings": {"r": 4}}]},
+        {"methods": [{"method": "lora", "search": {"r": [4, 16]}}]},
+    ],
+)
+def test_nothing_is_varied_where_the_recipe_decides(track: Callable[..., Track], changes: dict[str, Any]) -> None:
+    found = track(**{"rate_factors": [1, 3], "search_settings": True, **changes})
+    assert not any(rung.varied for rung in found.rungs)
+
+
+def test_what_would_take_the_rows_room_is_not_tried(
+    track: Callable[..., Track], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = track(methods=["prefix_tuning"], rate_factors=[1, 3], search_settings=True)
+
+    def tried(of: Track) -> list[Any]:
+        settings = [job.settings for job in of.search_jobs(1, of.candidates[:1])]
+        return [own.get("num_virtual_tokens", own.get("prefix_init")) for own in settings]
+
+    assert tried(found) == [5, 50, "random"]
+    short = replace(found, survey=replace(found.survey, limit=found.survey.longest_row + 20))
+    assert tried(short) == [5, "random"]
+
+
+def test_other_settings_are_taken_to_cost_what_the_entry_s_do(
+    track: Callable[..., Track], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def pace_of(base: Any, task: Any, rows: Any, method: str, config: dict[str, Any], options: Any) -> Pace:
+        measured.append(config["r"])
+        return Pace(3.0, 1.0, 100.0, 7.0, 11.0, 10**6)
+
+    monkeypatch.setattr("petune.comparison.survey.pace_of", pace_of)
+
+    def measures(**changes: Any) -> list[int]:
+        measured.clear()
+        found = track(rate_factors=[1, 3], **changes)
+        costs = [found.cost(job) for job in found.expected()]
+        assert all(cost.seconds > 0 for cost in costs)
+        return sorted(measured)
+
+    assert measures(search_settings=True) == [8]
+    assert measures(methods=[{"method": "lora", "search": {"r": [4, 16]}}]) == [4, 16]
 
 
 def test_identity(track: Callable[..., Track], tmp_path: Any) -> None:

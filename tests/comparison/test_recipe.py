@@ -29,6 +29,16 @@ def test_all_is_every_method(value: Any) -> None:
     assert labels() == list(methods.names())
 
 
+def test_a_rate_goes_along_with_what_has_a_rate_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = methods.get("prefix_tuning")
+    monkeypatch.setattr(type(method), "variations", ({"prefix_projection": True}, {"encoder_hidden_size": 64}))
+    (varied,) = MethodEntry(method="prefix_tuning").variations({"learning_rate": 3e-2, "weight_decay": 0.1})
+    own = method.rate(method.configure({"prefix_projection": True}))
+    assert varied == {"prefix_projection": True, "weight_decay": 0.1, "learning_rate": pytest.approx(3 * own)}
+    fixed = MethodEntry(method="prefix_tuning", settings={"prefix_projection": False})
+    assert fixed.variations({"prefix_projection": False, "learning_rate": 3e-2}) == ()
+
+
 def test_candidates_are_multiples_of_the_method_s_own_rate() -> None:
     (entry,) = CompareRecipe.parse({**DATA, "methods": ["ia3"], "baselines": False}).entries()
     own = methods.get("ia3").learning_rate

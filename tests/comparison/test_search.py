@@ -35,6 +35,14 @@ def test_rounds(candidates: int, reduction: int, shape: list[tuple[int, float]])
     assert [(rung.candidates, pytest.approx(rung.share)) for rung in found] == shape
 
 
+def test_variations_come_last_with_the_share_of_what_they_vary() -> None:
+    (*before, last) = rungs(4, 3, variations=5)
+    assert tuple(before) == rungs(4, 3)
+    assert (last.candidates, last.share, last.varied, last.entering) == (5, before[-1].share, True, 1)
+    assert [rung.entering for rung in before] == [4, 2]
+    assert rungs(1, 3, variations=5) == (), "what is not searched is not varied"
+
+
 def test_no_round_costs_more_than_the_next_could() -> None:
     for candidates in range(2, 30):
         for rung in rungs(candidates, 3):

@@ -73,6 +73,42 @@ def test_the_best_of_a_search_goes_on(track: Callable[..., Track], tmp_path: Pat
     assert engine.left == 2  # once for the search, once for the final trials
 
 
+@pytest.mark.parametrize(
+    ("figures", "chosen"),
+    [((0.4, 0.9, 0.5, 0.95), {"r": 32, "lora_alpha": 64.0}), ((0.4, 0.9, 0.9, 0.1), {}), ((0.9, 0.4, None, None), {})],
+)
+def test_other_settings_are_held_against_what_was_found(
+    figures: tuple[float | None, ...], chosen: dict[str, float], track: Callable[..., Track], tmp_path: Path
+) -> None:
+    class Measured(Recording):
+        def run(self, units: Sequence[Unit]) -> Generator[Trial]:
+            for job in (job for unit in units for job in unit.jobs):
+                figure = next(left, 0.5)
+                bad = job.record("failed", reason="broken")
+                yield bad if figure is None else job.record("done", development={"accuracy": figure})
+
+    found, left = track(rate_factors=[1, 3], metric="accuracy", search_settings=True), iter(figures)
+    study = study_of(found, Measured(), Unwatched(), tmp_path / "out")
+    study.run([found])
+    (*_, final) = study.trials.values()
+    rate = max(found.candidates[:2], key=lambda own: figures[found.candidates.index(own)] or 0)
+    assert (final.stage, final.settings) == ("final", {**rate, **chosen})
+    assert (study.progress.trials, study.progress.ended) == (5, 5)
+    again = recalled(found, tmp_path / "out", retry=False)
+    assert (again.trials, again.ended) == (5, 5)
+
+
+def test_where_no_rate_is_found_no_other_settings_are_waited_for(track: Callable[..., Track], tmp_path: Path) -> None:
+    found = track(rate_factors=[1, 3], metric="accuracy", search_settings=True)
+    study = study_of(found, Failing(2), Unwatched(), tmp_path / "out")
+    study.run([found])
+    assert (study.progress.trials, study.progress.ended) == (2, 2)
+    assert study.progress.seconds_left == pytest.approx(0, abs=1e-9)
+    one = study_of(found, Failing(1), Unwatched(), tmp_path / "other")
+    one.run([found])
+    assert (one.progress.trials, one.progress.ended) == (5, 5)
+
+
 def test_an_engine_that_is_left_early_lets_go_at_once(track: Callable[..., Track], tmp_path: Path) -> None:
     found, engine = track(rate_factors=[1, 3]), Recording()
     with pytest.raises(KeyboardInterrupt) as stopped:

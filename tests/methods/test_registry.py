@@ -35,6 +35,16 @@ def test_each_method_keeps_the_contract_of_its_class(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", methods.names())
+def test_a_variation_is_a_change_of_its_settings(name: str) -> None:
+    method = methods.get(name)
+    usual = method.configure({})
+    changed = [method.configure(variation) for variation in method.variations]
+    assert all(config != usual for config in changed)
+    assert all(config not in changed[:i] for i, config in enumerate(changed))
+    assert not (method.baseline and method.variations)
+
+
+@pytest.mark.parametrize("name", methods.names())
 def test_a_finding_is_a_sentence_with_a_paper(name: str) -> None:
     method = methods.get(name)
     for finding in method.evidence:

@@ -5,10 +5,10 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,13 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from petune.cli.measuring import Measuring
-from petune.cli.reporting import say
+from petune.cli.reporting import say, settings_text
 from petune.comparison.assignment import threads_of
 from petune.comparison.job import Job
 from petune.comparison.plan import Track
 from petune.comparison.recipe import CompareOptions
 from petune.comparison.record import Comparison, Trial
 from petune.comparison.run import Planned
+from petune.comparison.search import Rung
 from petune.comparison.unit import memory_of, units_of
 from petune.comparison.watching import Progress, Unwatched
 
@@ -85,12 +86,17 @@ def _plan_cells(track: Track, progress: Progress) -> tuple[str, ...]:
     if track.refusal:
         return ("not here", "", "", "", "")
     jobs = list(track.expected())
-    rounds = ", ".join(f"{rung.candidates} at {rung.share:.0%}" for rung in track.rungs) or "none"
+    rounds = ", ".join(map(_round_text, track.rungs)) or "none"
     units = units_of(jobs, [track], share=track.recipe.options.share_passes)
     memory = max(memory_of(unit.jobs, track) for unit in units)
     trained = track.survey.outlook(track.entry.method, track.candidates[0]).trainable
     seconds = sum(map(progress.seconds, jobs))
     return (str(len(jobs)), rounds, duration(seconds), f"{memory / _GIB:.1f} GiB", f"{trained:,}")
+
+
+def _round_text(rung: Rung) -> str:
+    what = "" if not rung.varied else " other setting" if rung.candidates == 1 else " other settings"
+    return f"{rung.candidates}{what} at {rung.share:.0%}"
 
 
 def print_comparison(comparison: Comparison, folder: Path) -> None:
@@ -115,11 +121,6 @@ def print_comparison(comparison: Comparison, folder: Path) -> None:
     cost = comparison.search_cost
     say(f"the search: {cost.trials} trials, {duration(cost.seconds)}, {cost.tokens:,} tokens")
     say(f"report: {folder / 'report.html'}")
-
-
-def settings_text(settings: Mapping[str, Any]) -> str:
-    """Return settings as one writes them on the command line."""
-    return " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in settings.items())
 
 
 def _mean(values: Sequence[float]) -> str:

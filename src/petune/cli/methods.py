@@ -9,7 +9,7 @@ import typer
 
 from petune.cli.command import new_app
 from petune.cli.flags import shown_default
-from petune.cli.reporting import say
+from petune.cli.reporting import say, settings_text
 from petune.errors import ConfigError
 from petune.methods.config import fields_of
 
@@ -73,3 +73,5 @@ def _print_settings(method: "MethodInfo") -> None:
         say(f"  {method.paper.authors} {method.paper.year}, {method.paper.title}, {method.paper.url}")
     for name, field in fields_of(registry.get(method.name).config_class).items():
         say(f"  {name} = {shown_default(field.default)}: {' '.join((field.description or '').split())}")
+    if method.variations:
+        say(f"  petune compare also tries {', '.join(map(settings_text, method.variations))}")

@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from petune.errors import DataError
 
@@ -20,6 +20,11 @@ def say(text: str = "") -> None:
     """Print a line of results to stdout."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Return settings as one writes them on the command line."""
+    return " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in settings.items())
 
 
 def undecodable(error: UnicodeDecodeError) -> DataError:

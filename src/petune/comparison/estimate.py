@@ -5,9 +5,9 @@ is counted: a multiply-add a parameter and token in the forward pass; as many ag
 and once more for those of weights where the base itself is trained.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 
@@ -64,13 +64,21 @@ class Estimate:
         return self.seconds + self.multiplications / speed
 
 
-def estimate(job: Job, survey: Survey, options: TrainingOptions, *, evaluations: int = 0) -> Estimate:
+def estimate(
+    job: Job,
+    survey: Survey,
+    options: TrainingOptions,
+    *,
+    like: Mapping[str, Any] | None = None,
+    evaluations: int = 0,
+) -> Estimate:
     """Return what a trial will cost on a base.
 
     Args:
         job: the trial.
         survey: its base.
         options: size of its steps.
+        like: settings of its method whose pace is taken for its own (default: its own are measured).
         evaluations: how often a budget of seconds measures the validation loss; another says it in its steps.
     """
     method = methods.get(job.method)
@@ -86,7 +94,9 @@ def estimate(job: Job, survey: Survey, options: TrainingOptions, *, evaluations:
     loading = parameters * size if device.type == "cpu" else 0
     least = max(weights + learned_bytes(trainable) + copied, loading)
     room = machine.memory(device) // _PART_TO_MEASURE
-    pace = survey.pace(job.method, job.settings, options, device=device, dtype=dtype, room=room)
+    pace = survey.pace(
+        job.method, job.settings if like is None else like, options, device=device, dtype=dtype, room=room
+    )
     work = _work(job, survey, options, evaluations)
     process = _PROCESS if device.type == "cpu" else 0
     if pace is None:

@@ -28,6 +28,7 @@ _FREE = frozenset(
         "allow_overlap",
         "rate_factors",
         "reduction",
+        "search_settings",
         "keep_adapters",
         "share_passes",
         "engine",

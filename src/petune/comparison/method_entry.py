@@ -69,10 +69,39 @@ class MethodEntry(BaseModel):
             if not method.trains or "learning_rate" in own:
                 found.append(own)
                 continue
-            config = method.configure({key: value for key, value in own.items() if key not in _OF_METHODS})
-            rate = method.rate(config)
+            rate = method.rate(method.configure(_of_method(own)))
             found += [{**own, "learning_rate": float(f"{rate * factor:.3g}")} for factor in rate_factors]
         return tuple(found)
+
+    def variations(self, found: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+        """Return other settings to try, each with one change to what was found; none where the entry has a search.
+
+        What the entry has settings for stays as it is. Where the method has another rate with a change, the rate goes
+        along.
+
+        Args:
+            found: settings, with a learning rate.
+        """
+        method = registry.get(self.method)
+        if self.search or not method.variations:
+            return ()
+        usual = method.rate(method.configure(_of_method(found)))
+        others = []
+        for change in method.variations:
+            if any(key in self.settings for key in change):
+                continue
+            try:
+                config = method.configure(_of_method({**found, **change}))
+            except ConfigError:  # the change and the entry's settings do not go together
+                continue
+            rate = found["learning_rate"] * method.rate(config) / usual
+            others.append({**found, **change, "learning_rate": float(f"{rate:.3g}")})
+        return tuple(others)
+
+
+def _of_method(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings without those of the optimisation."""
+    return {key: value for key, value in settings.items() if key not in _OF_METHODS}
 
 
 def _checked_keys(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:

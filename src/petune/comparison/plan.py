@@ -46,7 +46,8 @@ class Track:
     @property
     def rungs(self) -> tuple[Rung, ...]:
         """The rounds of the search."""
-        return rungs(len(self.candidates), self.recipe.options.reduction)
+        found = self.candidates
+        return rungs(len(found), self.recipe.options.reduction, len(self._variations(found[0])))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -76,8 +77,24 @@ class Track:
             )
 
     def search_jobs(self, rung: int, settings: Sequence[dict[str, Any]]) -> list[Job]:
-        """Return the trials of one round."""
-        return [self._job("search", rung, own, self.seeds[0], self.rungs[rung].share) for own in settings]
+        """Return the trials of one round.
+
+        Args:
+            rung: its number.
+            settings: those that are left from the round before.
+        """
+        this = self.rungs[rung]
+        taking_part = [other for own in settings for other in self._variations(own)] if this.varied else settings
+        return [self._job("search", rung, own, self.seeds[0], this.share) for own in taking_part]
+
+    def rivals(self, rung: int, settings: Sequence[dict[str, Any]]) -> list[Job]:
+        """Return the trials of the round before that those of one round are ranked with: what variations are held to.
+
+        Args:
+            rung: its number.
+            settings: those that are left from the round before.
+        """
+        return self.search_jobs(rung - 1, settings) if self.rungs[rung].varied else []
 
     def final_jobs(self, settings: dict[str, Any]) -> list[Job]:
         """Return the final trials."""
@@ -87,14 +104,22 @@ class Track:
     def expected(self) -> Iterator[Job]:
         """Yield as many trials as there will be, with candidates in the place of those that the search will choose."""
         for number, rung in enumerate(self.rungs):
-            yield from self.search_jobs(number, self.candidates[: rung.candidates])
+            yield from self.search_jobs(number, self.candidates[: rung.entering])
         yield from self.final_jobs(self.candidates[0])
 
     def cost(self, job: Job) -> Estimate:
         """Return the estimated cost of a trial."""
         options = TrainingOptions.model_validate({**self.recipe.training, "seed": job.seed})
         evaluations = self.recipe.options.evaluations if job.stage == "final" else 1
-        return estimate(job, self.survey, options, evaluations=evaluations)
+        # What the search tries by itself is taken to cost what the entry's own settings do, or measuring took minutes.
+        like = job.settings if self.entry.search else self.entry.settings
+        return estimate(job, self.survey, options, like=like, evaluations=evaluations)
+
+    def _variations(self, found: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+        """Return what is tried beside settings that were found; what cannot be used here or shortens rows is not."""
+        options = self.recipe.options
+        others = self.entry.variations(found) if options.search_settings else ()
+        return tuple(o for o in others if self.survey.leaves_room(self.entry.method, o, options.max_length))
 
     def _job(self, stage: Stage, rung: int | None, settings: dict[str, Any], seed: int, share: float) -> Job:
         options = self.recipe.options

@@ -112,6 +112,9 @@ class CompareOptions(DataOptions):
     reduction: int = Field(default=3, ge=2)
     """Successive halving keeps one candidate in so many and gives it so many times the budget, up to the last round."""
 
+    search_settings: bool = True
+    """Try, at the rate that was found, other ranks, lengths or starts too, where an entry has no search of its own."""
+
     metric: str | None = None
     """Metric that decides (default: the one that fits the rows, such as accuracy for labels, else loss)."""
 

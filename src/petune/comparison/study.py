@@ -84,10 +84,11 @@ class Study:
             jobs = {id(t): t.search_jobs(number, left[id(t)]) for t in taking_part}
             self._settle([job for own in jobs.values() for job in own], taking_part)
             for track in taking_part:
-                keep = track.rungs[number + 1].candidates if number + 1 < len(track.rungs) else 1
-                ended = [self.trials[job.id] for job in jobs[id(track)] if job.id in self.trials]
+                keep = track.rungs[number + 1].entering if number + 1 < len(track.rungs) else 1
+                ranked = track.rivals(number, left[id(track)]) + jobs[id(track)]
+                ended = [self.trials[job.id] for job in ranked if job.id in self.trials]
                 left[id(track)] = best(ended, keep)
-                if len(ended) < len(jobs[id(track)]):
+                if len(ended) < len(ranked):
                     certain.discard(id(track))  # only known in part, as an earlier call left it
                 if id(track) in certain:
                     self._drop_absent(track, number + 1, len(left[id(track)]))
@@ -121,7 +122,7 @@ class Study:
     def _drop_absent(self, track: Track, number: int, left: int) -> None:
         """Leave trials out of account that no candidate is left for: of a round, or all where none is left."""
         for later, rung in enumerate(track.rungs[number : None if left == 0 else number + 1], number):
-            self.progress.drop(track.search_jobs(later, track.candidates[: rung.candidates - left]))
+            self.progress.drop(track.search_jobs(later, track.candidates[: rung.entering - left]))
         if left == 0:
             self.progress.drop(track.final_jobs(track.candidates[0]))
 

@@ -118,6 +118,11 @@ class Survey:
         """Whether it has a head for its task, which may start at random."""
         return isinstance(self.task, HeadTask)
 
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest of all rows."""
+        return max((*self.train, *self.development, *self.test))
+
     def outlook(self, method: str, settings: Mapping[str, Any]) -> Outlook:
         """Return what ``method`` with these settings would learn here."""
         config = Recipe.parse({**settings, "method": method}).method
@@ -172,6 +177,17 @@ class Survey:
             return None
         room = most - outlook.inside
         return room if room >= 2 else None
+
+    def leaves_room(self, method: str, settings: Mapping[str, Any], asked: int | None) -> bool:
+        """Say whether a method can be used here and leaves its rows the room that they have with the others.
+
+        Args:
+            method: its name.
+            settings: its settings.
+            asked: what the user allows, for all methods.
+        """
+        room = self.room(method, settings, asked)
+        return room is not None and room >= (self.longest or self.longest_row)
 
     def pace(
         self,
@@ -232,7 +248,7 @@ def survey_for_all(
     found = survey(name, options, files, trust_remote_code=trust_remote_code)
     rooms = [(room, *own) for own in candidates if (room := found.room(*own, options.max_length)) is not None]
     room, method, settings = min(rooms, key=lambda each: each[0], default=(None, "", {}))
-    if room is None or max((*found.train, *found.development, *found.test)) <= room:
+    if room is None or found.longest_row <= room:
         return found
     try:
         alike = survey(name, options, files, longest=room, trust_remote_code=trust_remote_code)

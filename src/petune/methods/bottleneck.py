@@ -203,6 +203,7 @@ class Bottleneck(Method[BottleneckConfig]):
     sites = ("output",)
     learning_rate = 5e-4
     start = "near"
+    variations = ({"bottleneck_size": 16}, {"bottleneck_size": 256})
     config_class = BottleneckConfig
 
     def build(self, config: BottleneckConfig, target: Target) -> dict[str, Slot]:

@@ -186,6 +186,7 @@ class KeysValuesMethod(Method[ConfigT], ABC):
 
     sites = ("attention",)
     start = "free"
+    variations = ({"num_virtual_tokens": 5}, {"num_virtual_tokens": 50}, {"prefix_init": "random"})
     projection_learning_rate = 5e-5
     """Peak learning rate with ``prefix_projection``, where a step moves every key and value at once."""
 

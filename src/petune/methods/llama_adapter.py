@@ -103,6 +103,7 @@ class LlamaAdapter(Method[LlamaAdapterConfig]):
     sites = ("attention",)
     learning_rate = 9e-3
     start = "exact"
+    variations = ({"adapter_len": 5}, {"adapter_len": 30})
     config_class = LlamaAdapterConfig
 
     def build(self, config: LlamaAdapterConfig, target: Target) -> dict[str, Slot]:

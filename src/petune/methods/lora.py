@@ -134,6 +134,7 @@ class LoRA(Method[LoRAConfig]):
     sites = ("output",)
     learning_rate = 4e-4
     start = "exact"
+    variations = ({"r": 2, "lora_alpha": 4.0}, {"r": 32, "lora_alpha": 64.0})
     config_class = LoRAConfig
 
     def build(self, config: LoRAConfig, target: Target) -> dict[str, Slot]:

@@ -124,6 +124,8 @@ class Method(ABC, Generic[ConfigT]):
         trains: whether parameters are learned; if not, a run chooses among the method's candidates instead.
         baseline: whether it is what other methods are held against.
         evidence: what was published of how good it is, for `petune suggest`.
+        variations: other values of what matters to it beside the rate, such as rank, length and start: the settings
+            that a comparison tries in place of the usual ones, each by itself.
     """
 
     name: ClassVar[str]
@@ -136,6 +138,7 @@ class Method(ABC, Generic[ConfigT]):
     trains: ClassVar[bool] = True
     baseline: ClassVar[bool] = False
     evidence: ClassVar[tuple[Finding, ...]] = ()
+    variations: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     config_class: type[ConfigT]
 
     @abstractmethod

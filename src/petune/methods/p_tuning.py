@@ -216,6 +216,7 @@ class PTuning(Method[PTuningConfig]):
     sites = ("embeddings", "attention")
     learning_rate = 2e-3
     start = "free"
+    variations = ({"num_virtual_tokens": 5}, {"num_virtual_tokens": 50}, {"prompt_init": "random"})
     config_class = PTuningConfig
 
     def build(self, config: PTuningConfig, target: Target) -> dict[str, Slot]:

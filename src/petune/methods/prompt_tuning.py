@@ -117,6 +117,7 @@ class PromptTuning(Method[PromptTuningConfig]):
     sites = ("embeddings", "attention")
     learning_rate = 6e-2
     start = "free"
+    variations = ({"num_virtual_tokens": 5}, {"num_virtual_tokens": 50}, {"prompt_tuning_init": "random"})
     config_class = PromptTuningConfig
 
     def build(self, config: PromptTuningConfig, target: Target) -> dict[str, Slot]:

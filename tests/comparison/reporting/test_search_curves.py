@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from typing import Any
 
-from petune.comparison.record import Comparison, Trial
+from petune.comparison.record import Budget, Comparison, Trial
 from petune.comparison.reporting.contenders import contenders_of
 from petune.comparison.reporting.search_curves import search_curves
 from petune.comparison.reporting.searched import searches_of
@@ -22,17 +22,20 @@ def shapes(root: ET.Element, kind: str) -> list[ET.Element]:
     return [shape for shape in root.iter() if shape.get("class") == kind]
 
 
-def tried(make_trial: MakeTrial, rung: int, quality: float, **settings: Any) -> Trial:
+def tried(make_trial: MakeTrial, rung: int, quality: float, *, budget: int = 10, **settings: Any) -> Trial:
     return make_trial(
-        stage="search", rung=rung, settings=settings, development={"accuracy": quality}, id=f"s{rung}-{len(settings)}"
-    )
+        stage="search", rung=rung, settings=settings, development={"accuracy": quality}, id=f"s{rung}-{len(settings)}",
+        budget=Budget(unit="steps", amount=budget),
+    )  # fmt: skip
 
 
 def test_a_line_for_each_round_and_the_choice(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:
     first = [
         tried(make_trial, 0, quality, learning_rate=rate) for rate, quality in ((1e-2, 0.5), (1e-4, 0.6), (1e-3, 0.7))
     ]
-    second = [tried(make_trial, 1, quality, learning_rate=rate) for rate, quality in ((1e-4, 0.9), (1e-3, 0.8))]
+    second = [
+        tried(make_trial, 1, quality, budget=30, learning_rate=rate) for rate, quality in ((1e-4, 0.9), (1e-3, 0.8))
+    ]
     final = make_trial(scores=[1.0], settings={"learning_rate": 1e-4})
     (root,) = charts_of(make_comparison_of(*first, *second, final))
     (early,) = shapes(root, "curve training")
@@ -57,6 +60,23 @@ def test_other_settings_have_lines_of_their_own(make_trial: MakeTrial, make_comp
     (root,) = charts_of(make_comparison_of(*trials, make_trial(scores=[1.0], settings={"learning_rate": 0.1, "r": 4})))
     assert len(shapes(root, "curve validation")) == 2
     assert len(shapes(root, "dot front")) == 1
+
+
+def test_what_was_tried_at_the_rate_that_was_found_stands_there(
+    make_trial: MakeTrial, make_comparison_of: MakeComparison
+) -> None:
+    rates = [tried(make_trial, 0, 0.5 + 0.1 * i, learning_rate=rate) for i, rate in enumerate((0.01, 0.1))]
+    others = [tried(make_trial, 1, quality, learning_rate=0.1, r=r) for r, quality in ((2, 0.55), (32, 0.7))]
+
+    def drawn(**settings: Any) -> ET.Element:
+        final = make_trial(scores=[1.0], settings={"learning_rate": 0.1, **settings})
+        (root,) = charts_of(make_comparison_of(*rates, *others, final))
+        return root
+
+    for settings, said in (({}, "learning_rate 0.1: 0.600"), ({"r": 32}, "learning_rate 0.1, r 32: 0.700")):
+        (chosen,) = shapes(drawn(**settings), "dot front")
+        assert (chosen.findtext("{*}title") or "").startswith(said)
+    assert len({dot.get("cx") for dot in shapes(drawn(), "dot validation")}) == 2
 
 
 def test_without_rates_another_number_is_drawn(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from petune.comparison.record import Budget, Comparison, Trial
 from petune.comparison.reporting.contenders import contenders_of
-from petune.comparison.reporting.searched import Candidate, searches_of
+from petune.comparison.reporting.searched import searches_of
 
 MakeTrial = Callable[..., Trial]
 MakeComparison = Callable[..., Comparison]
@@ -26,13 +26,12 @@ def test_candidates_results_and_the_choice_are_told(make_trial: MakeTrial, make_
     ]
     (found,) = searches_of(contenders_of(make_comparison_of(*trials)))
     plain = [
-        Candidate(c.settings, tuple(r.replace("\N{NO-BREAK SPACE}", " ") for r in c.results), c.chosen)
-        for c in found.candidates
+        (c.settings, tuple(r.replace("\N{NO-BREAK SPACE}", " ") for r in c.results), c.chosen) for c in found.candidates
     ]
     assert plain == [
-        Candidate("learning_rate 0.0001", ("0.500 after 10 steps",), chosen=False),
-        Candidate("learning_rate 0.001", ("0.750 after 10 steps", "0.800 after 20 steps"), chosen=True),
-        Candidate("learning_rate 0.01", ("failed after 10 steps: the loss became NaN",), chosen=False),
+        ("learning_rate 0.0001", ("0.500 after 10 steps",), False),
+        ("learning_rate 0.001", ("0.750 after 10 steps", "0.800 after 20 steps"), True),
+        ("learning_rate 0.01", ("failed after 10 steps: the loss became NaN",), False),
     ]
     assert (found.trials, found.seconds, found.metric) == (4, 40.0, "accuracy")
 
@@ -47,6 +46,17 @@ def test_variants_of_a_method_have_one_search(make_trial: MakeTrial, make_compar
         ("r 16", False),
     ]
     assert found.candidates[0].results[0].startswith("not measured after")
+
+
+def test_a_setting_that_is_not_given_is_left_to_the_method(
+    make_trial: MakeTrial, make_comparison_of: MakeComparison
+) -> None:
+    tried = [
+        make_trial(stage="search", rung=rung, settings=settings, id=f"search-{rung}")
+        for rung, settings in enumerate(({"learning_rate": 0.1}, {"learning_rate": 0.1, "r": 32}))
+    ]
+    (found,) = searches_of(contenders_of(make_comparison_of(*tried, make_trial(scores=[1.0], settings={}))))
+    assert [candidate.settings for candidate in found.candidates] == ["as given", "r 32"]
 
 
 def test_without_a_search_there_is_none(make_trial: MakeTrial, make_comparison_of: MakeComparison) -> None:

@@ -68,7 +68,8 @@ def _lines(trials: Sequence[Trial], axis: str) -> Iterator[tuple[int, Line]]:
 def _chart(search: Search, axis: str, upwards: Scale, name: str) -> str:
     trials = search.contender.search
     lines = list(_lines(trials, axis))
-    last = max(rung for rung, _ in lines)
+    most = max(trial.budget.amount for _, line in lines for _, trial in line)
+    words = {candidate.key: candidate.settings for candidate in search.candidates}
     across = scale_of([value for _, line in lines for value, _ in line], _LEFT + 8, _RIGHT - 8, margin=0.02)
     title = f"The search of {search.contender.label}: {search.metric} over {axis}"
     drawing = Drawing(name, _WIDTH, _HEIGHT, title, _in_words(lines))
@@ -81,23 +82,21 @@ def _chart(search: Search, axis: str, upwards: Scale, name: str) -> str:
     for value in _ends(lines):
         drawing.text("tick", across.place(value), _BOTTOM + 17, value_text(value), "middle")
     drawing.text("axis-name", _RIGHT, _HEIGHT - 3, axis, "end")
-    for rung, line in lines:
-        kind = "validation" if rung == last else "training"
+    for _, line in lines:
+        kind = "validation" if line[0][1].budget.amount == most else "training"
         points = [(across.place(value), upwards.place(trial.quality or 0.0)) for value, trial in line]
         drawing.path(f"curve {kind}", points)
         for (x, y), (_, trial) in zip(points, line, strict=True):
-            chosen = rung == last and settings_key(trial.settings) in search.chosen
-            drawing.circle("dot front" if chosen else f"dot {kind}", x, y, 5 if chosen else 3, _hint(trial, axis))
+            key = settings_key(trial.settings)
+            chosen = kind == "validation" and key in search.chosen
+            hint = f"{words[key]}: {number(trial.quality or 0.0)} after {amount(trial.budget)}"
+            drawing.circle("dot front" if chosen else f"dot {kind}", x, y, 5 if chosen else 3, hint)
     return drawing.markup()
 
 
 def _ends(lines: Sequence[tuple[int, Line]]) -> tuple[float, float]:
     values = [value for _, line in lines for value, _ in line]
     return min(values), max(values)
-
-
-def _hint(trial: Trial, axis: str) -> str:
-    return f"{axis} {value_text(trial.settings[axis])}: {number(trial.quality or 0.0)} after {amount(trial.budget)}"
 
 
 def _in_words(lines: Sequence[tuple[int, Line]]) -> str:

@@ -16,8 +16,11 @@ from petune.comparison.reporting.quantities import amount, number
 class Candidate:
     """Settings that were tried."""
 
+    key: str
+    """All of them, as :func:`settings_key` writes them."""
+
     settings: str
-    """The settings that differ among the candidates, as ``key value``."""
+    """Those that differ among the candidates, as ``key value``; one that is not given is the method's own."""
 
     results: tuple[str, ...]
     """For each rung it came to, the metric on the development split, or why there is none, and after how much."""
@@ -65,9 +68,10 @@ def _search(contender: Contender, trials: Sequence[Trial], contenders: Sequence[
     )
     candidates = []
     for key, members in groups.items():
-        words = ", ".join(f"{name} {value_text(members[0].settings.get(name))}" for name in varied)
+        own = members[0].settings
+        words = ", ".join(f"{name} {value_text(own[name])}" for name in varied if name in own)
         results = tuple(_result(trial) for trial in sorted(members, key=lambda trial: trial.rung or 0))
-        candidates.append(Candidate(words or "as given", results, key in chosen))
+        candidates.append(Candidate(key, words or "as given", results, key in chosen))
     seconds = sum(trial.wall_seconds or trial.seconds or 0.0 for trial in trials)
     return Search(contender, trials[0].metric, tuple(candidates), chosen, len(trials), seconds)
 
