@@ -36,7 +36,7 @@ class Step:
     seconds: float
     """Time of the step: of one that several adapters did together, this one's part by tokens."""
     memory: int
-    """Peak memory so far: of the device on CUDA, of the process on CPU; bytes."""
+    """Peak memory since the training began: of the device on CUDA, of the process on CPU; bytes."""
     task: str = ""
     """Name of the task that the step's rows are of, in a run for several."""
 

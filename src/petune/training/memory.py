@@ -15,7 +15,7 @@ _RESET = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """Numbers of glibc's settings: free bytes that it keeps, size of what it keeps nothing of, how many such things."""
-_LARGE = 2**18
+_LARGE = 2**17
 _USUAL_MOST = 2**25
 _USUAL_MAPPINGS = 2**16
 _ALL = 2**31 - 1

@@ -19,6 +19,8 @@ _FEWEST = 2
 """Rows of a batch that stands for any: torch.compile makes a graph of its own for one."""
 _SURE = 2**24
 """Bytes below which what the system says the process gained is not of the batch alone."""
+_BUFFERS = 2**25
+"""Bytes that libraries of kernels take on CPU, bit by bit, for shapes of products that they have not seen."""
 _WORST_FIT = 1.5
 """Most that allocations may cost beyond what they hold."""
 
@@ -86,7 +88,8 @@ class MemoryNeeds:
             if blocks and len(blocks) == model.base.structure.num_blocks:
                 most += max(self._blocks.get(block, 0) for block in blocks)  # one of them at a time stands there again
             above = most_above(self._gradients, int(most * self._fit), accumulates=planned.accumulates)
-            self._found[way] = Need(max(found.kept for found in passes), above)
+            buffers = _BUFFERS if model.device.type == "cpu" else 0
+            self._found[way] = Need(max(found.kept for found in passes), above + buffers)
         return self._found[way]
 
     def waiting(self, way: Way) -> int:

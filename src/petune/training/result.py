@@ -52,7 +52,7 @@ class TrainingResult:
     """Time of the steps of this process, evaluations and the steps of runs that shared the base included."""
 
     peak_memory: int
-    """Most bytes held: by the process on CPU, by tensors on CUDA."""
+    """Most bytes held since the base was loaded: by the process on CPU, by tensors on CUDA."""
 
     trained_parameters: int
     """Numbers learned, those that only training needs included."""
