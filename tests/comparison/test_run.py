@@ -154,6 +154,22 @@ def test_nothing_is_run_twice(compare_keys: Keys) -> None:
     assert {trial.method for trial in found.trials if trial.id in more.ran} >= {"ia3"}
 
 
+def test_what_else_matters_is_searched_and_told(compare_keys: Keys, tmp_path: Path) -> None:
+    keys = compare_keys(methods=["lora", "prompt_tuning"], rate_factors=[1, 3], search_settings=True)
+    found = compare(keys)
+    of_lora = [trial for trial in found.trials if trial.method == "lora"]
+    assert [(trial.stage, trial.rung, trial.settings.get("r")) for trial in of_lora[:-1]] == [
+        ("search", 0, None), ("search", 0, None), ("search", 1, 2), ("search", 1, 32),
+    ]  # fmt: skip
+    assert of_lora[-1].stage == "final"
+    assert {trial.status for trial in found.trials} == {"done"}
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "num\\_virtual\\_tokens 50" in report
+    again = Follower()
+    assert compare(keys, resume=True, watcher=again).trials == found.trials
+    assert again.ran == []
+
+
 def test_it_may_be_stopped_between_trials(compare_keys: Keys) -> None:
     keys = compare_keys(seeds=[1, 2, 3])
     with pytest.raises(Interrupted, match=r"stopped after 2 of 3 trials, .* petune compare --resume --output-dir") as e:

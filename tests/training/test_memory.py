@@ -4,13 +4,17 @@ import ctypes
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from petune.backbone.base import Base
 from petune.training import memory
 from petune.training.memory import peak_memory, reset_peak
+from petune.training.run import train
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -52,6 +56,21 @@ def test_the_peak_may_begin_anew() -> None:
     del block
     reset_peak(CPU)
     assert peak_memory(CPU) < high - 64 * MIB
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux lets a process begin its count anew")
+def test_what_was_held_before_a_training_is_no_memory_of_it(
+    tiny_base: Callable[..., Base], keys: Callable[..., Any]
+) -> None:
+    base = tiny_base()
+    block = bytearray(256 * MIB)
+    block[:: 2**12] = b"x" * len(range(0, len(block), 2**12))
+    high = peak_memory(CPU)
+    del block
+    result = train(keys(max_steps=1), base=base, estimate=True)
+    assert result.peak_memory < high - 128 * MIB
+    assert result.estimate is not None
+    assert result.estimate.memory < high - 128 * MIB
 
 
 def test_where_the_peak_cannot_begin_anew_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from petune.evaluation.predict import Prediction
 from petune.tasks.registry import get as get_task
 from petune.training import checkpoints
 from petune.training.events import Listener
+from petune.training.memory import reset_peak
 from petune.training.options import TrainingOptions
 from petune.training.recipe import FILE_NAME, Recipe
 from petune.training.result import TrainingResult
@@ -75,6 +76,7 @@ def perform(
     whole = job.measures.test is not None
     before = bench.skills() if job.measures.forgetting else None
     curve = Curve(recipe.run.logging_steps, output)
+    reset_peak(bench.base.device)
     result = _trained(recipe, bench.base, [curve, *listeners])
     try:
         found = {

@@ -26,7 +26,7 @@ from petune.training.estimate import Estimate
 from petune.training.events import Plan, Step
 from petune.training.foresight import cost, estimated
 from petune.training.learned_memory import VALUE
-from petune.training.memory import freed_memory_kept, large_tensors_given_back, peak_memory, reset_peak
+from petune.training.memory import freed_memory_kept, large_tensors_given_back, peak_memory, restart_peak
 from petune.training.memory_budget import way_within
 from petune.training.memory_needs import MemoryNeeds, Way
 from petune.training.packing import NextStep, Place, end_to_end, of_like_lengths, pack
@@ -122,7 +122,7 @@ class Loop:
             parameters = self._model.parameter_summary(run.adapter.name)
             run.listeners.started(Plan(run.total_steps, run.progress.step, parameters))
         waiting = list(self._runs)
-        reset_peak(self._model.device)  # what loading the base took for a moment is no memory of the training
+        restart_peak(self._model.device)  # what loading the base took for a moment is no memory of the training
         self._model.train()
         try:
             with (

@@ -89,11 +89,16 @@ def _tuned(device: torch.device, settings: Mapping[int, int]) -> Iterator[None]:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Give unused memory back and let the peak begin anew, so that runs of one process can be told apart.
+    """Give unused memory back and let the peak begin anew, so that runs of one process can be told apart."""
+    give_back(device)
+    restart_peak(device)
+
+
+def restart_peak(device: torch.device) -> None:
+    """Let the peak begin anew with what is held now.
 
     On the CPU that needs Linux; elsewhere the peak stays that of the whole process.
     """
-    give_back(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _RESET.exists():

@@ -20,7 +20,7 @@ from petune.evaluation.scoring import distinct_labels
 from petune.tasks.rows import TaskRows
 from petune.tasks.task import Task
 from petune.training import output, records
-from petune.training.memory import peak_memory, reset_peak
+from petune.training.memory import peak_memory, restart_peak
 from petune.training.options import TrainingOptions
 from petune.training.recipe import Recipe
 from petune.training.result import Candidate, TrainingResult, run_summary, save_run
@@ -108,7 +108,7 @@ def choose(
         PetuneError: as :func:`petune.train` does.
     """
     began = time.perf_counter()
-    reset_peak(base.device)
+    restart_peak(base.device)
     options, folder = recipe.run, Path(recipe.run.output_dir)
     model = AdaptedModel(base)
     measured = []
