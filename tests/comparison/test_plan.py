@@ -139,9 +139,7 @@ def test_nothing_is_varied_where_the_recipe_decides(track: Callable[..., Track],
     assert not any(rung.varied for rung in found.rungs)
 
 
-def test_what_would_take_the_rows_room_is_not_tried(
-    track: Callable[..., Track], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_would_take_the_rows_room_is_not_tried(track: Callable[..., Track]) -> None:
     found = track(methods=["prefix_tuning"], rate_factors=[1, 3], search_settings=True)
 
     def tried(of: Track) -> list[Any]:
