@@ -1,8 +1,8 @@
 """A base model with adapters attached."""
 
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, final
 
 import torch
@@ -16,6 +16,7 @@ from petune.backbone.tokenizer import beginning_token_id
 from petune.errors import ConfigError, nearest
 from petune.merging import Merges
 from petune.sites.embeddings import vocabulary_size
+from petune.sites.last_block import tokens_read_alone
 from petune.sites.placement import Insertion, Side, insert_into_batch
 from petune.sites.routing import Route, Stack, stacks_of
 from petune.sites.sites import Sites
@@ -268,9 +269,16 @@ class AdaptedModel(nn.Module):
         self.attach(baked, active=False)
         self.activate(*active)
 
-    def fast_training(self, *, compiled: bool = False) -> AbstractContextManager[None]:
-        """Compute the base in the way that trains fastest inside the block; results are the same up to rounding."""
-        return self._sites.fast_training(compiled=compiled)
+    @contextmanager
+    def fast_training(self, *, compiled: bool = False) -> Iterator[None]:
+        """Compute the base in the way that trains fastest inside the block; results are the same up to rounding.
+
+        Args:
+            compiled: whether its blocks are compiled.
+        """
+        read_alone = tokens_read_alone(self.model, self.base.structure, self._sites.reads_across)
+        with self._sites.fast_training(compiled=compiled), read_alone:
+            yield
 
     def fast_inference(self) -> AbstractContextManager[None]:
         """Compute attention in the way that is fastest without gradients inside the block; results are the same."""

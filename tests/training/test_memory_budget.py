@@ -41,7 +41,7 @@ def test_gradients_are_the_same_with_every_method(
         options["prefix_dropout"] = 0.0  # which would fall differently in smaller batches
     plain = train(options, base=tiny_base_for(method), estimate=True)
     assert plain.estimate is not None
-    for share in (0.9, 0.4):
+    for share in (0.9, 0.6 if method == "bitfit" else 0.4):  # biases need little kept
         within(share)
         folder = str(tmp_path / str(share))
         small = train({**options, "memory_budget": "1GiB", "output_dir": folder}, base=tiny_base_for(method))

@@ -9,6 +9,7 @@ head, or none of these. Every module counts once, however often the model runs i
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal, TypeVar, final
 
 import torch
@@ -133,6 +134,18 @@ class Structure:
             if linear.path == path:
                 return linear
         raise TargetError(f"this base model has no linear at {path!r}.{nearest(path, [x.path for x in self.linears])}")
+
+    def feed_forward(self, block: int) -> str | None:
+        """Return the path of the module that holds the feed-forward linears of a block and nothing else of it.
+
+        None where they have no module of their own.
+        """
+        inside = [linear for linear in self.linears if linear.block == block]
+        own = [linear.path.split(".")[:-1] for linear in inside if linear.role == "mlp"]
+        alike = takewhile(lambda names: len(set(names)) == 1, zip(*own, strict=False))
+        path = ".".join(names[0] for names in alike)
+        holds_attention = any(f"{linear.path}.".startswith(f"{path}.") for linear in inside if linear.role != "mlp")
+        return None if len(own) < 2 or holds_attention or path == self.blocks[block] else path
 
     def select(
         self,

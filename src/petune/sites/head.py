@@ -1,4 +1,4 @@
-"""The output head, run at label positions only.
+"""The output head, run at label positions only; the last block is told that nothing else is read.
 
 Shapes: B rows, T positions, N label positions, d hidden width, V vocabulary. In a causal model position t predicts
 token t + 1.
@@ -6,6 +6,7 @@ token t + 1.
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, final
 
 import torch
@@ -16,10 +17,13 @@ from petune.backbone.arguments import without_cache
 from petune.kernels.loss_head import label_cross_entropy
 from petune.kernels.upload import uploaded
 from petune.kernels.wide_products import is_plain_linear
-from petune.sites.routing import Route, Routing
+from petune.sites.routing import Reading, Route, Routing
 
 IGNORED = -100
 Forward = Callable[..., Any]
+
+_MOST_READ = 3 / 4
+"""The share of a batch's tokens up to which it is worth the while to leave the others out."""
 
 
 @final
@@ -58,20 +62,22 @@ class LabelLoss:
                 host, label positions are found there, and nobody waits for the device.
             forward: what to call in the model's place (a wrapper around it).
         """
+        num_rows, num_tokens = labels.shape
         labels = labels[:, self._shift :]
         places = (labels != IGNORED).nonzero(as_tuple=True)
-        at_head = self._route_at_head(places[0])
+        at_places = Routing.of(self._model).route.of_entries(places[0])
         rows, columns, targets = (uploaded(found, self._model.device) for found in (*places, labels[places]))
+        reading = Reading(rows * num_tokens + columns, (num_rows, num_tokens), at_places)
         run = forward or self._model
         if self._fused():
-            hidden, logits, raw = self._run(run, inputs, (rows, columns), at_head, only_first=True)
+            hidden, logits, raw = self._run(run, inputs, (rows, columns), reading, only_first=True)
             if self._logits_are_head_output is None and len(targets):
                 self._logits_are_head_output = torch.equal(logits, raw.to(logits.dtype))
             if self._logits_are_head_output is not False:
                 weight, bias = self._head.weight, getattr(self._head, "bias", None)
                 assert isinstance(weight, Tensor)
                 return _of_rows(label_cross_entropy(hidden, weight, targets, bias), rows, len(labels))
-        _, logits, _ = self._run(run, inputs, (rows, columns), at_head, only_first=False)
+        _, logits, _ = self._run(run, inputs, (rows, columns), reading, only_first=False)
         wide = torch.promote_types(logits.dtype, torch.float32)
         return _of_rows(nn.functional.cross_entropy(logits.to(wide), targets, reduction="none"), rows, len(labels))
 
@@ -79,16 +85,17 @@ class LabelLoss:
         plain = is_plain_linear(self._head) and not self._head_is_changed(self._head)
         return plain and self._logits_are_head_output is not False
 
-    def _route_at_head(self, rows: Tensor) -> Route | None:
-        """Return the route at the head, which sees positions that stand in ``rows`` [N]; None where no slot is."""
-        return Routing.of(self._model).route.of_entries(rows) if self._head_is_changed(self._head) else None
+    def _route_telling(self, reading: Reading) -> Route:
+        """Return the route in force; it tells what is read where that is little and gradients are wanted."""
+        route, read, tokens = Routing.of(self._model).route, len(reading.places), reading.size[0] * reading.size[1]
+        return replace(route, reads=reading) if torch.is_grad_enabled() and 0 < read <= _MOST_READ * tokens else route
 
     def _run(
         self,
         run: Forward,
         inputs: Mapping[str, Any],
         places: tuple[Tensor, Tensor],
-        at_head: Route | None,
+        reading: Reading,
         *,
         only_first: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,12 +103,13 @@ class LabelLoss:
 
         With ``only_first``, logits and output are those of the first place alone.
         """
+        routing, head_is_changed = Routing.of(self._model), self._head_is_changed(self._head)
         seen: list[Tensor] = []
         in_head = ExitStack()
 
         def select(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            if at_head is not None:
-                in_head.enter_context(Routing.of(self._model).use(at_head))
+            if head_is_changed:
+                in_head.enter_context(routing.use(reading.route))
             hidden = arguments[0][places]
             seen.append(hidden)
             return (hidden[:1] if only_first else hidden, *arguments[1:])
@@ -112,7 +120,7 @@ class LabelLoss:
 
         # What adapters hook to the head comes between the two.
         hooks = (self._head.register_forward_pre_hook(select, prepend=True), self._head.register_forward_hook(record))
-        with in_head:
+        with routing.use(self._route_telling(reading)), in_head:
             try:
                 logits: Tensor = run(**inputs, **without_cache(self._model)).logits
             finally:

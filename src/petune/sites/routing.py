@@ -2,9 +2,9 @@
 
 Beside it stands what else a site has to know: where each row's answer begins, and where the tokens of a pass do.
 
-Shapes: R rows named by the caller, N entries of a tensor that a site sees, along the axis of its rows. N is a multiple
-of R wherever the model repeats rows (beam search) or flattens positions into rows (``[R * T, d]``): in both, the
-entries of one row stay together, so one index serves.
+Shapes: R rows named by the caller, T tokens of each, N entries of a tensor that a site sees, along the axis of its
+rows. N is a multiple of R wherever the model repeats rows (beam search) or flattens positions into rows
+(``[R * T, d]``): in both, the entries of one row stay together, so one index serves.
 """
 
 from collections.abc import Iterator, Sequence
@@ -58,6 +58,20 @@ def _entries(rows: Tensor, repeat: int) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """The tokens of a pass whose last hidden states are read, in the manner of a batch of rows of one token."""
+
+    places: Tensor
+    """Index [N] of the tokens, among those of all rows [R * T]."""
+
+    size: tuple[int, int]
+    """R and T."""
+
+    route: "Route"
+    """Where each of the N tokens goes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """The grouping of one batch; built once per batch, not once per layer."""
 
@@ -66,6 +80,9 @@ class Route:
 
     virtual_tokens: bool = True
     """Whether rows have virtual tokens, at the attentions or among their own; not where somebody lays them there."""
+
+    reads: Reading | None = None
+    """Which tokens of the pass are read behind the last block; None for all."""
 
     _assigned: dict[tuple[int, ...], tuple[Group, Runs]] = field(default_factory=dict, compare=False)
 

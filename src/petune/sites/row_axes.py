@@ -43,7 +43,7 @@ def _measured(model: PreTrainedModel) -> frozenset[str]:
     paths = [path for path, module in model.named_modules() if module in inside]
     ids = torch.arange(MEASURED_TOKENS, device=model.device).expand(2, -1)
     tokens = {"input_ids": ids} | ({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})
-    with Routing.of(model).use(Route.everywhere(())), _evaluating(model), ExitStack() as hooks:
+    with Routing.of(model).use(Route.everywhere(())), evaluating(model), ExitStack() as hooks:
         for path in paths:
             hooks.callback(model.get_submodule(path).register_forward_hook(partial(_note, axes, path)).remove)
         try:
@@ -70,7 +70,7 @@ def _apart(output: Tensor, axis: int) -> float:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Have nothing dropped inside the block."""
     training = [module for module in model.modules() if module.training]
     model.eval()

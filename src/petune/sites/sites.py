@@ -163,6 +163,14 @@ class Sites:
         slots = [slot for site in inside for slot in site.slots.values()]
         return any(slot.reads is not None and not _lies_in(slot.reads, path) for slot in slots)
 
+    def reads_across(self, path: str) -> bool:
+        """Say whether a slot outside the sub-module at ``path`` reads what one inside is given, or the reverse."""
+        return any(
+            slot.reads is not None and own.startswith(f"{path}.") != slot.reads.startswith(f"{path}.")
+            for own, site in self._outputs.items()
+            for slot in site.slots.values()
+        )
+
     def _plug(self, name: str, path: str, slot: Slot, source: Source | None) -> None:
         if isinstance(slot, OutputSlot):
             if path not in self._outputs:

@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 from petune.backbone.structure import Structure
 from petune.errors import ConfigError, ResourceError
 from petune.kernels.row_attention import ROW_LAYOUT
+from petune.sites.last_block import last_feed_forward
+from petune.sites.replaced import replaced
 from petune.sites.routing import Routing
-from petune.training.recomputation import replaced
 
 BACKEND = "inductor"
 """What torch.compile uses where nothing else is asked for."""
@@ -63,20 +64,26 @@ def compiled_blocks(model: PreTrainedModel, structure: Structure, *, backend: st
         backend: what compiles, as torch.compile names it.
     """
     routing = Routing.of(model)
+    few_at = structure.blocks[-1] if last_feed_forward(model, structure) is not None else None
     with ExitStack() as undo:
         for path in structure.blocks:
             block = model.get_submodule(path)
-            undo.enter_context(replaced(block, {"forward": _compiled(block.forward, routing, backend)}))
+            compiled = _compiled(block.forward, routing, backend, may_be_of_few=path == few_at)
+            undo.enter_context(replaced(block, {"forward": compiled}))
         yield
 
 
-def _compiled(forward: Callable[..., Any], routing: Routing, backend: str) -> Callable[..., Any]:
+def _compiled(
+    forward: Callable[..., Any], routing: Routing, backend: str, *, may_be_of_few: bool
+) -> Callable[..., Any]:
     fast = torch.compile(forward, dynamic=True, backend=backend)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         # A pass over virtual tokens alone notes keys, which no graph does; a dispatch mode has compilation given up.
         of_rows = routing.route.virtual_tokens or ROW_LAYOUT in kwargs
         learns = torch.is_grad_enabled() and of_rows and _get_current_dispatch_mode() is None
-        return (fast if learns else forward)(*args, **kwargs)
+        # Of a block that computes most of itself for few tokens, little is left to gain by a graph of its own.
+        is_of_few = may_be_of_few and routing.route.reads is not None
+        return (fast if learns and not is_of_few else forward)(*args, **kwargs)
 
     return call

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
 from typing import Any, Literal, final
 
 import torch
@@ -19,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from petune.backbone.structure import Structure
 from petune.errors import ConfigError
+from petune.sites.replaced import replaced
 from petune.sites.routing import Routing
 
 Kind = Literal["norms", "feed-forward", "block"]
@@ -66,7 +66,7 @@ def parts_of(model: PreTrainedModel, structure: Structure) -> list[Part]:
     for number, path in enumerate(structure.blocks):
         block = model.get_submodule(path)
         norms = tuple(f"{path}.{name}" for name, part in block.named_modules() if name and _is_elementwise(part))
-        forward = _feed_forward(structure, number)
+        forward = structure.feed_forward(number)
         if norms:
             found["norms"].append(Part("norms", number, norms))
         if forward:
@@ -79,16 +79,6 @@ def parts_of(model: PreTrainedModel, structure: Structure) -> list[Part]:
 def _is_elementwise(module: nn.Module) -> bool:
     """Say whether a module has no parts and no matrix: a norm, an activation."""
     return not any(True for _ in module.children()) and all(p.dim() < 2 for p in module.parameters())
-
-
-def _feed_forward(structure: Structure, block: int) -> str | None:
-    """Return the path of the module that holds the feed-forward linears of a block and nothing else of it."""
-    inside = [linear for linear in structure.linears if linear.block == block]
-    own = [linear.path.split(".")[:-1] for linear in inside if linear.role == "mlp"]
-    alike = takewhile(lambda names: len(set(names)) == 1, zip(*own, strict=False))
-    path = ".".join(names[0] for names in alike)
-    holds_attention = any(f"{linear.path}.".startswith(f"{path}.") for linear in inside if linear.role != "mlp")
-    return None if len(own) < 2 or holds_attention or path == structure.blocks[block] else path
 
 
 @contextmanager
@@ -141,19 +131,6 @@ def _recomputing(forward: Callable[..., Any], routing: Routing) -> Callable[...,
         return checkpoint(again, *args, use_reentrant=False, **kwargs)
 
     return call
-
-
-@contextmanager
-def replaced(module: nn.Module, attributes: dict[str, Any]) -> Iterator[None]:
-    """Give ``module`` attributes of its own inside the block, in front of those of its class."""
-    before = {name: module.__dict__[name] for name in attributes if name in module.__dict__}
-    module.__dict__.update(attributes)
-    try:
-        yield
-    finally:
-        for name in attributes:
-            del module.__dict__[name]
-        module.__dict__.update(before)
 
 
 def described(parts: Sequence[Part]) -> str:
