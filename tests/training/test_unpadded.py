@@ -206,7 +206,8 @@ def test_rows_are_padded_where_they_cannot_lie_end_to_end(
         assert not way.suits(rows)
         assert not way.suits(rows)
     assert torch.equal(before, torch.get_rng_state())
-    assert caplog.messages == [f"rows are padded to one length: {reason}"]
+    ours = [record.message for record in caplog.records if record.name == "petune"]  # transformers tells of its kernels
+    assert ours == [f"rows are padded to one length: {reason}"]
 
 
 def longrope(length: int) -> dict[str, Any]:
