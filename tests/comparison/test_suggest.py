@@ -54,6 +54,14 @@ def test_all_methods_with_what_they_cost(ask: Ask) -> None:
     assert "no biases" in str(by_name["bitfit"].why_not)
 
 
+@pytest.mark.parametrize(("dtype", "width"), [("float32", 4), ("bfloat16", 2)])
+def test_full_fine_tuning_stores_a_model_in_the_precision_of_the_run(dtype: str, width: int, ask: Ask) -> None:
+    found = ask(dtype=dtype)
+    stored = {one.method: one.bytes_stored for one in found.methods}
+    assert stored["full"] == width * found.parameters
+    assert stored["lora"] == 4 * next(one.trainable for one in found.methods if one.method == "lora")
+
+
 def test_a_quantised_base_takes_less_and_the_lines_say_so(ask: Ask) -> None:
     plain, rounded = ask(), ask(quantization="8bit")
     by_name = [{one.method: one for one in found.methods} for found in (plain, rounded)]

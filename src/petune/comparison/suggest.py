@@ -23,6 +23,7 @@ from petune.backbone.precision import pick_device, pick_dtype
 from petune.backbone.quantization import kept_as
 from petune.backbone.task_names import TaskName
 from petune.backbone.tokenizer import load_tokenizer
+from petune.checkpoint.peft import MODEL_LAYOUT
 from petune.comparison import machine
 from petune.comparison.budget import steps_for
 from petune.comparison.command import compare_command, train_command
@@ -63,7 +64,7 @@ class Suggestion:
     trainable: int
     """Numbers learned."""
     bytes_stored: int
-    """Size of the learned tensors on disk."""
+    """Size on disk of the learned tensors; of full fine-tuning, of the model."""
     seconds: float | None
     """Time of a training, about; None where nothing is trained."""
     memory: int
@@ -212,6 +213,9 @@ def _suggestion(
     name: str, survey: Survey, run: RunOptions, keys: Mapping[str, Any], there: int, per_second: float
 ) -> Suggestion:
     method, outlook = methods.get(name), survey.outlook(name, {})
+    stored = outlook.stored
+    if stored and name in MODEL_LAYOUT:
+        stored = survey.parameters * pick_dtype(run.dtype, pick_device(run.device)).itemsize
     job = Job(
         entry=name,
         stage="final",
@@ -236,7 +240,7 @@ def _suggestion(
         fits="refused" if outlook.refused else fits,
         why_not=outlook.refused or why_not,
         trainable=outlook.trainable,
-        bytes_stored=outlook.stored,
+        bytes_stored=stored,
         seconds=cost.time(per_second) if method.trains else None,
         memory=cost.memory,
         standing=standing([finding for finding, _ in findings]),
